@@ -1,0 +1,36 @@
+# make demo | test | lint | bench.  PYTHON=python3.12 picks an interpreter, TORCH_INDEX=URL a wheel index for torch.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+OUT ?= out
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint bench clean
+.DELETE_ON_ERROR:
+
+demo: $(STAMP)
+	$(BIN)/python -m dummyforcing_core demo --out $(OUT)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/bench_rollout.py
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python -a -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { \
+	  rm -rf $(VENV); \
+	  echo "Python's venv module is missing: install it (Debian, Ubuntu: apt-get install python3-venv) and run make again" >&2; \
+	  exit 1; }
+	@if [ -n "$(TORCH_INDEX)" ]; then $(BIN)/python -m pip install -q -c constraints.txt --index-url "$(TORCH_INDEX)" torch; fi
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[standalone,test]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(OUT)

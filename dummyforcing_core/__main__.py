@@ -1,0 +1,47 @@
+"""python -m dummyforcing_core COMMAND: demo, generate, convert, doctor."""
+
+import argparse
+import sys
+import warnings
+
+from . import __version__
+from .cli import convert, demo, doctor, generate
+from .errors import DummyForcingError
+
+COMMANDS = (demo, generate, convert, doctor)
+
+
+class Parser(argparse.ArgumentParser):
+    """Prints one line for a bad argument, without the usage in front."""
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = Parser(prog="dummyforcing_core", description="Autoregressive video diffusion with per-head KV caches.")
+    parser.add_argument("--version", action="version", version=__version__)
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command. 0: done; 2: bad input, one line on stderr; 130: interrupted."""
+    args = build_parser().parse_args(argv)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
+        try:
+            return args.run(args)
+        except DummyForcingError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

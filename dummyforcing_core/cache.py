@@ -1,0 +1,202 @@
+"""The KV cache of one clip: executes a head plan in static buffers, never decides.
+
+Usage, once per pass: `cache.begin(start, frames)`, let the model's forward call the cache as its self-attention, and
+after the clean pass `cache.commit()`. Between chunks `cache.repack(plan)` narrows what heads hold and frees the rest.
+Noisy passes only ever write `current`: committed history stays bit for bit as it is.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .attention import AttentionFn, attention
+from .errors import PlanError
+from .group_buffer import GroupBuffer, HeadRange
+from .models.rope import apply_rope, rope_table
+from .plan import HeadMemory, HeadPlan, KVShape
+
+
+@dataclass(frozen=True)
+class Region:
+    """A run of keys one head sees: its name, its frame indices in slot order, its first and last+1 token."""
+
+    name: str
+    frames: tuple[int, ...]
+    start_token: int
+    stop_token: int
+
+
+def _groups(memories: list[HeadMemory], slots: list[list[int]]) -> list[tuple[list[int], list[HeadRange]]]:
+    """Heads by (positions, capacity, resident frames), and inside a group contiguous ranges of equal memory."""
+    table: dict[tuple[str, int, int], dict[tuple[HeadMemory, tuple[int, ...]], list[int]]] = defaultdict(dict)
+    for head, (memory, held) in enumerate(zip(memories, slots, strict=True)):
+        key = memory.positions, memory.sink_frames + (memory.recent_frames or 0), len(held)
+        table[key].setdefault((memory, tuple(held)), []).append(head)
+    result = []
+    for group in table.values():
+        heads: list[int] = []
+        ranges = []
+        for (memory, frames), members in group.items():
+            ranges.append(HeadRange(len(heads), len(heads) + len(members), memory, list(frames)))
+            heads += members
+        result.append((heads, ranges))
+    return result
+
+
+class KVCache:
+    """All layers' memories. Implements the forward's `SelfAttention`; dies with the run that made it."""
+
+    def __init__(
+        self,
+        plan: HeadPlan,
+        shape: KVShape,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        attend: AttentionFn = attention,
+    ):
+        if torch.empty((), dtype=dtype).element_size() != shape.element_bytes:
+            raise PlanError(
+                f"the cache was priced at {shape.element_bytes} bytes per element, {dtype} takes more or less"
+            )
+        self.plan, self.shape, self.attend = plan, shape, attend
+        self._like = torch.empty(0, device=device, dtype=dtype)
+        self.layers: list[list[GroupBuffer]] = []
+        for layer in range(plan.layers):
+            memories = self._memories(plan, layer)
+            self.layers.append([self._buffer(*group) for group in _groups(memories, [[] for _ in memories])])
+        self.committed_frames = 0
+        self.pass_frames = range(0)
+        self._tables: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def _memories(self, plan: HeadPlan, layer: int) -> list[HeadMemory]:
+        return [memory.within(self.shape.clip_frames) for memory in plan.memories[layer]]
+
+    def _buffer(self, heads: list[int], ranges: list[HeadRange]) -> GroupBuffer:
+        return GroupBuffer(heads, ranges, self.plan.heads, self.shape, self._like)
+
+    # -- one pass ------------------------------------------------------------------------------------------------
+
+    def begin(self, start_frame: int, frames: int) -> None:
+        """Opens a pass over latent frames start_frame .. start_frame + frames - 1."""
+        if not 0 < frames <= self.shape.pass_frames:
+            raise PlanError(f"a pass of {frames} frames came, this cache was made for 1 to {self.shape.pass_frames}")
+        if self.pass_frames != range(start_frame, start_frame + frames):
+            self.pass_frames = range(start_frame, start_frame + frames)
+            self._tables.clear()
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Stages k, v and attends, group by group. All (B, L, H, D), not rotated; returns (B, L, H, D)."""
+        frames = len(self.pass_frames)
+        out = torch.empty_like(q)
+        for group in self.layers[layer]:
+            cos, sin = self._rotation(group)
+            group.stage(group.pick(k), group.pick(v), frames, cos, sin)
+            o = self.attend(apply_rope(group.pick(q), cos, sin), *group.views(frames))
+            if group.whole_layer:
+                return o
+            out[:, :, group.index] = o
+        return out
+
+    def store(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Stages k, v (B, L, H, D) of a layer whose output nobody reads."""
+        for group in self.layers[layer]:
+            group.stage(group.pick(k), group.pick(v), len(self.pass_frames), *self._rotation(group))
+
+    def _rotation(self, group: GroupBuffer) -> tuple[Tensor, Tensor]:
+        start = group.resident_frames if group.rank_positions else self.pass_frames.start
+        key = start, len(self.pass_frames)
+        if key not in self._tables:
+            frames = range(start, start + len(self.pass_frames))
+            self._tables[key] = rope_table(
+                frames, self.shape.rows, self.shape.cols, self.shape.head_dim, self._like.device
+            )
+        return self._tables[key]
+
+    # -- between passes ------------------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """Makes the current pass (the clean one) history."""
+        for groups in self.layers:
+            for group in groups:
+                group.commit(self.pass_frames)
+        self.committed_frames += len(self.pass_frames)
+        self.pass_frames = range(0)
+
+    def repack(self, plan: HeadPlan) -> None:
+        """Goes over to `plan`, layer by layer, dropping frames it does not keep; PlanError if it needs lost ones."""
+        plan.check(len(self.layers), self.plan.heads)
+        for layer in range(len(self.layers)):
+            self.layers[layer] = self._repacked(layer, self._memories(plan, layer))
+        self.plan = plan
+
+    def _repacked(self, layer: int, memories: list[HeadMemory]) -> list[GroupBuffer]:
+        """New buffers of one layer, filled from the present ones."""
+        kept, slots = [], []
+        for head, memory in enumerate(memories):
+            source, i = self._find(layer, head)
+            if memory.positions != self._positions(source):
+                raise PlanError("a head cannot change between absolute and rank positions; rebuild the cache by replay")
+            held = source.range_of(i)
+            kept.append(held.shrunk_to(memory, self.committed_frames))
+            slots.append([held.slots[slot] for slot in kept[head]])
+        buffers = [self._buffer(*group) for group in _groups(memories, slots)]
+        for group in buffers:
+            for i, head in enumerate(group.heads):
+                source, j = self._find(layer, head)
+                for slot, old_slot in enumerate(kept[head]):
+                    group.raw_k[:, group.history(slot), i], group.v[:, group.history(slot), i] = source.slot_kv(
+                        j, old_slot
+                    )
+        return buffers
+
+    @staticmethod
+    def _positions(group: GroupBuffer) -> str:
+        return "rank" if group.rank_positions else "absolute"
+
+    # -- what is held --------------------------------------------------------------------------------------------
+
+    def _find(self, layer: int, head: int) -> tuple[GroupBuffer, int]:
+        group = next(g for g in self.layers[layer] if head in g.heads)
+        return group, group.heads.index(head)
+
+    def export(self, layer: int, head: int) -> tuple[list[int], Tensor, Tensor]:
+        """One head's history in temporal order: frame indices, K as stored and V, each (B, frames * HW, D)."""
+        group, i = self._find(layer, head)
+        held = group.range_of(i)
+        pairs = [group.slot_kv(i, slot) for slot in held.order()]
+        empty = group.v[:, :0, i]
+        k, v = (torch.cat([empty, *parts], dim=1) for parts in (zip(*pairs, strict=True) if pairs else ((), ())))
+        return [held.slots[slot] for slot in held.order()], k, v
+
+    def regions(self, layer: int, head: int) -> list[Region]:
+        """What `head`'s queries see in the current pass, as token ranges of its group's live view."""
+        group, i = self._find(layer, head)
+        held = group.range_of(i)
+        named = (
+            ("current", tuple(self.pass_frames)),
+            ("sink", tuple(held.slots[: held.pinned_frames])),
+            ("recent", tuple(held.slots[held.pinned_frames :])),
+        )
+        regions, token = [], 0
+        for name, frames in named:
+            stop = token + len(frames) * self.shape.frame_tokens
+            regions.append(Region(name, frames, token, stop))
+            token = stop
+        return regions
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every head holds as many frames as it ever will."""
+        return all(g.resident_frames == g.ranges[0].capacity_frames for layer in self.layers for g in layer)
+
+    @property
+    def history_bytes(self) -> int:
+        """Bytes of live history."""
+        return sum(len(g.heads) * g.resident_frames for layer in self.layers for g in layer) * self.shape.frame_bytes
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes allocated."""
+        return sum(group.resident_bytes for layer in self.layers for group in layer)

@@ -1,0 +1,116 @@
+"""Arguments that several commands share, and what they mean."""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..errors import DummyForcingError, OutputError
+from ..geometry import Span
+from ..models.families import FAMILIES, Family
+from ..policies import POLICIES, Full, Policy, SlidingWindow, get_policy
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+WINDOW, SINK = 12, 3
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command that samples takes."""
+    parser.add_argument("--model", default="demo", help='"demo" or a checkpoint file (default: demo)')
+    parser.add_argument("--family", help=f"how the checkpoint was trained: {', '.join(FAMILIES)}")
+    parser.add_argument("--text-embedding", type=Path, metavar="FILE", help="text features for a checkpoint file")
+    parser.add_argument(
+        "--size", type=size, metavar="WxH", help="pixels, multiples of 16 (default: 64x64 for the demo)"
+    )
+    parser.add_argument("--frames", type=int, default=81, help="pixel frames, rounded up to 4n + 1 (default: 81)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--policy", default=Full.name, help=f"{', '.join(POLICIES)} (default: full)")
+    parser.add_argument("--window", type=int, help="latent frames a head sees, current chunk included (policy window)")
+    parser.add_argument("--sink", type=int, help="first latent frames kept within the window (policy window)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)")
+    parser.add_argument("--dtype", help=f"{', '.join(DTYPES)} (default: bf16 on a GPU, fp32 on the CPU)")
+    parser.add_argument("--attention", default="auto", help="attention backend; `doctor` lists them (default: auto)")
+
+
+def size(text: str) -> tuple[int, int]:
+    """ "WxH" as (width, height)."""
+    match = re.fullmatch(r"(\d+)[x*](\d+)", text.strip().lower())
+    if not match:
+        raise argparse.ArgumentTypeError(f"size {text!r} came; write it as WIDTHxHEIGHT, e.g. 832x480")
+    return int(match[1]), int(match[2])
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; "auto" takes the first accelerator there is."""
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise DummyForcingError(f"device {name!r} cannot be used: {reason}; try --device auto") from error
+    return device
+
+
+def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """The dtype called `name`, or what suits the device."""
+    if name is None:
+        return torch.bfloat16 if device.type in ("cuda", "xpu") else torch.float32
+    if name not in DTYPES:
+        raise DummyForcingError(f"unknown dtype {name!r}; known: {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def pick_policy(args: argparse.Namespace, family: Family) -> Policy:
+    """The policy the arguments describe, with the family's own window where none is named."""
+    if get_policy(args.policy) is SlidingWindow:
+        own = family.window_frames is not None
+        window = args.window if args.window is not None else (family.window_frames or WINDOW)
+        sink = args.sink if args.sink is not None else (family.sink_frames if own else SINK)
+        return SlidingWindow(window, sink)
+    for option in ("window", "sink"):
+        if getattr(args, option) is not None:
+            raise DummyForcingError(f"--{option} belongs to --policy window; --policy {args.policy} came")
+    return get_policy(args.policy)()
+
+
+def make_folder(folder: Path) -> None:
+    """Makes an output folder and its parents; OutputError if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}; choose another one") from error
+
+
+def warn(text: str) -> None:
+    """One line on stderr."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
+class Progress:
+    """A bar over model calls with the time left, on stderr."""
+
+    def __init__(self, chunks: int, calls_per_chunk: int, label: str):
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=chunks * calls_per_chunk, desc=label, unit="call", mininterval=0.5, leave=False)
+        self._chunks = chunks
+
+    @property
+    def on_step(self) -> Callable[[Span, int], None]:
+        """For rollout: called before each model call."""
+        return self._step
+
+    def _step(self, span: Span, step: int) -> None:
+        self._bar.set_postfix_str(f"chunk {span.chunk + 1} of {self._chunks}", refresh=False)
+        self._bar.update()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()

@@ -1,0 +1,52 @@
+"""`convert SRC DST`: any readable checkpoint as a .safetensors file that this project and ComfyUI load as it is."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import CheckpointError
+from ..models.checkpoints import convert_checkpoint
+from ..models.families import FAMILIES
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the `convert` command."""
+    parser = subparsers.add_parser(
+        "convert",
+        help="rewrite a checkpoint as a ComfyUI-ready .safetensors file",
+        description="Rewrites a .pt or .safetensors checkpoint under official names, with metadata that names its "
+        "family and makes ComfyUI build its causal model. The source is never changed.",
+    )
+    parser.add_argument("source", metavar="SRC", type=Path, help="checkpoint: .safetensors, .pt or .pth")
+    parser.add_argument("target", metavar="DST", type=Path, help="file to write, ending in .safetensors")
+    parser.add_argument("--family", metavar="F", help=f"how it was trained: {', '.join(sorted(FAMILIES))}")
+    parser.add_argument("--dtype", help=f"{', '.join(DTYPES)} (default: as stored; fp8 becomes bf16)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Converts and prints what was done. Raises DummyForcingError for bad input; nothing half-written stays."""
+    source, target = Path(args.source), Path(args.target)
+    if args.dtype is not None and args.dtype not in DTYPES:
+        raise CheckpointError(f"unknown dtype {args.dtype!r}; known dtypes: {', '.join(DTYPES)}")
+    if target.suffix.lower() != ".safetensors":
+        raise CheckpointError(f"{target}: the target must end in .safetensors; rename it")
+    if target.exists() and source.exists() and source.samefile(target):
+        raise CheckpointError(f"{target}: source and target are the same file; give another target, the source is kept")
+    info, family, size = convert_checkpoint(source, target, args.family, DTYPES.get(args.dtype))
+    c = info.geometry
+    container = info.container or "bare tensors"
+    print(f"read     {source} ({container}, {info.tensors} tensors, mostly {_name(info.dtype)})")
+    print(f"family   {family.name}: {family.title}")
+    print(f"geometry dim {c.dim}, ffn {c.ffn_dim}, {c.num_layers} layers x {c.num_heads} heads of {c.head_dim}")
+    print(f"weights  fingerprint {info.fingerprint}")
+    print(f"wrote    {target} ({size / 2**20:,.1f} MiB, {args.dtype or 'dtype as stored'})")
+    return 0
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,81 @@
+"""Sizes and spans: pixels, latents, tokens and chunks."""
+
+from dataclasses import dataclass
+
+from .errors import OutputError
+
+SPATIAL = 8  # pixels per latent row or column
+TEMPORAL = 4  # pixel frames per latent frame after the first
+PATCH = 2  # latent rows or columns per token
+FPS = 16
+
+
+def latent_frames(pixel_frames: int) -> int:
+    """Latent frames that cover `pixel_frames`, rounded up to 4 * (T - 1) + 1."""
+    if pixel_frames < 1:
+        raise OutputError(f"{pixel_frames} frames came; ask for at least 1")
+    return -(-(pixel_frames - 1) // TEMPORAL) + 1
+
+
+def pixel_frames(latent_frames: int) -> int:
+    """Pixel frames of a clip of `latent_frames`: 4 * (T - 1) + 1."""
+    return TEMPORAL * (latent_frames - 1) + 1 if latent_frames else 0
+
+
+@dataclass(frozen=True)
+class LatentShape:
+    """Shape of a clip's latents (B, C, T, h, w)."""
+
+    batch: int
+    channels: int
+    frames: int
+    height: int
+    width: int
+
+    @classmethod
+    def of_pixels(cls, width: int, height: int, frames: int, batch: int = 1, channels: int = 16) -> "LatentShape":
+        """Latents of a clip of `frames` pixel frames; sides must be multiples of 16 px."""
+        side = SPATIAL * PATCH
+        if width < side or height < side or width % side or height % side:
+            near = [max(side, round(x / side) * side) for x in (width, height)]
+            raise OutputError(
+                f"size {width}x{height} came; both sides must be multiples of {side} pixels, e.g. {near[0]}x{near[1]}"
+            )
+        return cls(batch, channels, latent_frames(frames), height // SPATIAL, width // SPATIAL)
+
+    @property
+    def rows(self) -> int:
+        """Token rows per frame."""
+        return self.height // PATCH
+
+    @property
+    def cols(self) -> int:
+        """Token columns per frame."""
+        return self.width // PATCH
+
+
+@dataclass(frozen=True)
+class Span:
+    """One chunk: its ordinal and its latent frames start .. stop - 1. A given start is chunk 0."""
+
+    chunk: int
+    start: int
+    stop: int
+    given: bool = False
+
+    @property
+    def frames(self) -> int:
+        return self.stop - self.start
+
+
+def chunk_spans(clip_frames: int, chunk_frames: int, given_frames: int = 0) -> list[Span]:
+    """Splits a clip into chunks of `chunk_frames`, the last one maybe shorter; a given start comes first, whole."""
+    if clip_frames < 1 or chunk_frames < 1 or not 0 <= given_frames <= clip_frames:
+        raise OutputError(
+            f"a clip of {clip_frames} latent frames in chunks of {chunk_frames} with {given_frames} given came; "
+            "frames and chunk must be at least 1 and the given start no longer than the clip"
+        )
+    spans = [Span(0, 0, given_frames, given=True)] if given_frames else []
+    for start in range(given_frames, clip_frames, chunk_frames):
+        spans.append(Span(len(spans), start, min(start + chunk_frames, clip_frames)))
+    return spans

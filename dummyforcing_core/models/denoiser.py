@@ -1,0 +1,66 @@
+"""A CausalWan as the callable that the rollout samples with."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..cache import KVCache
+from ..schedule import TRAIN_STEPS, x0_from_velocity
+from .wan import TextKV, forward, text_kv, time_embedding
+
+
+@dataclass(frozen=True)
+class ModelGeometry:
+    """What a cache must know of a model."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    channels: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+class Denoiser(Protocol):
+    """Predicts the clean chunk; all self-attention goes through the cache."""
+
+    geometry: ModelGeometry
+
+    def __call__(self, x: Tensor, sigma: Tensor, context: Tensor, cache: KVCache, output: bool = True) -> Tensor | None:
+        """x0 (B, C, T, h, w) in float32 of x at noise levels sigma (B, T); None if output is False."""
+        ...
+
+
+class WanDenoiser:
+    """Runs our own CausalWan. Text K/V are kept per prompt, time embeddings per noise level."""
+
+    def __init__(self, model: Any):
+        self.model = model
+        weight = model.patch_embedding.weight
+        c = model.config
+        self.geometry = ModelGeometry(c.num_layers, c.num_heads, c.head_dim, c.in_dim, weight.device, weight.dtype)
+        self._text: tuple[Tensor, TextKV] | None = None
+        self._time: dict[tuple, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, x: Tensor, sigma: Tensor, context: Tensor, cache: KVCache, output: bool = True) -> Tensor | None:
+        velocity = self.velocity(x, sigma, context, cache, output)
+        return None if velocity is None else x0_from_velocity(x, velocity.to(x.dtype), sigma)
+
+    def velocity(self, x: Tensor, sigma: Tensor, context: Tensor, cache: KVCache, output: bool = True) -> Tensor | None:
+        """The network's own output (noise minus clean) in the model's dtype; arguments as above."""
+        time, text = self._time_of(sigma), self._text_of(context)
+        return forward(self.model, x.to(self.geometry.dtype), time, text, cache, output, cache.attend)
+
+    def _text_of(self, context: Tensor) -> TextKV:
+        if self._text is None or self._text[0] is not context:
+            self._text = context, text_kv(self.model, context.to(self.geometry.device, self.geometry.dtype))
+        return self._text[1]
+
+    def _time_of(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        key = tuple(map(tuple, sigma.tolist()))
+        if key not in self._time:
+            timesteps = (sigma * TRAIN_STEPS).to(self.geometry.device)
+            self._time[key] = time_embedding(self.model, timesteps, self.geometry.dtype)
+        return self._time[key]

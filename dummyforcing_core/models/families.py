@@ -1,0 +1,49 @@
+"""One row per checkpoint family: what a Wan2.1 file does not say about itself. Facts and sources: docs/families.md."""
+
+from dataclasses import dataclass
+
+from ..errors import CheckpointError
+from ..schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a checkpoint was trained to be sampled. Lengths in latent frames."""
+
+    name: str
+    title: str
+    source: str
+    chunk_frames: int = 3
+    steps: tuple[int, ...] = (1000, 750, 500, 250)
+    shift: float = 5.0
+    window_frames: int | None = None  # None: every frame of the clip, up to trained_frames
+    sink_frames: int = 0
+    trained_frames: int = 21
+    containers: tuple[str, ...] = ("generator_ema", "generator", "model", "state_dict")  # first present wins
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule.few_step(self.steps, self.shift)
+
+    @property
+    def default_window_frames(self) -> int:
+        """The longest context the family was trained on, current chunk included."""
+        return self.window_frames or self.trained_frames
+
+
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        Family("demo", "Bundled demo model (synthetic shapes)", "this repository, demo/"),
+        Family("self_forcing", "Self-Forcing 1.3B", "guandeh17/Self-Forcing"),
+        Family("causal_forcing", "Causal-Forcing 1.3B, chunk-wise", "thu-ml/Causal-Forcing"),
+        Family("causal_forcing_framewise", "Causal-Forcing 1.3B, frame-wise", "thu-ml/Causal-Forcing", chunk_frames=1),
+    )
+}
+
+
+def get_family(name: str) -> Family:
+    """The row called `name`; unknown names list the known ones."""
+    if name not in FAMILIES:
+        raise CheckpointError(f"unknown model family {name!r}; known families: {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[name]

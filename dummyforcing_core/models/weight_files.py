@@ -1,0 +1,163 @@
+"""Weight files on disk: lazy reading of .safetensors and .pt, streaming writing of .safetensors.
+
+Reading maps the file instead of copying it; writing converts one tensor at a time. So a 14B checkpoint is
+converted in the memory of its largest tensor.
+"""
+
+import contextlib
+import json
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ..errors import CheckpointError, OutputError
+
+Tree = Mapping[str, Any]
+CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+def _read_safetensors(path: Path) -> tuple[Tree, dict[str, str]]:
+    with safe_open(path, framework="pt", device="cpu") as file:
+        names = file.keys()
+        return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+
+
+def _read_torch(path: Path) -> tuple[Tree, dict[str, str]]:
+    # Only the zip format of torch >= 1.6 can be mapped.
+    tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    if not isinstance(tree, Mapping):
+        raise CheckpointError(
+            f"holds one {type(tree).__name__}, a dictionary of tensors was expected; save the model's state_dict()"
+        )
+    return tree, {}
+
+
+READERS: dict[str, Callable[[Path], tuple[Tree, dict[str, str]]]] = {
+    ".safetensors": _read_safetensors,
+    ".pt": _read_torch,
+    ".pth": _read_torch,
+}
+
+
+def read_weights(path: Path) -> tuple[Tree, dict[str, str]]:
+    """The file's tensors (possibly nested) on the CPU, mapped where the format allows, and its text metadata.
+
+    Raises CheckpointError for a missing file, another file type, a truncated or corrupt file, and a .pt that would
+    have to run code. Messages do not name the path; callers put it in front.
+    """
+    if not path.is_file():
+        what = "this is a folder" if path.is_dir() else "no such file"
+        raise CheckpointError(f"{what}, a single {', '.join(READERS)} file was expected; check the path")
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise CheckpointError(
+            f"file type {path.suffix or '(none)'!r} is not readable, one of {', '.join(READERS)} was expected; "
+            "convert or rename the file"
+        )
+    try:
+        return reader(path)
+    except (CheckpointError, MemoryError):
+        raise
+    except PermissionError as error:
+        raise CheckpointError("this account may not read it; change its permissions or copy it") from error
+    except Exception as error:  # a damaged file makes the parsers raise almost anything
+        raise CheckpointError(_unreadable(path, error)) from error
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    code = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    if code:
+        return (
+            f"needs the Python object {code[1]}, tensors only were expected (loading objects can run foreign code); "
+            "save its state_dict() alone or get a .safetensors file"
+        )
+    reason = (str(error) or type(error).__name__).splitlines()[0][:120]
+    return (
+        f"truncated, corrupt or not a {path.suffix.lower()} file ({path.stat().st_size:,} bytes; {reason}); "
+        "download it again and compare its size with the source's"
+    )
+
+
+def has_tensors(tree: Any) -> bool:
+    """Whether a tensor lies anywhere inside."""
+    return isinstance(tree, Tensor) or (isinstance(tree, Mapping) and any(map(has_tensors, tree.values())))
+
+
+def flat_names(tree: Tree, prefix: str = "") -> list[str]:
+    """Dotted names of every tensor in a nested tree."""
+    names: list[str] = []
+    for key, value in tree.items():
+        if isinstance(value, Tensor):
+            names.append(f"{prefix}{key}")
+        elif isinstance(value, Mapping):
+            names += flat_names(value, f"{prefix}{key}.")
+    return names
+
+
+def open_container(tree: Tree, order: Sequence[str]) -> tuple[dict[str, Tensor], str | None]:
+    """The tensors of the first container of `order` that is present, and its dotted path (None: bare tensors).
+
+    Containers may be nested, and may also be spelled as a prefix of flat names (generator_ema.blocks...).
+    """
+    for name in order:
+        if isinstance(tree.get(name), Mapping) and has_tensors(tree[name]):
+            tensors, inner = open_container(tree[name], order)
+            return tensors, f"{name}.{inner}" if inner else name
+    tensors = {str(name): value for name, value in tree.items() if isinstance(value, Tensor)}
+    for name in order:
+        # "model." is what everybody puts in front of bare tensors; it tells nothing.
+        inside = {key.removeprefix(f"{name}."): tensors[key] for key in tensors if key.startswith(f"{name}.")}
+        if inside and name != "model":
+            return inside, name
+    return tensors, None
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], dtype: torch.dtype | None = None
+) -> int:
+    """Writes tensors as `dtype` (None: each as it is) and returns the file's size in bytes.
+
+    The file appears whole or not at all: it is written beside its final name and then renamed.
+    Raises CheckpointError for a dtype or suffix that cannot be written, OutputError when the disk refuses.
+    """
+    if path.suffix.lower() != ".safetensors":
+        raise CheckpointError(f"{path}: the target must end in .safetensors; rename it")
+    unknown = {t for t in (dtype or value.dtype for value in tensors.values()) if t not in CODES}
+    if unknown:
+        known = ", ".join(str(known) for known in CODES)
+        raise CheckpointError(f"{path}: cannot write {unknown.pop()}, one of {known} was expected; pass a dtype")
+    # Widest first, so that every tensor starts at a multiple of its item size.
+    ordered = sorted(tensors.items(), key=lambda item: -(dtype or item[1].dtype).itemsize)
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, tensor in ordered:
+        kind = dtype or tensor.dtype
+        start, end = end, end + tensor.numel() * kind.itemsize
+        header[name] = {"dtype": CODES[kind], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for _, tensor in ordered:
+                host = tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+                file.write(host.reshape(-1).view(torch.uint8).numpy().data)
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); "
+            f"{8 + len(text) + end:,} bytes in a writable folder are needed; choose another target"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    return 8 + len(text) + end

@@ -1,0 +1,18 @@
+"""Head policies: one file each, one row here."""
+
+from ..errors import PlanError
+from .base import Policy, Setting
+from .full import Full
+from .sliding_window import SlidingWindow
+
+POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (Full, SlidingWindow)}
+
+
+def get_policy(name: str) -> type[Policy]:
+    """The policy called `name`; unknown names list the known ones."""
+    if name not in POLICIES:
+        raise PlanError(f"unknown policy {name!r}; known policies: {', '.join(POLICIES)}")
+    return POLICIES[name]
+
+
+__all__ = ["POLICIES", "Full", "Policy", "Setting", "SlidingWindow", "get_policy"]

@@ -1,0 +1,71 @@
+"""Noise levels of few-step flow matching, and the two formulas every step uses.
+
+sigma is the share of noise: x = (1 - sigma) * x0 + sigma * noise, velocity v = noise - x0.
+The schedule is Self-Forcing's (arXiv 2506.08009, section 4): the steps 1000, 750, 500, 250 warped by shift 5.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import DummyForcingError
+
+TRAIN_STEPS = 1000
+
+
+def warp(u: float, shift: float) -> float:
+    """Time-shifted noise level shift*u / (1 + (shift-1)*u) of u in [0, 1]."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def sigma_table(shift: float, steps: int = TRAIN_STEPS) -> Tensor:
+    """The training table: float32 (steps,), from 1 down to warp(1/steps)."""
+    u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]
+    return (shift * u / (1 + (shift - 1) * u)).float()
+
+
+def nearest_sigma(timestep: Tensor, table: Tensor) -> Tensor:
+    """Noise level of the table's entry nearest to each timestep (...) = 1000 * sigma."""
+    return table[(table * TRAIN_STEPS - timestep[..., None]).abs().argmin(-1)]
+
+
+def x0_from_velocity(x: Tensor, velocity: Tensor, sigma: float | Tensor) -> Tensor:
+    """Clean estimate x - sigma * v. x, velocity (B, C, T, h, w); sigma a number or (B, T)."""
+    return x - per_frame(sigma, x) * velocity
+
+
+def add_noise(x0: Tensor, noise: Tensor, sigma: float | Tensor) -> Tensor:
+    """(1 - sigma) * x0 + sigma * noise. x0, noise (B, C, T, h, w); sigma a number or (B, T)."""
+    level = per_frame(sigma, x0)
+    return (1 - level) * x0 + level * noise
+
+
+def per_frame(sigma: float | Tensor, like: Tensor) -> float | Tensor:
+    """sigma (B, T) as (B, 1, T, 1, 1) in the dtype and on the device of `like`; a number stays one."""
+    return sigma.to(like)[:, None, :, None, None] if isinstance(sigma, Tensor) else sigma
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Noise levels of one chunk: `sigmas` from high to low, one model call each; then the clean pass."""
+
+    sigmas: tuple[float, ...]
+    context_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
+        if not self.sigmas or not falling or not all(0 < s <= 1 and math.isfinite(s) for s in self.sigmas):
+            raise DummyForcingError(
+                f"sigmas {self.sigmas} cannot be sampled: give one or more levels, 0 < sigma <= 1, each below the last"
+            )
+
+    @classmethod
+    def few_step(cls, steps: Sequence[float] = (1000, 750, 500, 250), shift: float = 5.0) -> "Schedule":
+        """Warps the step list of a checkpoint (in thousandths) into noise levels."""
+        return cls(tuple(warp(step / TRAIN_STEPS, shift) for step in steps))
+
+    def __len__(self) -> int:
+        return len(self.sigmas)
