@@ -1,6 +1,7 @@
 """python -m dummyforcing_core COMMAND: demo, generate, convert, doctor."""
 
 import argparse
+import io
 import sys
 import warnings
 
@@ -44,4 +45,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # the console may lack a letter of the prompt
     raise SystemExit(main())

@@ -7,6 +7,7 @@ Noisy passes only ever write `current`: committed history stays bit for bit as i
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +27,14 @@ class Region:
     frames: tuple[int, ...]
     start_token: int
     stop_token: int
+
+
+class Observer(Protocol):
+    """Watches one pass: called for every layer and set of heads that see the same regions."""
+
+    def __call__(self, layer: int, heads: list[int], q: Tensor, k: Tensor, regions: list[Region]) -> None:
+        """q (B, Lq, len(heads), D) and k (B, Lk, len(heads), D), both rotated; regions tile k's tokens."""
+        ...
 
 
 def _groups(memories: list[HeadMemory], slots: list[list[int]]) -> list[tuple[list[int], list[HeadRange]]]:
@@ -69,6 +78,8 @@ class KVCache:
         self.committed_frames = 0
         self.pass_frames = range(0)
         self._tables: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._observer: Observer | None = None
+        self._peak_bytes = 0
 
     def _memories(self, plan: HeadPlan, layer: int) -> list[HeadMemory]:
         return [memory.within(self.shape.clip_frames) for memory in plan.memories[layer]]
@@ -78,13 +89,14 @@ class KVCache:
 
     # -- one pass ------------------------------------------------------------------------------------------------
 
-    def begin(self, start_frame: int, frames: int) -> None:
-        """Opens a pass over latent frames start_frame .. start_frame + frames - 1."""
+    def begin(self, start_frame: int, frames: int, observer: Observer | None = None) -> None:
+        """Opens a pass over latent frames start_frame .. start_frame + frames - 1, watched by `observer` if given."""
         if not 0 < frames <= self.shape.pass_frames:
             raise PlanError(f"a pass of {frames} frames came, this cache was made for 1 to {self.shape.pass_frames}")
         if self.pass_frames != range(start_frame, start_frame + frames):
             self.pass_frames = range(start_frame, start_frame + frames)
             self._tables.clear()
+        self._observer = observer
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Stages k, v and attends, group by group. All (B, L, H, D), not rotated; returns (B, L, H, D)."""
@@ -93,7 +105,13 @@ class KVCache:
         for group in self.layers[layer]:
             cos, sin = self._rotation(group)
             group.stage(group.pick(k), group.pick(v), frames, cos, sin)
-            o = self.attend(apply_rope(group.pick(q), cos, sin), *group.views(frames))
+            gq = apply_rope(group.pick(q), cos, sin)
+            keys, values = group.views(frames)
+            if self._observer is not None:
+                for r in group.ranges:
+                    regions = self._regions(group, r)
+                    self._observer(layer, group.heads[r.span], gq[:, :, r.span], keys[:, :, r.span], regions)
+            o = self.attend(gq, keys, values)
             if group.whole_layer:
                 return o
             out[:, :, group.index] = o
@@ -128,7 +146,9 @@ class KVCache:
         """Goes over to `plan`, layer by layer, dropping frames it does not keep; PlanError if it needs lost ones."""
         plan.check(len(self.layers), self.plan.heads)
         for layer in range(len(self.layers)):
-            self.layers[layer] = self._repacked(layer, self._memories(plan, layer))
+            new = self._repacked(layer, self._memories(plan, layer))
+            self._peak_bytes = max(self._peak_bytes, self.resident_bytes + sum(g.resident_bytes for g in new))
+            self.layers[layer] = new
         self.plan = plan
 
     def _repacked(self, layer: int, memories: list[HeadMemory]) -> list[GroupBuffer]:
@@ -173,7 +193,9 @@ class KVCache:
     def regions(self, layer: int, head: int) -> list[Region]:
         """What `head`'s queries see in the current pass, as token ranges of its group's live view."""
         group, i = self._find(layer, head)
-        held = group.range_of(i)
+        return self._regions(group, group.range_of(i))
+
+    def _regions(self, group: GroupBuffer, held: HeadRange) -> list[Region]:
         named = (
             ("current", tuple(self.pass_frames)),
             ("sink", tuple(held.slots[: held.pinned_frames])),
@@ -195,6 +217,11 @@ class KVCache:
     def history_bytes(self) -> int:
         """Bytes of live history."""
         return sum(len(g.heads) * g.resident_frames for layer in self.layers for g in layer) * self.shape.frame_bytes
+
+    def take_peak_bytes(self) -> int:
+        """The most bytes allocated since the last time this was asked."""
+        peak, self._peak_bytes = max(self._peak_bytes, self.resident_bytes), 0
+        return peak
 
     @property
     def resident_bytes(self) -> int:

@@ -16,7 +16,7 @@ from .models.checkpoints import load_demo_model, load_model
 from .models.demo_assets import load_demo_codec
 from .models.demo_text import encode_prompt
 from .models.denoiser import WanDenoiser
-from .models.families import Family
+from .models.families import Family, get_family
 from .streaming import LatentPreview, StreamingDecoder
 
 Warn = Callable[[str], None]
@@ -56,6 +56,8 @@ def load_pipeline(
     encode: Callable[[str], Tensor]
     new_decoder: Callable[[], StreamingDecoder]
     if model == DEMO:
+        if family is not None and get_family(family).name != DEMO:
+            raise CheckpointError(f"--family {family} came, --model demo is of family {DEMO}; leave --family out")
         loaded = load_demo_model(device, dtype)
         encode, new_decoder = _demo_encoder(warn), load_demo_codec(device).decoder_stream
     else:
@@ -99,8 +101,9 @@ def _saved_features(path: Path | None, text_len: int, text_dim: int) -> Tensor:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not a readable .safetensors file ({error}); save it again") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    rows = next(iter(tensors.values())).flatten(0, -2).float() if len(tensors) == 1 else None
-    if rows is None or rows.shape[1] != text_dim or not 0 < rows.shape[0] <= text_len:
+    tensor = next(iter(tensors.values())) if len(tensors) == 1 else torch.empty(0)
+    rows = tensor.flatten(0, -2).float() if tensor.ndim > 1 else torch.empty(0, 0)
+    if rows.shape[1] != text_dim or not 0 < rows.shape[0] <= text_len:
         raise CheckpointError(
             f"{path}: holds {shapes}; expected one tensor (rows, {text_dim}) with 1 to {text_len} rows for this model"
         )

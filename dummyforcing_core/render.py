@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from . import __version__
@@ -18,12 +18,13 @@ from .errors import OutputError
 from .geometry import FPS, SPATIAL, LatentShape, Span, pixel_frames
 from .noise import SeededNoise
 from .pipeline import Pipeline
+from .plan import KVShape
 from .policies.base import Policy
 from .prompts import PromptSchedule
 from .report import ChunkTiming, RunReport
-from .rollout import ChunkResult, first_plan, kv_shape, rollout
+from .rollout import ChunkResult, kv_shape, rollout
 from .streaming import to_uint8
-from .video import VideoWriter
+from .video import VideoWriter, output_error, write_atomic
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def render(
     report = RunReport(_conditions(pipeline, clip), init_ms=pipeline.init_ms)
     sheet = ContactSheet(pixel_frames(clip.shape.frames))
     latents: list[Tensor] = []
-    peak = history = 0
+    written = [outputs.part]
+    memory = MemoryUse(kv_shape(pipeline.denoiser, clip.shape, pipeline.family))
     try:
         with _writer(pipeline, clip, outputs.part) as video:
             decoder = pipeline.new_decoder()
@@ -80,46 +82,79 @@ def render(
                 decode_began = time.perf_counter()
                 frames = to_uint8(decoder.push(chunk.latent))[0]
                 decode_ms = _ms_since(decode_began)
-                video.write(frames)
+                _write(video, frames, outputs)
                 sheet.add(frames)
                 report.first_frame_ms = report.first_frame_ms or _ms_since(began)
                 span = chunk.span
                 report.chunks.append(
                     ChunkTiming(span.chunk, span.start, span.frames, diffuse_ms, decode_ms, chunk.window_full)
                 )
-                peak, history = max(peak, chunk.resident_bytes), chunk.history_bytes
+                memory.add(chunk)
                 if outputs.latents:
                     latents.append(chunk.latent.cpu())
             rest = decoder.flush()
             if rest.shape[2]:
-                video.write(to_uint8(rest)[0])
+                _write(video, to_uint8(rest)[0], outputs)
                 sheet.add(to_uint8(rest)[0])
         if outputs.latents:
             save_latents(outputs.latents, torch.cat(latents, dim=2))
+            written.append(outputs.latents)
         if outputs.contact_sheet:
             sheet.save(outputs.contact_sheet, title=clip.title)
+            written.append(outputs.contact_sheet)
         report.total_ms = pipeline.init_ms + _ms_since(began)
-        report.memory = _memory(pipeline, clip, history, peak)
+        report.memory = memory.rows()
         if outputs.report:
             report.write(outputs.report)
-        outputs.part.replace(outputs.video)
+            written.append(outputs.report)
+        _rename(outputs.part, outputs.video)
     except Exception:
-        with contextlib.suppress(OSError):
-            outputs.part.unlink(missing_ok=True)
+        for path in written:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
         raise
     return report
 
 
+@dataclass
+class MemoryUse:
+    """K/V bytes of a clip as its plans priced them, beside what was really allocated."""
+
+    shape: KVShape
+    last: ChunkResult | None = None
+    predicted_peak: int = 0
+    actual_peak: int = 0
+
+    def add(self, chunk: ChunkResult) -> None:
+        """The next chunk of the clip."""
+        before = self.last.plan if self.last else chunk.plan
+        price = before.resident_bytes(self.shape)
+        if chunk.plan != before:
+            price = max(price, before.repack_peak_bytes(self.shape, chunk.plan))
+        self.predicted_peak = max(self.predicted_peak, price)
+        self.actual_peak = max(self.actual_peak, chunk.peak_bytes)
+        self.last = chunk
+
+    def rows(self) -> dict:
+        """For RunReport.memory."""
+        if self.last is None:
+            return {}
+        plan, frames = self.last.plan, self.shape.clip_frames
+        cached = plan.cached_frames(frames)
+        return {
+            "history_bytes": {
+                "predicted": plan.history_bytes(self.shape, self.last.span.stop),
+                "actual": self.last.history_bytes,
+            },
+            "resident_bytes": {"predicted": plan.resident_bytes(self.shape), "actual": self.last.resident_bytes},
+            "peak_bytes": {"predicted": self.predicted_peak, "actual": self.actual_peak},
+            "cached_frames": {"mean": sum(cached) / len(cached), "max": max(cached)},
+        }
+
+
 def save_latents(path: Path, latents: Tensor) -> None:
     """Writes latents (B, 16, T, h, w) as the one tensor "latent" of a .safetensors file, whole or not at all."""
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
-        save_file({"latent": latents.contiguous()}, unfinished)
-        unfinished.replace(path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error}; choose another folder or free some space") from error
+    write_atomic(path, save({"latent": latents.contiguous()}))
 
 
 def _timed_chunks(pipeline: Pipeline, clip: Clip, on_step: Callable[[Span, int], None]):
@@ -168,17 +203,21 @@ def _writer(pipeline: Pipeline, clip: Clip, path: Path) -> VideoWriter:
     )
 
 
-def _memory(pipeline: Pipeline, clip: Clip, history: int, peak: int) -> dict:
-    plan = first_plan(pipeline.denoiser, clip.shape, clip.policy, pipeline.family)
-    shape = kv_shape(pipeline.denoiser, clip.shape, pipeline.family)
-    cached = plan.cached_frames(clip.shape.frames)
-    resident = plan.resident_bytes(shape)
-    return {
-        "history_bytes": {"predicted": plan.history_bytes(shape, clip.shape.frames), "actual": history},
-        "resident_bytes": {"predicted": resident, "actual": peak},
-        "peak_bytes": {"predicted": resident, "actual": peak},
-        "cached_frames": {"mean": sum(cached) / len(cached), "max": max(cached)},
-    }
+def _write(video: VideoWriter, frames: np.ndarray, outputs: Outputs) -> None:
+    """Appends frames. A full disk is told of the clip: the part, whose frames the writer kept, will not stay."""
+    try:
+        video.write(frames)
+    except OutputError as error:
+        if isinstance(error.__cause__, OSError):
+            raise output_error(outputs.video, error.__cause__) from error
+        raise
+
+
+def _rename(part: Path, video: Path) -> None:
+    try:
+        part.replace(video)
+    except OSError as error:
+        raise output_error(video, error) from error
 
 
 def _conditions(pipeline: Pipeline, clip: Clip) -> dict:

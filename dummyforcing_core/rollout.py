@@ -16,28 +16,38 @@ from .attention import AttentionFn, attention
 from .cache import KVCache
 from .errors import OutputError
 from .geometry import LatentShape, Span, chunk_spans
-from .models.denoiser import Denoiser
+from .models.denoiser import Denoiser, Step
 from .models.families import Family
+from .models.wan import Residual
 from .noise import NoiseFn
 from .plan import HeadPlan, KVShape
 from .policies.base import Policy, Setting
 from .prompts import PromptSchedule
 from .schedule import Schedule, add_noise
+from .scoring import Observation
+from .stepcache import StepCache
+
+OnStep = Callable[[Span, int], None]
+Past = list[tuple[Span, Tensor]]
 
 
 @dataclass(frozen=True)
 class ChunkResult:
     """A finished chunk: where it lies, its latent (B, C, T, h, w), bit for bit what the clean pass read.
 
-    window_full: the chunk was made with as much history as the plan will ever hold.
-    history_bytes, resident_bytes: live and allocated K/V once the chunk is committed.
+    plan: the head plan from here on.
+    window_full: the chunk was made with as much history as its plan ever holds.
+    history_bytes, resident_bytes, peak_bytes: K/V live and allocated once the chunk is committed, and the most that
+    was allocated on the way.
     """
 
     span: Span
     latent: Tensor
+    plan: HeadPlan
     window_full: bool
     history_bytes: int
     resident_bytes: int
+    peak_bytes: int
 
 
 @torch.inference_mode()
@@ -50,27 +60,47 @@ def rollout(
     family: Family,
     noise: NoiseFn,
     start: Tensor | None = None,
-    on_step: Callable[[Span, int], None] = lambda span, step: None,
+    on_step: OnStep = lambda span, step: None,
     attend: AttentionFn = attention,
+    steps: StepCache = StepCache(),  # noqa: B008  frozen
 ) -> Iterator[ChunkResult]:
     """Yields one ChunkResult per chunk.
 
     start   -- latents (B, C, n, h, w) of a given image or clip; chunk 0, primed by clean passes
     on_step -- called before every model call with the chunk and the step; raise in it to cancel
+    steps   -- denoising steps that reuse the last residual
     """
     given = 0 if start is None else start.shape[2]
-    spans = chunk_spans(shape.frames, family.chunk_frames, given)
-    cache = new_cache(denoise, shape, policy, family, attend)
-    for span in spans:
-        full = cache.is_full
+    setting = setting_of(denoise, shape, family, given)
+    cache = new_cache(denoise, shape, policy, family, attend, given)
+    observed: list[int] = []
+    past: Past = []
+    for span in setting.spans:
+        full, context = cache.is_full, prompts.at(span.start)
+        observation = None
         if start is not None and span.given:
             latent = _checked_start(start, shape)
             replay(cache, denoise, latent, prompts, schedule, noise, family.chunk_frames, given)
         else:
-            latent = _denoised(cache, denoise, span, shape, schedule, prompts.at(span.start), noise, on_step)
+            latent = _denoised(cache, denoise, span, shape, schedule, context, noise, on_step, steps)
             on_step(span, len(schedule))
-            clean_pass(cache, denoise, latent, span, prompts.at(span.start), schedule, noise)
-        yield ChunkResult(span, latent, full, cache.history_bytes, cache.resident_bytes)
+            switched = span.start > 0 and context is not prompts.at(span.start - 1)
+            if policy.observes(span, setting, observed, switched):
+                observation = policy.observation(setting)
+                if observed:  # heads cannot be widened in place
+                    del cache
+                    cache = new_cache(denoise, shape, policy, family, attend, given)
+                    for passed, old in past:
+                        clean_pass(cache, denoise, old, passed, prompts.at(passed.start), schedule, noise)
+            clean_pass(cache, denoise, latent, span, context, schedule, noise, observation)
+        if observation is not None:
+            cache.repack(policy.replan(observation.scores(), setting))
+            observed.append(span.chunk)
+        if policy.may_observe_again:
+            past = _retained(past, span, latent, policy.plan(setting), family.chunk_frames)
+        yield ChunkResult(
+            span, latent, cache.plan, full, cache.history_bytes, cache.resident_bytes, cache.take_peak_bytes()
+        )
 
 
 def _denoised(
@@ -81,15 +111,19 @@ def _denoised(
     schedule: Schedule,
     context: Tensor,
     noise: NoiseFn,
-    on_step: Callable[[Span, int], None],
+    on_step: OnStep,
+    steps: StepCache,
 ) -> Tensor:
     cache.begin(span.start, span.frames)
+    residual = Residual() if steps.skipped else None
     x = noise(0, span)
     for step, sigma in enumerate(schedule.sigmas):
         on_step(span, step)
         if step > 0:
             x = add_noise(x, noise(step, span), sigma)
-        x0 = denoise(x, torch.full((shape.batch, span.frames), sigma), context, cache)
+        if residual is not None:
+            residual.reuse = step in steps.skipped
+        x0 = denoise(x, torch.full((shape.batch, span.frames), sigma), context, Step(cache, residual=residual))
         assert x0 is not None
         x = x0
     return x
@@ -103,12 +137,17 @@ def clean_pass(
     context: Tensor,
     schedule: Schedule,
     noise: NoiseFn,
+    observation: Observation | None = None,
 ) -> None:
-    """Reads a finished chunk once at the context noise level and commits its keys and values."""
+    """Reads a finished chunk once at the context noise level and commits its keys and values.
+
+    With an observation, the last layer's attention runs too, so that its heads are seen.
+    """
     sigma = schedule.context_noise
     x = add_noise(latent, noise(len(schedule), span), sigma) if sigma else latent
-    cache.begin(span.start, span.frames)
-    denoise(x, torch.full((latent.shape[0], span.frames), sigma), context, cache, output=False)
+    cache.begin(span.start, span.frames, observation)
+    step = Step(cache, output=observation is not None)
+    denoise(x, torch.full((latent.shape[0], span.frames), sigma), context, step)
     cache.commit()
 
 
@@ -134,18 +173,23 @@ def replay(
 
 
 def new_cache(
-    denoise: Denoiser, shape: LatentShape, policy: Policy, family: Family, attend: AttentionFn = attention
+    denoise: Denoiser,
+    shape: LatentShape,
+    policy: Policy,
+    family: Family,
+    attend: AttentionFn = attention,
+    given_frames: int = 0,
 ) -> KVCache:
     """An empty cache for a clip, laid out by the policy's first plan."""
     model = denoise.geometry
-    plan = first_plan(denoise, shape, policy, family)
+    plan = policy.plan(setting_of(denoise, shape, family, given_frames))
     return KVCache(plan, kv_shape(denoise, shape, family), model.device, model.dtype, attend)
 
 
-def first_plan(denoise: Denoiser, shape: LatentShape, policy: Policy, family: Family) -> HeadPlan:
-    """The head plan a clip starts with."""
+def setting_of(denoise: Denoiser, shape: LatentShape, family: Family, given_frames: int = 0) -> Setting:
+    """What a policy may look at in this run."""
     model = denoise.geometry
-    return policy.plan(Setting(model.layers, model.heads, family, family.chunk_frames, shape.frames))
+    return Setting(model.layers, model.heads, family, family.chunk_frames, shape.frames, given_frames)
 
 
 def kv_shape(denoise: Denoiser, shape: LatentShape, family: Family) -> KVShape:
@@ -160,6 +204,19 @@ def kv_shape(denoise: Denoiser, shape: LatentShape, family: Family) -> KVShape:
         clip_frames=shape.frames,
         pass_frames=min(family.chunk_frames, shape.frames),
     )
+
+
+def _retained(past: Past, span: Span, latent: Tensor, widest: HeadPlan, chunk_frames: int) -> Past:
+    """The finished chunks that rebuilding the widest cache after `span` would have to read."""
+    memories = [memory for row in widest.memories for memory in row]
+    sink = max(memory.sink_frames for memory in memories)
+    recent = max(memory.recent_frames or 0 for memory in memories)
+    parts = [
+        Span(span.chunk, first, min(first + chunk_frames, span.stop))
+        for first in range(span.start, span.stop, chunk_frames)
+    ]
+    past = past + [(part, latent[:, :, part.start - span.start : part.stop - span.start]) for part in parts]
+    return [(s, kept) for s, kept in past if s.start < sink or s.stop > span.stop - recent]
 
 
 def _checked_start(start: Tensor, shape: LatentShape) -> Tensor:

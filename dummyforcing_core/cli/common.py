@@ -49,8 +49,8 @@ def pick_device(name: str) -> torch.device:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise DummyForcingError(f"device {name!r} cannot be used: {reason}; try --device auto") from error
     return device
@@ -97,7 +97,9 @@ class Progress:
     def __init__(self, chunks: int, calls_per_chunk: int, label: str):
         from tqdm import tqdm
 
-        self._bar = tqdm(total=chunks * calls_per_chunk, desc=label, unit="call", mininterval=0.5, leave=False)
+        # The delay lets what the first call has to say, a warning or an error, stand on a line of its own.
+        total = chunks * calls_per_chunk
+        self._bar = tqdm(total=total, desc=label, unit="call", mininterval=0.5, delay=0.5, leave=False)
         self._chunks = chunks
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import OutputError
 from ..geometry import LatentShape, chunk_spans
 from ..pipeline import DEMO, Pipeline, load_pipeline
+from ..policies import get_policy
 from ..render import Clip, Outputs, render
 from .common import (
     Progress,
@@ -42,7 +43,10 @@ def run(args: argparse.Namespace) -> int:
     dtype = pick_dtype(args.dtype, device)
     width, height = args.size or (DEMO_SIZE if args.model == DEMO else DEFAULT_SIZE)
     shape = LatentShape.of_pixels(width, height, args.frames)
+    get_policy(args.policy)  # an unknown name must not cost a model load
     jobs = _jobs(args)
+    if not jobs:
+        return 0
     pipeline = load_pipeline(args.model, args.family, device, dtype, args.attention, args.text_embedding, warn)
     policy = pick_policy(args, pipeline.family)
     for prompt, outputs in jobs:
@@ -68,17 +72,22 @@ def make_clip(pipeline: Pipeline, clip: Clip, outputs: Outputs) -> None:
 def _jobs(args: argparse.Namespace) -> list[tuple[str, Outputs]]:
     """(prompt, files) of every clip still to be made; checks all outputs before any work is done."""
     if args.prompts is None:
-        if args.out.suffix.lower() not in (".mp4", ".mov", ".mkv"):
+        if args.out.suffix.lower() != ".mp4":
             raise OutputError(f"--out {args.out} must end in .mp4")
-        for path in (args.out, args.save_latents, args.report):
-            if path is not None:
-                make_folder(path.parent)
+        paths = [path for path in (args.out, args.save_latents, args.report) if path is not None]
+        if len({path.resolve() for path in paths}) < len(paths):
+            raise OutputError("--out, --save-latents and --report name the same file; give each its own")
+        for path in paths:
+            if path.is_dir():
+                raise OutputError(f"cannot write {path}: that is a folder; name a file in it")
+            make_folder(path.parent)
         return [(args.prompt, Outputs(args.out, latents=args.save_latents, report=args.report))]
     if args.save_latents or args.report:
         raise OutputError("--save-latents and --report name one file; with --prompts they are not available")
+    prompts = _lines(args.prompts)
     make_folder(args.out)
     jobs = []
-    for number, prompt in enumerate(_lines(args.prompts)):
+    for number, prompt in enumerate(prompts):
         video = args.out / f"{number:03d}_{slug(prompt)}.mp4"
         if video.exists():
             print(f"{video} is there already, skipped")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..cache import KVCache
 from ..schedule import TRAIN_STEPS, x0_from_velocity
-from .wan import TextKV, forward, text_kv, time_embedding
+from .wan import Residual, TextKV, forward, text_kv, time_embedding
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,26 @@ class ModelGeometry:
     dtype: torch.dtype
 
 
+@dataclass(frozen=True)
+class Step:
+    """One pass over a chunk: the cache it reads and writes, whether its output is read, and step caching's residual."""
+
+    cache: KVCache
+    output: bool = True
+    residual: Residual | None = None
+
+
 class Denoiser(Protocol):
-    """Predicts the clean chunk; all self-attention goes through the cache."""
+    """Predicts the clean chunk; all self-attention goes through the step's cache."""
 
     geometry: ModelGeometry
 
-    def __call__(self, x: Tensor, sigma: Tensor, context: Tensor, cache: KVCache, output: bool = True) -> Tensor | None:
-        """x0 (B, C, T, h, w) in float32 of x at noise levels sigma (B, T); None if output is False."""
+    def __call__(self, x: Tensor, sigma: Tensor, context: Tensor, step: Step) -> Tensor | None:
+        """x0 (B, C, T, h, w) of x at noise levels sigma (B, T); None if the step's output is not read."""
+        ...
+
+    def time_signal(self, sigma: float, modulation: bool) -> Tensor:
+        """The time embedding e (dim) at one noise level, or the modulation e0 (6, dim) made of it."""
         ...
 
 
@@ -44,14 +57,20 @@ class WanDenoiser:
         self._text: tuple[Tensor, TextKV] | None = None
         self._time: dict[tuple, tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, x: Tensor, sigma: Tensor, context: Tensor, cache: KVCache, output: bool = True) -> Tensor | None:
-        velocity = self.velocity(x, sigma, context, cache, output)
+    def __call__(self, x: Tensor, sigma: Tensor, context: Tensor, step: Step) -> Tensor | None:
+        velocity = self.velocity(x, sigma, context, step)
         return None if velocity is None else x0_from_velocity(x, velocity.to(x.dtype), sigma)
 
-    def velocity(self, x: Tensor, sigma: Tensor, context: Tensor, cache: KVCache, output: bool = True) -> Tensor | None:
+    def velocity(self, x: Tensor, sigma: Tensor, context: Tensor, step: Step) -> Tensor | None:
         """The network's own output (noise minus clean) in the model's dtype; arguments as above."""
+        cache = step.cache
         time, text = self._time_of(sigma), self._text_of(context)
-        return forward(self.model, x.to(self.geometry.dtype), time, text, cache, output, cache.attend)
+        x = x.to(self.geometry.dtype)
+        return forward(self.model, x, time, text, cache, step.output, cache.attend, step.residual)
+
+    def time_signal(self, sigma: float, modulation: bool) -> Tensor:
+        e, e0 = self._time_of(torch.full((1, 1), sigma))
+        return (e0 if modulation else e)[0, 0]
 
     def _text_of(self, context: Tensor) -> TextKV:
         if self._text is None or self._text[0] is not context:

@@ -102,6 +102,14 @@ class CausalWan(nn.Module):
         self.head = Head(c)
 
 
+@dataclass
+class Residual:
+    """What the blocks added to the tokens in the last step that ran them: (B, L, dim)."""
+
+    value: Tensor | None = None
+    reuse: bool = False
+
+
 def sinusoid(timesteps: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding, cosines first. timesteps (...) -> float32 (..., dim); angles in float64 on the host."""
     t = timesteps.double().cpu()
@@ -155,25 +163,10 @@ def _cross_attention(attn: Any, x: Tensor, kv: tuple[Tensor, Tensor], attend: At
     return attn.o(rearrange(attend(q, k, v), "(b n) l h d -> b (n l) (h d)", n=spans))
 
 
-def forward(
-    model: Any,
-    x: Tensor,
-    time: Tensor | tuple[Tensor, Tensor],
-    text: TextKV,
-    attend: SelfAttention,
-    output: bool = True,
-    cross_attend: AttentionFn = attention,
+def _blocks(
+    model: Any, x: Tensor, e0: Tensor, text: TextKV, attend: SelfAttention, output: bool, cross_attend: AttentionFn
 ) -> Tensor | None:
-    """Velocity (noise minus clean) of latents x (B, C, T, h, w); h and w must be multiples of the patch.
-
-    time    -- timesteps (B, T) = 1000 * sigma, or the pair that `time_embedding` made of them
-    text    -- what `text_kv` made of the prompt
-    attend  -- the memory: self-attention of every layer goes through it
-    output  -- False: only K/V are wanted; everything after the last layer's K/V is left out, None returned
-    """
-    e, e0 = time if isinstance(time, tuple) else time_embedding(model, time, x.dtype)
-    grid = [size // p for size, p in zip(x.shape[2:], model.patch_size, strict=True)]
-    x = model.patch_embedding(x).flatten(2).transpose(1, 2)
+    """All transformer blocks over tokens x (B, L, dim); None if the last layer only stored K/V."""
     last = len(model.blocks) - 1
     for layer, block in enumerate(model.blocks):
         modulation = block.modulation.to(x)
@@ -188,6 +181,40 @@ def forward(
         x = _gated(x, attn.o(attend(layer, q, k, v).flatten(2)), gate)
         x = x + _cross_attention(block.cross_attn, block.norm3(x), text[layer], cross_attend)
         x = _gated(x, block.ffn(_modulate(block.norm2(x), ffn_shift, ffn_scale)), ffn_gate)
+    return x
+
+
+def forward(
+    model: Any,
+    x: Tensor,
+    time: Tensor | tuple[Tensor, Tensor],
+    text: TextKV,
+    attend: SelfAttention,
+    output: bool = True,
+    cross_attend: AttentionFn = attention,
+    residual: "Residual | None" = None,
+) -> Tensor | None:
+    """Velocity (noise minus clean) of latents x (B, C, T, h, w); h and w must be multiples of the patch.
+
+    time    -- timesteps (B, T) = 1000 * sigma, or the pair that `time_embedding` made of them
+    text    -- what `text_kv` made of the prompt
+    attend  -- the memory: self-attention of every layer goes through it
+    output  -- False: only K/V are wanted; everything after the last layer's K/V is left out, None returned
+    residual -- what the blocks added in an earlier step: added again instead of running them, or recorded
+    """
+    e, e0 = time if isinstance(time, tuple) else time_embedding(model, time, x.dtype)
+    grid = [size // p for size, p in zip(x.shape[2:], model.patch_size, strict=True)]
+    x = model.patch_embedding(x).flatten(2).transpose(1, 2)
+    if residual is not None and residual.reuse and residual.value is not None:
+        x = x + residual.value
+    else:
+        before = x
+        y = _blocks(model, x, e0, text, attend, output, cross_attend)
+        if y is None:
+            return None
+        x = y
+        if residual is not None:
+            residual.value = x - before
     shift, scale = (model.head.modulation.to(x)[:, None] + e.to(x)[:, :, None]).unbind(2)
     x = model.head.head(_modulate(model.head.norm(x), shift, scale))
     pt, ph, pw = model.patch_size
@@ -197,6 +224,7 @@ def forward(
 
 __all__ = [
     "CausalWan",
+    "Residual",
     "SelfAttention",
     "TextKV",
     "WanConfig",

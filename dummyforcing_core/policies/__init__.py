@@ -2,10 +2,11 @@
 
 from ..errors import PlanError
 from .base import Policy, Setting
+from .dummy_forcing import DummyForcing
 from .full import Full
 from .sliding_window import SlidingWindow
 
-POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (Full, SlidingWindow)}
+POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (Full, SlidingWindow, DummyForcing)}
 
 
 def get_policy(name: str) -> type[Policy]:
@@ -15,4 +16,4 @@ def get_policy(name: str) -> type[Policy]:
     return POLICIES[name]
 
 
-__all__ = ["POLICIES", "Full", "Policy", "Setting", "SlidingWindow", "get_policy"]
+__all__ = ["POLICIES", "DummyForcing", "Full", "Policy", "Setting", "SlidingWindow", "get_policy"]

@@ -1,10 +1,15 @@
-"""What a policy is: a frozen value that turns a run's setting into a head plan."""
+"""What a policy is: a frozen value that turns a run's setting, and maybe what was observed, into a head plan."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
+from ..errors import PlanError
+from ..geometry import Span, chunk_spans
 from ..models.families import Family
 from ..plan import HeadPlan
+from ..scoring import HeadScores, Observation
 
 
 @dataclass(frozen=True)
@@ -16,13 +21,35 @@ class Setting:
     family: Family
     chunk_frames: int
     clip_frames: int
+    given_frames: int = 0
+
+    @property
+    def spans(self) -> list[Span]:
+        """The clip's chunks."""
+        return chunk_spans(self.clip_frames, self.chunk_frames, self.given_frames)
 
 
-class Policy(Protocol):
-    """Decides what every head remembers."""
+class Policy(ABC):
+    """Decides what every head remembers. Most decide at once; some observe a clean pass and decide again."""
 
     name: ClassVar[str]
+    may_observe_again: ClassVar[bool] = False  # then the rollout keeps the latents a second look needs
 
+    @abstractmethod
     def plan(self, setting: Setting) -> HeadPlan:
         """The head plan a clip starts with. PlanError if the policy cannot serve this setting."""
-        ...
+
+    def observes(self, span: Span, setting: Setting, observed: Sequence[int], switched: bool) -> bool:
+        """Whether to score heads in the clean pass of this chunk.
+
+        observed -- ordinals of the chunks scored before; switched -- the prompt changed with this chunk
+        """
+        return False
+
+    def observation(self, setting: Setting) -> Observation:
+        """An empty observation of the kind this policy wants."""
+        return Observation(setting.layers, setting.heads)
+
+    def replan(self, scores: HeadScores, setting: Setting) -> HeadPlan:
+        """The plan from here on, given what was observed; it may only narrow what heads hold."""
+        raise PlanError(f"policy {self.name!r} never observes, it cannot plan again")

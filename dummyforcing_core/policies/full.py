@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..plan import HeadMemory, HeadPlan
-from .base import Setting
+from .base import Policy, Setting
 
 
 @dataclass(frozen=True)
-class Full:
+class Full(Policy):
     """Everything, at absolute positions. Warns beyond the family's trained range."""
 
     name: ClassVar[str] = "full"

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from ..errors import PlanError
 from ..plan import HeadMemory, HeadPlan
-from .base import Setting
+from .base import Policy, Setting
 
 
 @dataclass(frozen=True)
-class SlidingWindow:
+class SlidingWindow(Policy):
     """Every head sees `window_frames` latent frames, current chunk and `sink_frames` first frames included."""
 
     window_frames: int = 12

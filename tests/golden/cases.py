@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,15 +10,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dummyforcing_core.cache import KVCache
 from dummyforcing_core.geometry import LatentShape, Span
+from dummyforcing_core.head_programming import DUMMY, assign_roles, dummy_cost
 from dummyforcing_core.models import wan
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.models.rope import apply_rope, rope_table
-from dummyforcing_core.policies import Full, Policy, SlidingWindow
+from dummyforcing_core.plan import HeadMemory, HeadPlan
+from dummyforcing_core.policies import DummyForcing, Full, Policy, Setting, SlidingWindow
 from dummyforcing_core.prompts import PromptSchedule
 from dummyforcing_core.rollout import ChunkResult, rollout
 from dummyforcing_core.schedule import Schedule, add_noise, nearest_sigma, sigma_table, x0_from_velocity
+from dummyforcing_core.scoring import HeadScores, region_mass
+from dummyforcing_core.stepcache import StepCache, TeaCache
 
 
 @dataclass
@@ -54,7 +59,7 @@ class Directory:
         return json.loads((self.path / f"{case}.json").read_text(encoding="utf-8"))
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        return load_file(self.path / f"{Path(name).stem}.safetensors")
+        return load_file(self.path / f"{name.removesuffix('.safetensors')}.safetensors")
 
     def noise(self, params: dict, part: str) -> Tensor:
         return self.tensors(params["noise_file"])[part].float()
@@ -78,10 +83,12 @@ class Recorder(WanDenoiser):
     def __init__(self, model: wan.CausalWan):
         super().__init__(model)
         self.calls: list[tuple[int, Tensor | None]] = []
+        self.cache: KVCache | None = None
 
-    def velocity(self, x, sigma, context, cache, output=True):
-        start = cache.pass_frames.start
-        velocity = super().velocity(x, sigma, context, cache, output or start == 0)
+    def velocity(self, x, sigma, context, step):
+        self.cache = step.cache
+        start = step.cache.pass_frames.start
+        velocity = super().velocity(x, sigma, context, replace(step, output=step.output or start == 0))
         self.calls.append((start, velocity))
         return velocity
 
@@ -89,7 +96,85 @@ class Recorder(WanDenoiser):
         return [velocity for at, velocity in self.calls if at == start and velocity is not None]
 
 
-def _policy(params: dict) -> Policy:
+class FrameMass:
+    """Softmax mass per frame of K in temporal order, on every query row and on the recorded rows."""
+
+    def __init__(self, setting: Setting, rows: Tensor):
+        self.rows = rows
+        self.exact: list[list] = [[None] * setting.heads for _ in range(setting.layers)]
+        self.sampled: list[list] = [[None] * setting.heads for _ in range(setting.layers)]
+
+    def __call__(self, layer, heads, q, k, regions):
+        slots = []
+        for region in regions:
+            tokens = (region.stop_token - region.start_token) // max(len(region.frames), 1)
+            starts = range(region.start_token, region.stop_token, max(tokens, 1))
+            slots += [(frame, (start, start + tokens)) for frame, start in zip(region.frames, starts, strict=True)]
+        bounds = [bound for _, bound in sorted(slots)]
+        for table, chosen in ((self.exact, q), (self.sampled, q[:, self.rows[layer]])):
+            for head, mass in zip(heads, region_mass(chosen, k, bounds), strict=True):
+                table[layer][head] = mass
+
+    def scores(self):
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceDummyForcing(DummyForcing):
+    """Our policy with the reference's scores: its sampled rows, and its slices of K into regions.
+
+    The source takes 1 sink frame when chunk 1 is observed and 3 later. Where that is not what its cache holds, its
+    recorded groups are taken as a static plan.
+    """
+
+    params: dict = field(default_factory=dict)
+    recorded: dict = field(default_factory=dict)
+    groups: list = field(default_factory=list)
+    seen: dict = field(default_factory=dict)
+
+    def observation(self, setting):
+        return FrameMass(setting, self.recorded["sampled_rows"])
+
+    def _regions(self, frame_mass: list) -> Tensor:
+        mass = torch.stack([torch.stack(row) for row in frame_mass])
+        chunk = self.params["frames_per_block"]
+        sink = 1 if self.params["ar_start"] == 1 else chunk
+        parts = mass[..., :sink], mass[..., sink:-chunk], mass[..., -chunk:]
+        return torch.stack([part.sum(-1) for part in parts], dim=-1)
+
+    def replan(self, scores, setting):
+        self.seen.update(scores=scores)
+        plan = super().replan(HeadScores(self._regions(scores.sampled)), setting)
+        if self.params["ar_start"] * self.params["frames_per_block"] > 1 + self._local_frames(setting):
+            roles = [{h: role for role, heads in layer.items() for h in heads} for layer in self.groups]
+            memory = {"sink": HeadMemory(1, 0), "dummy": HeadMemory(0, 1)}
+            memory["neighbour"] = HeadMemory(0, self._local_frames(setting))
+            rows = [[layer[h] for h in range(setting.heads)] for layer in roles]
+            plan = HeadPlan(tuple(tuple(memory[r] for r in row) for row in rows), tuple(map(tuple, rows)))
+        return plan
+
+    def check(self, errors: Errors) -> None:
+        """Masses and roles against the record."""
+        scores, recorded = self.seen["scores"], self.recorded
+        frames = torch.stack([torch.stack(row) for row in scores.exact])
+        exact, sampled = self._regions(scores.exact), self._regions(scores.sampled)
+        errors.check("exact_frame_mass", frames, recorded["exact_frame_mass"], 5e-6)
+        errors.check("exact_region_mass", exact, recorded["exact_region_mass"], 5e-6)
+        errors.check("frame_attn_score", sampled, recorded["frame_attn_score"], 5e-6)
+        for name, mass in (("head_class", sampled), ("head_class_from_exact_region_mass", exact)):
+            errors.check(name, torch.tensor(assign_roles(mass, self.num_dummy)), recorded[name], 0)
+
+
+def _policy(params: dict, recorded: dict, groups: list) -> Policy:
+    if "num_dummy" in params:
+        return ReferenceDummyForcing(
+            num_dummy=params["num_dummy"],
+            local_chunks=params["local_context_length"],
+            observe_chunk=params["ar_start"],
+            params=params,
+            recorded=recorded,
+            groups=groups,
+        )
     window = params.get("local_attn_size_frames", -1)
     return Full() if window < 0 else SlidingWindow(window, params.get("sink_size_frames", 0))
 
@@ -107,7 +192,8 @@ def _run(denoiser: Recorder, latent_frames: int, grid: list[int], chunk: int, **
 
 def block_loop(directory: Directory, case: str) -> Errors:
     """A, B, C: the few-step block loop on recorded noise. Recorded layout (B, T, C, h, w)."""
-    params, recorded, errors = directory.document(case)["params"], directory.tensors(case), Errors()
+    document, recorded, errors = directory.document(case), directory.tensors(case), Errors()
+    params = document["params"]
     init, renoise = directory.noise(params, "init"), directory.noise(params, "renoise")
 
     def noise(step: int, span: Span) -> Tensor:
@@ -116,6 +202,9 @@ def block_loop(directory: Directory, case: str) -> Errors:
         return renoise[span.chunk, step - 1].transpose(1, 2)
 
     denoiser = Recorder(directory.model)
+    policy = _policy(params, recorded, document.get("result", {}).get("groups_per_layer", []))
+    schedule = Schedule.few_step(params["denoising_step_list"], params["shift"])
+    steps = _step_cache(params, recorded, denoiser, schedule, errors)
     name = params.get("text") or params["text_segments"][0]
     chunk = params.get("num_frame_per_block", 3)
     chunks = _run(
@@ -123,11 +212,15 @@ def block_loop(directory: Directory, case: str) -> Errors:
         params["num_blocks"] * chunk,
         params["grid_hw_latent"],
         chunk,
-        schedule=Schedule.few_step(params["denoising_step_list"], params["shift"]),
+        schedule=schedule,
         prompts=PromptSchedule.constant(directory.text(name)),
-        policy=_policy(params),
+        policy=policy,
         noise=noise,
+        steps=steps,
     )
+    if isinstance(policy, ReferenceDummyForcing):
+        policy.check(errors)
+        _check_final_cache(denoiser.cache, recorded, errors)
     latents = torch.cat([c.latent for c in chunks], dim=2).transpose(1, 2)
     errors.check("latents", latents, recorded["latents"], 5e-5)
     first = [denoiser.of_chunk(c.span.start)[0].transpose(1, 2) for c in chunks]
@@ -139,6 +232,54 @@ def block_loop(directory: Directory, case: str) -> Errors:
         count = len(recorded["x0_first_forward"])
         x0 = torch.stack([init[:, c.span.start : c.span.stop] - v for c, v in zip(chunks, first, strict=True)])
         errors.check("x0_first_forward", x0[:count], recorded["x0_first_forward"], 5e-5)
+    return errors
+
+
+def _check_final_cache(cache: KVCache, recorded: dict, errors: Errors) -> None:
+    """K and V after the last chunk: sink then dummy heads packed as "sink", neighbour heads as "local"."""
+    packed = {"sink": ("sink", "dummy"), "local": ("neighbour",)}
+    for name in (n for n in recorded if n.startswith("final_")):
+        _, part, which, layer = name.split("_")
+        index = int(layer.removeprefix("layer"))
+        roles = cache.plan.roles[index]
+        heads = [h for role in packed[part] for h in range(len(roles)) if roles[h] == role]
+        held = [cache.export(index, h)[1 + "kv".index(which)] for h in heads]
+        if held:
+            errors.check(name, torch.stack(held, dim=2), recorded[name], 5e-5)
+
+
+def _step_cache(params: dict, recorded: dict, denoiser: Recorder, schedule: Schedule, errors: Errors) -> StepCache:
+    """F: the skip pattern, checked against the record."""
+    if params.get("teacache_threshold") is None:
+        return StepCache()
+    tea = TeaCache(params["teacache_threshold"], "e0", tuple(params["teacache_coefficients_high_to_low"]))
+    steps = tea.pattern(denoiser, schedule)
+    costs = torch.tensor(tea.costs(denoiser, schedule), dtype=torch.float64)
+    blocks = len(recorded["computed"])
+    errors.check("signal_rel_l1", costs[:, 0].expand(blocks, -1), recorded["signal_rel_l1"], 1e-6)
+    errors.check("rescaled_cost", costs[:, 1].expand(blocks, -1), recorded["rescaled_cost"], 1e-5)
+    computed = torch.tensor([[int(step not in steps.skipped) for step in range(len(schedule) + 1)]] * blocks)
+    errors.check("computed", computed, recorded["computed"], 0)
+    return steps
+
+
+def head_programming(directory: Directory, case: str) -> Errors:
+    """E: role assignment on score tables. Where costs tie at the cut, only how many and how costly the dummies are."""
+    recorded, errors = directory.tensors(case), Errors()
+    for entry in directory.document(case)["cases"]:
+        number = f"{entry['index']:02d}"
+        scores = recorded[f"scores_{number}"]
+        cost = dummy_cost(scores)[0]
+        for count, gap, theirs in zip(
+            recorded[f"num_dummy_{number}"].tolist(), entry["cut_gap"], recorded[f"assignment_{number}"], strict=True
+        ):
+            ours = torch.tensor(assign_roles(scores, count))
+            name = f"assignment_{number}_{count}"
+            if gap == 0:
+                lost = [cost[roles == DUMMY].sort().values for roles in (ours, theirs)]
+                errors.check(name, *lost, 0)
+            else:
+                errors.check(name, ours, theirs.long(), 0)
     return errors
 
 

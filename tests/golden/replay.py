@@ -14,12 +14,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
-from cases import Directory, Errors, block_loop, comfy_loop, constants
+from cases import Directory, Errors, block_loop, comfy_loop, constants, head_programming
 
 Replay = Callable[[Directory, str], Errors]
 
 # kind (first letter of the case) -> replay, and the conditions under which our engine cannot do it yet
-REPLAYS: dict[str, Replay] = {"A": block_loop, "B": block_loop, "C": block_loop, "G": comfy_loop, "I": constants}
+REPLAYS: dict[str, Replay] = {
+    **dict.fromkeys("ABCDF", block_loop),
+    "E": head_programming,
+    "G": comfy_loop,
+    "I": constants,
+}
 
 
 def missing_feature(kind: str, params: dict) -> str | None:
