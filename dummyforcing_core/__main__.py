@@ -1,4 +1,4 @@
-"""python -m dummyforcing_core COMMAND: demo, generate, convert, doctor."""
+"""python -m dummyforcing_core COMMAND: demo, generate, compare, profile, convert, doctor."""
 
 import argparse
 import io
@@ -6,10 +6,10 @@ import sys
 import warnings
 
 from . import __version__
-from .cli import convert, demo, doctor, generate
+from .cli import compare, convert, demo, doctor, generate, profile
 from .errors import DummyForcingError
 
-COMMANDS = (demo, generate, convert, doctor)
+COMMANDS = (demo, generate, compare, profile, convert, doctor)
 
 
 class Parser(argparse.ArgumentParser):

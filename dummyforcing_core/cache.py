@@ -6,6 +6,7 @@ Noisy passes only ever write `current`: committed history stays bit for bit as i
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,6 +79,7 @@ class KVCache:
         self.committed_frames = 0
         self.pass_frames = range(0)
         self._tables: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self.on_output: Callable[[int, Tensor], None] | None = None  # sees every layer's output (B, L, H, D)
         self._observer: Observer | None = None
         self._peak_bytes = 0
 
@@ -113,8 +115,11 @@ class KVCache:
                     self._observer(layer, group.heads[r.span], gq[:, :, r.span], keys[:, :, r.span], regions)
             o = self.attend(gq, keys, values)
             if group.whole_layer:
-                return o
-            out[:, :, group.index] = o
+                out = o
+            else:
+                out[:, :, group.index] = o
+        if self.on_output is not None:
+            self.on_output(layer, out)
         return out
 
     def store(self, layer: int, k: Tensor, v: Tensor) -> None:
@@ -143,32 +148,38 @@ class KVCache:
         self.pass_frames = range(0)
 
     def repack(self, plan: HeadPlan) -> None:
-        """Goes over to `plan`, layer by layer, dropping frames it does not keep; PlanError if it needs lost ones."""
+        """Goes over to `plan`, layer by layer, dropping frames it does not keep.
+
+        PlanError, and nothing changed, if it needs frames that are gone.
+        """
         plan.check(len(self.layers), self.plan.heads)
-        for layer in range(len(self.layers)):
-            new = self._repacked(layer, self._memories(plan, layer))
+        survivors = [self._survivors(layer, self._memories(plan, layer)) for layer in range(len(self.layers))]
+        for layer, kept in enumerate(survivors):
+            new = self._repacked(layer, self._memories(plan, layer), kept)
             self._peak_bytes = max(self._peak_bytes, self.resident_bytes + sum(g.resident_bytes for g in new))
             self.layers[layer] = new
         self.plan = plan
 
-    def _repacked(self, layer: int, memories: list[HeadMemory]) -> list[GroupBuffer]:
-        """New buffers of one layer, filled from the present ones."""
-        kept, slots = [], []
+    def _survivors(self, layer: int, memories: list[HeadMemory]) -> list[list[int]]:
+        """Per head, the history slots that stay under the new memories, in their new order."""
+        kept = []
         for head, memory in enumerate(memories):
             source, i = self._find(layer, head)
             if memory.positions != self._positions(source):
                 raise PlanError("a head cannot change between absolute and rank positions; rebuild the cache by replay")
-            held = source.range_of(i)
-            kept.append(held.shrunk_to(memory, self.committed_frames))
-            slots.append([held.slots[slot] for slot in kept[head]])
+            kept.append(source.range_of(i).shrunk_to(memory, self.committed_frames))
+        return kept
+
+    def _repacked(self, layer: int, memories: list[HeadMemory], kept: list[list[int]]) -> list[GroupBuffer]:
+        """New buffers of one layer, filled from the present ones."""
+        found = [self._find(layer, head) for head in range(len(memories))]
+        slots = [[g.range_of(i).slots[slot] for slot in stay] for (g, i), stay in zip(found, kept, strict=True)]
         buffers = [self._buffer(*group) for group in _groups(memories, slots)]
         for group in buffers:
             for i, head in enumerate(group.heads):
-                source, j = self._find(layer, head)
+                source, j = found[head]
                 for slot, old_slot in enumerate(kept[head]):
-                    group.raw_k[:, group.history(slot), i], group.v[:, group.history(slot), i] = source.slot_kv(
-                        j, old_slot
-                    )
+                    group.set_slot(i, slot, *source.slot_kv(j, old_slot))
         return buffers
 
     @staticmethod

@@ -56,16 +56,28 @@ class LatentShape:
 
 @dataclass(frozen=True)
 class Span:
-    """One chunk: its ordinal and its latent frames start .. stop - 1. A given start is chunk 0."""
+    """One chunk: its ordinal and its latent frames start .. stop - 1. A given start is chunk 0.
+
+    part -- ordinal within a given start that takes more than one pass
+    """
 
     chunk: int
     start: int
     stop: int
     given: bool = False
+    part: int = 0
 
     @property
     def frames(self) -> int:
         return self.stop - self.start
+
+    def passes(self, chunk_frames: int) -> list["Span"]:
+        """The clean passes that read this chunk: itself, or a long given start in parts of `chunk_frames`."""
+        starts = range(self.start, self.stop, chunk_frames)
+        return [
+            Span(self.chunk, start, min(start + chunk_frames, self.stop), self.given, part)
+            for part, start in enumerate(starts)
+        ]
 
 
 def chunk_spans(clip_frames: int, chunk_frames: int, given_frames: int = 0) -> list[Span]:

@@ -72,7 +72,7 @@ class HeadRange:
         pinned = [slot for slot in held if slot < self.memory.sink_frames]
         ring = [slot for slot in held if slot >= self.memory.sink_frames]
         more = memory.sink_frames - len(pinned)
-        if more > 0 and ring:
+        if more > 0:
             if len(held) < seen_frames:
                 raise PlanError(
                     f"a head that holds frames {sorted(self.slots)} cannot become {memory}: its first frames are gone; "
@@ -166,6 +166,11 @@ class GroupBuffer:
     def pick(self, x: Tensor) -> Tensor:
         """This group's heads of x (B, L, H, D), in group order."""
         return x if self.whole_layer else x[:, :, self.index]
+
+    def set_slot(self, head: int, slot: int, k: Tensor, v: Tensor) -> None:
+        """Fills one history slot of group head `head` with what `slot_kv` gave."""
+        tokens = self.history(slot)
+        self.raw_k[:, tokens, head], self.v[:, tokens, head] = k, v
 
     def range_of(self, head: int) -> HeadRange:
         return next(r for r in self.ranges if r.start <= head < r.stop)

@@ -30,8 +30,10 @@ class SeededNoise:
         return torch.stack(items).to(self.device)
 
     def _draw(self, seed: int, step: int, span: Span) -> Tensor:
-        words = np.random.SeedSequence((seed % 2**64, span.chunk, step)).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(words[0]))
+        # Two words for the seed, always: entropy of varying length could collide.
+        words = (seed % 2**32, seed // 2**32 % 2**32, span.chunk, step)
+        state = np.random.SeedSequence(words).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(state[0]))
         s = self.shape
         drawn = torch.randn((self.chunk_frames, s.channels, s.height, s.width), generator=generator)
         return drawn[: span.frames].transpose(0, 1)

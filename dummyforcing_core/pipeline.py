@@ -34,6 +34,7 @@ class Pipeline:
     encode: Callable[[str], Tensor]
     new_decoder: Callable[[], StreamingDecoder]
     backend: Backend
+    fingerprint: str
     init_ms: float
     video_scale: int = 1
 
@@ -74,6 +75,7 @@ def load_pipeline(
         encode=encode,
         new_decoder=new_decoder,
         backend=choose(backend, device, dtype, denoiser.geometry.head_dim),
+        fingerprint=loaded.info.fingerprint,
         init_ms=1000 * (time.perf_counter() - began),
         video_scale=DEMO_VIDEO_SCALE if model == DEMO else 1,
     )

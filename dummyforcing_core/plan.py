@@ -27,8 +27,9 @@ class HeadMemory:
     positions: Literal["absolute", "rank"] = "absolute"
 
     def __post_init__(self) -> None:
-        if self.sink_frames < 0 or (self.recent_frames or 0) < 0:
-            raise PlanError(f"{self} counts frames below zero; give 0 or more sink and recent frames")
+        for frames in (self.sink_frames, 0 if self.recent_frames is None else self.recent_frames):
+            if type(frames) is not int or frames < 0:
+                raise PlanError(f"{self} has a count of {frames!r} frames; give whole numbers, 0 or more")
         if self.positions not in ("absolute", "rank"):
             raise PlanError(f"positions {self.positions!r} are unknown; known: absolute, rank")
 
@@ -65,6 +66,13 @@ class KVShape:
     def frame_bytes(self) -> int:
         """K and V of one frame of one head."""
         return 2 * self.batch * self.frame_tokens * self.head_dim * self.element_bytes
+
+
+def _natural(number: object) -> int:
+    """A whole number from 0 up; TypeError for anything else that JSON can hold."""
+    if type(number) is not int or number < 0:
+        raise TypeError(f"{number!r} is no index")
+    return number
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,12 @@ class HeadPlan:
     def cached_frames(self, clip_frames: int) -> list[int]:
         """The history capacity of every head, in frames, layer by layer."""
         return [memory.capacity_frames(clip_frames) for row in self.memories for memory in row]
+
+    def attention_flops(self, shape: KVShape, history_frames: int) -> int:
+        """Multiply-adds times two of one pass over a whole chunk's self-attention, with that much history behind it."""
+        keys = sum(min(history_frames, held) + shape.pass_frames for held in self.cached_frames(shape.clip_frames))
+        queries = shape.batch * shape.pass_frames * shape.frame_tokens
+        return 4 * queries * keys * shape.frame_tokens * shape.head_dim
 
     def history_bytes(self, shape: KVShape, committed_frames: int) -> int:
         """Bytes of live history once `committed_frames` have been committed."""
@@ -157,7 +171,7 @@ class HeadPlan:
         try:
             memories = [HeadMemory(**entry) for entry in document["memories"]]
             plan = cls(
-                tuple(tuple(memories[index] for index in row) for row in document["assignment"]),
+                tuple(tuple(memories[_natural(index)] for index in row) for row in document["assignment"]),
                 tuple(tuple(map(str, row)) for row in document["roles"]),
                 str(document["family"]),
             )

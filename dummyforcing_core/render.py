@@ -13,16 +13,19 @@ from safetensors.torch import save
 from torch import Tensor
 
 from . import __version__
+from .clip_memory import kv_shape
 from .contact_sheet import ContactSheet
 from .errors import OutputError
 from .geometry import FPS, SPATIAL, LatentShape, Span, pixel_frames
 from .noise import SeededNoise
 from .pipeline import Pipeline
-from .plan import KVShape
+from .plan import HeadPlan, KVShape
 from .policies.base import Policy
 from .prompts import PromptSchedule
 from .report import ChunkTiming, RunReport
-from .rollout import ChunkResult, kv_shape, rollout
+from .rollout import ChunkResult, rollout
+from .scoring import HeadScores
+from .stepcache import NO_STEPS, StepCache
 from .streaming import to_uint8
 from .video import VideoWriter, output_error, write_atomic
 
@@ -35,6 +38,7 @@ class Clip:
     shape: LatentShape
     seed: int
     policy: Policy
+    steps: StepCache = NO_STEPS
 
     @property
     def title(self) -> str:
@@ -57,13 +61,22 @@ class Outputs:
         return self.video.with_name(f"{self.video.stem}.part{self.video.suffix}")
 
 
+@dataclass(frozen=True, eq=False)
+class Rendered:
+    """A finished clip: its report, the head plan it ended with, and the scores that plan was made from, if any."""
+
+    report: RunReport
+    plan: HeadPlan
+    scores: HeadScores | None
+
+
 def render(
     pipeline: Pipeline,
     clip: Clip,
     outputs: Outputs,
     on_step: Callable[[Span, int], None] = lambda span, step: None,
-) -> RunReport:
-    """Makes one clip and returns its report.
+) -> Rendered:
+    """Makes one clip.
 
     The video gets its own name when it is whole. An error leaves no file behind; KeyboardInterrupt (or anything else
     that is no Exception, raised in `on_step`) leaves the part.
@@ -113,7 +126,8 @@ def render(
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
         raise
-    return report
+    assert memory.last is not None
+    return Rendered(report, memory.last.plan, memory.scores)
 
 
 @dataclass
@@ -124,6 +138,7 @@ class MemoryUse:
     last: ChunkResult | None = None
     predicted_peak: int = 0
     actual_peak: int = 0
+    scores: HeadScores | None = None
 
     def add(self, chunk: ChunkResult) -> None:
         """The next chunk of the clip."""
@@ -133,6 +148,7 @@ class MemoryUse:
             price = max(price, before.repack_peak_bytes(self.shape, chunk.plan))
         self.predicted_peak = max(self.predicted_peak, price)
         self.actual_peak = max(self.actual_peak, chunk.peak_bytes)
+        self.scores = chunk.scores or self.scores
         self.last = chunk
 
     def rows(self) -> dict:
@@ -159,19 +175,18 @@ def save_latents(path: Path, latents: Tensor) -> None:
 
 def _timed_chunks(pipeline: Pipeline, clip: Clip, on_step: Callable[[Span, int], None]):
     """(chunk, ms) pairs; the device is waited for, so the time is the chunk's own."""
-    contexts = {prompt: pipeline.encode(prompt) for prompt in clip.prompts}
-    prompts = PromptSchedule.per_chunk([contexts[p] for p in clip.prompts], pipeline.family.chunk_frames)
     device = pipeline.denoiser.geometry.device
     chunks = rollout(
         pipeline.denoiser,
         clip.shape,
         pipeline.family.schedule,
-        prompts,
+        prompt_schedule(pipeline, clip),
         clip.policy,
         pipeline.family,
         SeededNoise(clip.seed, clip.shape, pipeline.family.chunk_frames, device),
         on_step=on_step,
         attend=pipeline.backend.run,
+        steps=clip.steps,
     )
     while True:
         began = time.perf_counter()
@@ -181,6 +196,12 @@ def _timed_chunks(pipeline: Pipeline, clip: Clip, on_step: Callable[[Span, int],
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
         yield chunk, _ms_since(began)
+
+
+def prompt_schedule(pipeline: Pipeline, clip: Clip) -> PromptSchedule:
+    """The clip's prompts as features; equal prompts are one tensor, so a repeat is no switch."""
+    contexts = {prompt: pipeline.encode(prompt) for prompt in clip.prompts}
+    return PromptSchedule.per_chunk([contexts[p] for p in clip.prompts], pipeline.family.chunk_frames)
 
 
 def _check_finite(chunk: ChunkResult) -> None:
@@ -226,6 +247,7 @@ def _conditions(pipeline: Pipeline, clip: Clip) -> dict:
         "model": pipeline.name,
         "family": pipeline.family.name,
         "policy": str(clip.policy),
+        "skipped steps": ", ".join(map(str, sorted(clip.steps.skipped))) or "none",
         "prompt": clip.title,
         "size": f"{clip.shape.width * SPATIAL}x{clip.shape.height * SPATIAL}",
         "frames": pixel_frames(clip.shape.frames),

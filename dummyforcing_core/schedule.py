@@ -62,6 +62,9 @@ class Schedule:
                 f"sigmas {self.sigmas} cannot be sampled: give one or more levels, 0 < sigma <= 1, each below the last"
             )
 
+        if not 0 <= self.context_noise < 1:
+            raise DummyForcingError(f"a context noise of {self.context_noise} came; give a noise level, 0 <= sigma < 1")
+
     @classmethod
     def few_step(cls, steps: Sequence[float] = (1000, 750, 500, 250), shift: float = 5.0) -> "Schedule":
         """Warps the step list of a checkpoint (in thousandths) into noise levels."""

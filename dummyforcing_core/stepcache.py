@@ -42,6 +42,9 @@ class StepCache:
         return cls(frozenset(steps))
 
 
+NO_STEPS = StepCache()
+
+
 @dataclass(frozen=True)
 class TeaCache:
     """Skips steps while the accumulated, rescaled change of the time signal stays under `threshold`.

@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 
 from ..errors import DummyForcingError, OutputError
-from ..geometry import Span
-from ..models.families import FAMILIES, Family
-from ..policies import POLICIES, Full, Policy, SlidingWindow, get_policy
+from ..geometry import LatentShape, Span
+from ..models.families import FAMILIES
+from ..pipeline import DEMO, Pipeline, load_pipeline
 
+DEMO_SIZE = (64, 64)
+DEFAULT_SIZE = (832, 480)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-WINDOW, SINK = 12, 3
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +28,6 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--frames", type=int, default=81, help="pixel frames, rounded up to 4n + 1 (default: 81)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--policy", default=Full.name, help=f"{', '.join(POLICIES)} (default: full)")
-    parser.add_argument("--window", type=int, help="latent frames a head sees, current chunk included (policy window)")
-    parser.add_argument("--sink", type=int, help="first latent frames kept within the window (policy window)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)")
     parser.add_argument("--dtype", help=f"{', '.join(DTYPES)} (default: bf16 on a GPU, fp32 on the CPU)")
     parser.add_argument("--attention", default="auto", help="attention backend; `doctor` lists them (default: auto)")
@@ -65,17 +63,29 @@ def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def pick_policy(args: argparse.Namespace, family: Family) -> Policy:
-    """The policy the arguments describe, with the family's own window where none is named."""
-    if get_policy(args.policy) is SlidingWindow:
-        own = family.window_frames is not None
-        window = args.window if args.window is not None else (family.window_frames or WINDOW)
-        sink = args.sink if args.sink is not None else (family.sink_frames if own else SINK)
-        return SlidingWindow(window, sink)
-    for option in ("window", "sink"):
-        if getattr(args, option) is not None:
-            raise DummyForcingError(f"--{option} belongs to --policy window; --policy {args.policy} came")
-    return get_policy(args.policy)()
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a text file, one per line; blank lines and lines that start with # do not count."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise OutputError(f"cannot read the prompts in {path}: {error}; give a UTF-8 text file") from error
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise OutputError(f"{path} holds no prompt; write one per line")
+    return prompts
+
+
+def clip_shape(args: argparse.Namespace) -> LatentShape:
+    """Latents of the clip that --size and --frames describe."""
+    width, height = args.size or (DEMO_SIZE if args.model == DEMO else DEFAULT_SIZE)
+    return LatentShape.of_pixels(width, height, args.frames)
+
+
+def load(args: argparse.Namespace) -> Pipeline:
+    """The model that the run arguments name, on their device."""
+    device = pick_device(args.device)
+    dtype = pick_dtype(args.dtype, device)
+    return load_pipeline(args.model, args.family, device, dtype, args.attention, args.text_embedding, warn)
 
 
 def make_folder(folder: Path) -> None:

@@ -8,8 +8,8 @@ from ..geometry import LatentShape
 from ..pipeline import DEMO, load_pipeline
 from ..policies import Full
 from ..render import Clip, Outputs
-from .common import make_folder, pick_device, pick_dtype, warn
-from .generate import DEMO_SIZE, make_clip
+from .common import DEMO_SIZE, make_folder, pick_device, pick_dtype, warn
+from .generate import make_clip
 
 # One prompt per chunk. The colours are named while the light is on, then never again: what comes back when the
 # light returns is what the cache remembers.

@@ -6,22 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
-from ..geometry import LatentShape, chunk_spans
-from ..pipeline import DEMO, Pipeline, load_pipeline
+from ..geometry import chunk_spans
+from ..pipeline import Pipeline
 from ..policies import get_policy
-from ..render import Clip, Outputs, render
-from .common import (
-    Progress,
-    add_run_arguments,
-    make_folder,
-    pick_device,
-    pick_dtype,
-    pick_policy,
-    warn,
-)
-
-DEMO_SIZE = (64, 64)
-DEFAULT_SIZE = (832, 480)
+from ..render import Clip, Outputs, Rendered, render
+from .common import Progress, add_run_arguments, clip_shape, load, make_folder, read_prompts, warn
+from .policy_arguments import add_policy_arguments, add_step_arguments, pick_policy, pick_steps
 
 
 def add_parser(subparsers: Any) -> None:
@@ -31,6 +21,8 @@ def add_parser(subparsers: Any) -> None:
     text.add_argument("--prompt", help="text of one clip")
     text.add_argument("--prompts", type=Path, metavar="FILE", help="one clip per line, into folder --out; resumable")
     add_run_arguments(parser)
+    add_policy_arguments(parser)
+    add_step_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="video to write (a folder with --prompts)")
     parser.add_argument("--save-latents", type=Path, metavar="FILE", help='also write tensor "latent" (.safetensors)')
     parser.add_argument("--report", type=Path, metavar="FILE", help="also write the timing report (.json)")
@@ -39,34 +31,33 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Makes the clips and prints a report for each."""
-    device = pick_device(args.device)
-    dtype = pick_dtype(args.dtype, device)
-    width, height = args.size or (DEMO_SIZE if args.model == DEMO else DEFAULT_SIZE)
-    shape = LatentShape.of_pixels(width, height, args.frames)
+    shape = clip_shape(args)
     get_policy(args.policy)  # an unknown name must not cost a model load
     jobs = _jobs(args)
     if not jobs:
         return 0
-    pipeline = load_pipeline(args.model, args.family, device, dtype, args.attention, args.text_embedding, warn)
-    policy = pick_policy(args, pipeline.family)
+    pipeline = load(args)
+    policy, steps = pick_policy(args, pipeline), pick_steps(args, pipeline)
     for prompt, outputs in jobs:
-        make_clip(pipeline, Clip([prompt], shape, args.seed, policy), outputs)
+        make_clip(pipeline, Clip([prompt], shape, args.seed, policy, steps), outputs)
     return 0
 
 
-def make_clip(pipeline: Pipeline, clip: Clip, outputs: Outputs) -> None:
-    """Renders one clip under a progress bar and prints its report."""
+def make_clip(pipeline: Pipeline, clip: Clip, outputs: Outputs, verbose: bool = True) -> Rendered:
+    """Renders one clip under a progress bar and prints its report if `verbose`."""
     chunks = chunk_spans(clip.shape.frames, pipeline.family.chunk_frames)
     calls = len(pipeline.family.schedule) + 1
     try:
         with Progress(len(chunks), calls, outputs.video.name) as progress:
-            report = render(pipeline, clip, outputs, progress.on_step)
+            result = render(pipeline, clip, outputs, progress.on_step)
     except KeyboardInterrupt:
         if outputs.part.exists():
             warn(f"interrupted; what was finished plays in {outputs.part}")
         raise
-    print(report.table())
-    print(f"wrote {outputs.video}")
+    if verbose:
+        print(result.report.table())
+        print(f"wrote {outputs.video}")
+    return result
 
 
 def _jobs(args: argparse.Namespace) -> list[tuple[str, Outputs]]:
@@ -84,7 +75,7 @@ def _jobs(args: argparse.Namespace) -> list[tuple[str, Outputs]]:
         return [(args.prompt, Outputs(args.out, latents=args.save_latents, report=args.report))]
     if args.save_latents or args.report:
         raise OutputError("--save-latents and --report name one file; with --prompts they are not available")
-    prompts = _lines(args.prompts)
+    prompts = read_prompts(args.prompts)
     make_folder(args.out)
     jobs = []
     for number, prompt in enumerate(prompts):
@@ -94,17 +85,6 @@ def _jobs(args: argparse.Namespace) -> list[tuple[str, Outputs]]:
         else:
             jobs.append((prompt, Outputs(video, report=video.with_suffix(".json"))))
     return jobs
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise OutputError(f"cannot read the prompts in {path}: {error}; give a UTF-8 text file") from error
-    prompts = [line for line in lines if line and not line.startswith("#")]
-    if not prompts:
-        raise OutputError(f"{path} holds no prompt; write one per line")
-    return prompts
 
 
 def slug(text: str, longest: int = 48) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from dummyforcing_core.plan import HeadMemory, HeadPlan
 
 
-class LostFrames(Exception):
+class LostFramesError(Exception):
     """A head was asked to pin a frame that it no longer has."""
 
 
@@ -52,7 +52,7 @@ class NaiveHead:
 
     def become(self, memory: HeadMemory, committed: int) -> None:
         if not self.can_become(memory, committed):
-            raise LostFrames(f"{sorted(self.lost)} are lost, {memory} wants some of them")
+            raise LostFramesError(f"{sorted(self.lost)} are lost, {memory} wants some of them")
         self.memory = memory
         self.settle(committed)
 
@@ -128,7 +128,10 @@ class NaiveCache:
         return self.heads[layer][head].visible(self.committed)
 
     def stored(self, layer: int, head: int) -> tuple[Tensor, Tensor]:
-        """K as a cache stores it (rotated unless positions are ranks) and V of the visible frames, in order; after the first commit."""
+        """K as a cache stores it (rotated unless positions are ranks) and V of the visible frames, in order.
+
+        There must have been a commit.
+        """
         frames = self.held(layer, head)
         empty = self.k[layer][0][:, :0, head]
         k = torch.cat([empty, *(self.k[layer][f][:, :, head] for f in frames)], dim=1)

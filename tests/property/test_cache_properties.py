@@ -39,8 +39,9 @@ class Scenario:
 
 
 def memories(positions: st.SearchStrategy[str]) -> st.SearchStrategy[HeadMemory]:
-    recent = st.one_of(st.integers(0, 5), st.none())
-    return st.builds(HeadMemory, st.integers(0, 3), recent, positions)
+    anything = st.tuples(st.integers(0, 3), st.one_of(st.integers(0, 5), st.none()))
+    of_equal_size = st.sampled_from(((1, 0), (0, 1), (3, 0), (0, 3), (1, 2), (2, 1)))  # these share a buffer
+    return st.builds(lambda counts, p: HeadMemory(*counts, p), st.one_of(anything, of_equal_size), positions)
 
 
 def plans(layers: int, heads: int, memory: st.SearchStrategy[HeadMemory]) -> st.SearchStrategy[HeadPlan]:

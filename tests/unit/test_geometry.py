@@ -31,7 +31,8 @@ def test_a_clip_has_at_least_one_frame(frames):
 
 
 @pytest.mark.parametrize(
-    "width, height, rows, cols, tokens", [(832, 480, 30, 52, 1560), (1280, 720, 45, 80, 3600), (1920, 1088, 68, 120, 8160)]
+    "width, height, rows, cols, tokens",
+    [(832, 480, 30, 52, 1560), (1280, 720, 45, 80, 3600), (1920, 1088, 68, 120, 8160)],
 )
 def test_known_sizes(width, height, rows, cols, tokens):
     shape = LatentShape.of_pixels(width, height, 81)
@@ -39,7 +40,9 @@ def test_known_sizes(width, height, rows, cols, tokens):
     assert (shape.rows, shape.cols, shape.rows * shape.cols) == (rows, cols, tokens)
 
 
-@pytest.mark.parametrize("width, height, near", [(1920, 1080, "1920x1088"), (100, 64, "96x64"), (0, 64, "16x64"), (-16, 64, "16x64")])
+@pytest.mark.parametrize(
+    "width, height, near", [(1920, 1080, "1920x1088"), (100, 64, "96x64"), (0, 64, "16x64"), (-16, 64, "16x64")]
+)
 def test_sides_off_the_grid_are_refused_with_a_size_that_works(width, height, near):
     with pytest.raises(OutputError, match=f"{width}x{height}.*16 pixels.*{near}"):
         LatentShape.of_pixels(width, height, 81)

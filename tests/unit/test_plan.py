@@ -56,12 +56,12 @@ def test_a_memory_never_counts_more_frames_than_the_clip_has(memory, clip_frames
 
 @pytest.mark.parametrize("arguments", [(-1, 3), (1, -3), (-1, None)])
 def test_negative_frames_are_refused(arguments):
-    with pytest.raises(PlanError, match="below zero"):
+    with pytest.raises(PlanError, match="whole numbers"):
         HeadMemory(*arguments)
 
 
 def test_unknown_positions_are_refused_and_the_known_ones_named():
-    with pytest.raises(PlanError, match="'relative'.*absolute, rank"):
+    with pytest.raises(PlanError, match=r"'relative'.*absolute, rank"):
         HeadMemory(1, 3, "relative")
 
 
@@ -210,8 +210,10 @@ def test_text_that_is_no_plan_is_refused_and_the_expected_format_named(text):
 def test_another_format_or_version_names_what_came_and_what_is_known(text, came):
     with pytest.raises(PlanError) as error:
         HeadPlan.from_json(text)
-    assert came in str(error.value)
-    assert f"known: '{FORMAT}', {VERSION}" in str(error.value)
+    came_text, known_text = str(error.value).split("known", 1)
+    assert came in came_text
+    assert FORMAT in known_text
+    assert str(VERSION) in known_text
 
 
 @pytest.mark.parametrize(
@@ -221,7 +223,6 @@ def test_another_format_or_version_names_what_came_and_what_is_known(text, came)
         edited(assignment=[[0, 1], [0, 0]]),
         edited(assignment=[["0", 0], [0, 0]]),
         edited(assignment=None),
-        edited(memories=[{"sink_frames": "1"}]),
         edited(memories=[{"sink": 1}]),
         edited(memories=[3]),
         edited(roles=7),
@@ -245,7 +246,6 @@ def test_impossible_memories_in_a_file_are_plan_errors(entry):
         HeadPlan.from_json(edited(memories=[entry]))
 
 
-@pytest.mark.xfail(strict=True, reason="from_json takes any number for a frame count and any index for a memory")
 @pytest.mark.parametrize(
     "text",
     [

@@ -1,0 +1,88 @@
+"""`profile`: score a model's heads over many clips, save the profile and a picture of it."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..contact_sheet import save_png
+from ..geometry import LatentShape
+from ..head_map import head_map
+from ..head_programming import ROLES, assign_roles
+from ..pipeline import Pipeline
+from ..profile import HeadProfile
+from ..profiling import (
+    CURRENT_MASS,
+    PAPER_CURRENT_SHARE,
+    PAPER_OVERLAP,
+    ProfilePlan,
+    Sample,
+    current_share,
+    overlaps,
+    take_samples,
+)
+from ..prompts import PromptSchedule
+from ..scoring import HeadScores
+from .common import add_run_arguments, clip_shape, load, make_folder, read_prompts, warn
+
+RATIO = 0.5
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the `profile` command."""
+    parser = subparsers.add_parser("profile", help="score a model's heads and save the profile")
+    add_run_arguments(parser)
+    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one prompt per line")
+    parser.add_argument("--seeds", type=int, default=1, help="clips per prompt (default: 1)")
+    parser.add_argument("--local-chunks", type=int, default=1, help="neighbour window while scoring, in chunks")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="profile to write (.json)")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw the head map (.png)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Scores, prints what the paper prints, writes the profile."""
+    lines = read_prompts(args.prompts)
+    shape: LatentShape = clip_shape(args)
+    for path in (args.out, args.picture):
+        if path is not None:
+            make_folder(path.parent)
+    pipeline = load(args)
+    prompts = [PromptSchedule.constant(pipeline.encode(line)) for line in lines]
+    clips = ProfilePlan(prompts, range(args.seed, args.seed + args.seeds), shape, args.local_chunks)
+    samples = list(take_samples(pipeline.denoiser, pipeline.family, clips, pipeline.backend.run))
+    if not samples:
+        warn("the clips are too short: no chunk had neighbour frames to score; use more --frames")
+        return 2
+    profile = HeadProfile(
+        HeadScores.mean([sample.scores for sample in samples]),
+        pipeline.family.name,
+        pipeline.fingerprint,
+        {"prompts": len(lines), "seeds": args.seeds, "frames": args.frames, "samples": len(samples)},
+    )
+    roles = [[ROLES[role] for role in row] for row in assign_roles(profile.scores.mass, _dummies(pipeline))]
+    print(summary(profile.scores, samples, _dummies(pipeline)))
+    profile.write(args.out, roles)
+    print(f"wrote {args.out}")
+    if args.picture:
+        title = f"{pipeline.name}: roles at {RATIO:.0%} dummy heads"
+        save_png(head_map(roles, profile.scores, title), args.picture)
+        print(f"wrote {args.picture}")
+    return 0
+
+
+def _dummies(pipeline: Pipeline) -> int:
+    model = pipeline.denoiser.geometry
+    return round(RATIO * model.layers * model.heads)
+
+
+def summary(scores: HeadScores, samples: list[Sample], dummies: int) -> str:
+    """Shares of heads that look at the current chunk, and overlaps of dummy sets, beside the paper's."""
+    shares = current_share(scores)
+    lines = [f"heads with more than {CURRENT_MASS:.0%} of their mass on the current chunk, by layer:"]
+    lines += [f"  layer {layer:<3} {share:6.1%}" for layer, share in enumerate(shares.tolist())]
+    lines.append(f"  overall   {float(shares.mean()):6.1%}   (paper: about {PAPER_CURRENT_SHARE:.0%})")
+    lines.append(f"overlap of the {dummies} dummy heads, mean over pairs:")
+    for name, value in overlaps(samples, dummies).items():
+        found = "no pair" if value is None else f"{value:.2f}"
+        lines.append(f"  across {name:<10} {found:>7}   (paper: {PAPER_OVERLAP[name]:.2f})")
+    return "\n".join(lines)

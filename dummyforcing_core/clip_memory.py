@@ -1,0 +1,172 @@
+"""What a clip remembers while it is made: the cache, what was observed, and what a second look would need.
+
+Between chunks only: the clean pass commits a chunk; if the policy asked for it, heads are scored in that pass and the
+cache is re-grouped by the new plan.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .attention import AttentionFn, attention
+from .cache import KVCache
+from .geometry import LatentShape, Span, chunk_spans
+from .models.denoiser import Denoiser, Step
+from .models.families import Family
+from .noise import NoiseFn
+from .plan import HeadPlan, KVShape
+from .policies.base import Policy, Setting
+from .prompts import PromptSchedule
+from .schedule import Schedule, add_noise
+from .scoring import HeadScores, Observation
+
+Past = list[tuple[Span, Tensor]]
+OnPass = Callable[[Span], None]
+
+
+class ClipMemory:
+    """The memory of one clip under one policy. Made by the rollout, dead when it ends."""
+
+    def __init__(
+        self,
+        denoise: Denoiser,
+        shape: LatentShape,
+        schedule: Schedule,
+        prompts: PromptSchedule,
+        policy: Policy,
+        family: Family,
+        noise: NoiseFn,
+        attend: AttentionFn = attention,
+        given_frames: int = 0,
+    ):
+        self.denoise, self.schedule, self.prompts, self.policy, self.noise = denoise, schedule, prompts, policy, noise
+        self.setting = setting_of(denoise, shape, family, given_frames)
+        self._empty = lambda: new_cache(denoise, shape, policy, family, attend, given_frames)
+        self.cache = self._empty()
+        self.observed: list[int] = []
+        self.scores: HeadScores | None = None  # of the last observed chunk
+        self._past: Past = []
+        self._prompt: Tensor | None = None
+
+    def commit(self, span: Span, latent: Tensor, on_pass: OnPass = lambda part: None) -> None:
+        """Reads a finished chunk, latent (B, C, span.frames, h, w), into the cache; observes and plans anew if due.
+
+        on_pass -- called before every clean pass; a long given start takes more than one
+        """
+        parts = [
+            (part, latent[:, :, part.start - span.start : part.stop - span.start])
+            for part in span.passes(self.setting.chunk_frames)
+        ]
+        observation = self._observation(span)
+        for part, frames in parts:
+            on_pass(part)
+            self._clean_pass(part, frames, observation)
+        if observation is not None:
+            self.scores = observation.scores()
+            self.cache.repack(self.policy.replan(self.scores, self.setting))
+            self.observed.append(span.chunk)
+        self._prompt = self.prompts.at(span.start)
+        if self.policy.may_observe_again:
+            self._past = _retained(self._past + parts, span.stop, self.policy.plan(self.setting))
+
+    def _observation(self, span: Span) -> Observation | None:
+        """An observation if the policy wants to score heads in this chunk, over a cache that is wide again."""
+        switched = self._prompt is not None and self.prompts.at(span.start) is not self._prompt
+        if span.given or not self.policy.observes(span, self.setting, self.observed, switched):
+            return None
+        if self.cache.plan != self.policy.plan(self.setting):  # heads cannot be widened in place
+            del self.cache
+            self.cache = self._empty()
+            for passed, latent in self._past:
+                self._clean_pass(passed, latent, None)
+        return self.policy.observation(self.setting)
+
+    def _clean_pass(self, span: Span, latent: Tensor, observation: Observation | None) -> None:
+        context = self.prompts.at(span.start)
+        clean_pass(self.cache, self.denoise, latent, span, context, self.schedule, self.noise, observation)
+
+
+def clean_pass(
+    cache: KVCache,
+    denoise: Denoiser,
+    latent: Tensor,
+    span: Span,
+    context: Tensor,
+    schedule: Schedule,
+    noise: NoiseFn,
+    observation: Observation | None = None,
+) -> None:
+    """Reads a finished chunk once at the context noise level and commits its keys and values.
+
+    With an observation, the last layer's attention runs too, so that its heads are seen.
+    """
+    sigma = schedule.context_noise
+    x = add_noise(latent, noise(len(schedule) + span.part, span), sigma) if sigma else latent
+    cache.begin(span.start, span.frames, observation)
+    step = Step(cache, output=observation is not None)
+    denoise(x, torch.full((latent.shape[0], span.frames), sigma), context, step)
+    cache.commit()
+
+
+@torch.inference_mode()
+def replay(
+    cache: KVCache,
+    denoise: Denoiser,
+    latents: Tensor,
+    prompts: PromptSchedule,
+    schedule: Schedule,
+    noise: NoiseFn,
+    chunk_frames: int,
+    given_frames: int = 0,
+) -> None:
+    """Rebuilds a cache from finished latents (B, C, T, h, w) by clean passes over the same chunks as the rollout's.
+
+    The first `given_frames` were the clip's given start. Exact on one device, backend and version.
+    """
+    for span in chunk_spans(latents.shape[2], chunk_frames, given_frames):
+        for part in span.passes(chunk_frames):
+            frames = latents[:, :, part.start : part.stop]
+            clean_pass(cache, denoise, frames, part, prompts.at(span.start), schedule, noise)
+
+
+def new_cache(
+    denoise: Denoiser,
+    shape: LatentShape,
+    policy: Policy,
+    family: Family,
+    attend: AttentionFn = attention,
+    given_frames: int = 0,
+) -> KVCache:
+    """An empty cache for a clip, laid out by the policy's first plan."""
+    model = denoise.geometry
+    plan = policy.plan(setting_of(denoise, shape, family, given_frames))
+    return KVCache(plan, kv_shape(denoise, shape, family), model.device, model.dtype, attend)
+
+
+def setting_of(denoise: Denoiser, shape: LatentShape, family: Family, given_frames: int = 0) -> Setting:
+    """What a policy may look at in this run."""
+    model = denoise.geometry
+    return Setting(model.layers, model.heads, family, family.chunk_frames, shape.frames, given_frames)
+
+
+def kv_shape(denoise: Denoiser, shape: LatentShape, family: Family) -> KVShape:
+    """What a clip's cache is priced by."""
+    model = denoise.geometry
+    return KVShape(
+        batch=shape.batch,
+        rows=shape.rows,
+        cols=shape.cols,
+        head_dim=model.head_dim,
+        element_bytes=torch.finfo(model.dtype).bits // 8,
+        clip_frames=shape.frames,
+        pass_frames=min(family.chunk_frames, shape.frames),
+    )
+
+
+def _retained(past: Past, stop_frame: int, widest: HeadPlan) -> Past:
+    """The passes that rebuilding the widest cache after `stop_frame` would have to repeat."""
+    memories = [memory for row in widest.memories for memory in row]
+    sink = max(memory.sink_frames for memory in memories)
+    recent = max(memory.recent_frames or 0 for memory in memories)
+    return [(span, latent) for span, latent in past if span.start < sink or span.stop > stop_frame - recent]

@@ -1,0 +1,132 @@
+"""Policies side by side: the same prompts, seed and noise, one row of figures each and one video of all."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from .clip_memory import kv_shape
+from .geometry import FPS
+from .noise import SeededNoise
+from .pipeline import Pipeline
+from .plan import HeadPlan
+from .policies.base import Policy
+from .render import Clip, prompt_schedule
+from .report import RunReport
+from .teacher_forced import ChunkError, teacher_forced
+from .video import VideoWriter, read_frames, write_atomic
+
+_GAP = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One policy of a comparison. Errors are against the first policy, teacher-forced along its clip."""
+
+    policy: Policy
+    plan: HeadPlan
+    report: RunReport
+    errors: Sequence[ChunkError]
+    flops: int
+
+    @property
+    def name(self) -> str:
+        return self.policy.name
+
+    @property
+    def velocity_error(self) -> float:
+        """Mean over the chunks that have a history."""
+        values = [error.velocity for error in self.errors if error.span.start > 0]
+        return sum(values) / len(values) if values else 0.0
+
+    @property
+    def head_error(self) -> torch.Tensor:
+        """(layers, heads), mean over the chunks that have a history."""
+        values = [error.heads for error in self.errors if error.span.start > 0]
+        return torch.stack(values).mean(0) if values else torch.zeros(self.plan.layers, self.plan.heads)
+
+    def to_dict(self) -> dict:
+        """Everything measured, for JSON."""
+        return {
+            "policy": str(self.policy),
+            "velocity_error": self.velocity_error,
+            "velocity_error_per_chunk": [error.velocity for error in self.errors],
+            "head_error": self.head_error.tolist(),
+            "roles": [list(row) for row in self.plan.roles],
+            "attention_flops_per_pass": self.flops,
+            "report": json.loads(self.report.to_json()),
+        }
+
+
+def compare_row(
+    pipeline: Pipeline, clip: Clip, reference: Policy, latents: Path, plan: HeadPlan, report: RunReport
+) -> Row:
+    """Figures of `clip`'s policy against `reference` along the reference's saved latents."""
+    shape = kv_shape(pipeline.denoiser, clip.shape, pipeline.family)
+    device = pipeline.denoiser.geometry.device
+    errors = teacher_forced(
+        pipeline.denoiser,
+        load_file(latents)["latent"].to(device),
+        pipeline.family.schedule,
+        prompt_schedule(pipeline, clip),
+        clip.policy,
+        reference,
+        pipeline.family,
+        SeededNoise(clip.seed, clip.shape, pipeline.family.chunk_frames, device),
+        pipeline.backend.run,
+    )
+    flops = plan.attention_flops(shape, clip.shape.frames - shape.pass_frames)
+    return Row(clip.policy, plan, report, list(errors), flops)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The comparison as plain text; ratios are to the first row of the same run."""
+    first = rows[0]
+    header = f"{'policy':<10}{'velocity':>10}{'heads':>8}{'history':>12}{'resident':>12}{'attention':>12}{'chunk':>12}"
+    units = f"{'':<10}{'error':>10}{'error':>8}{'MiB':>12}{'MiB':>12}{'GFLOP':>12}{'ms':>12}"
+    lines = [header, units]
+    for row in rows:
+        memory = row.report.memory
+        history, resident = (float(memory[k]["actual"] or 0) / 2**20 for k in ("history_bytes", "resident_bytes"))
+        last = row.report.chunks[-1].diffuse_ms
+        lines.append(
+            f"{row.name:<10}{row.velocity_error:>10.4f}{float(row.head_error.mean()):>8.4f}{history:>12.2f}"
+            f"{resident:>12.2f}{row.flops / 1e9:>12.3f}{last:>12.1f}"
+        )
+        if row is not first:
+            lines.append(f"{'':<10}{'':>18}{_ratio(row, first)}")
+    return "\n".join([*lines, "attention: self-attention of one pass, chunk: time, both of the last chunk"])
+
+
+def _ratio(row: Row, first: Row) -> str:
+    mine, theirs = (r.report.memory["history_bytes"]["actual"] or 0 for r in (row, first))
+    slower, faster = first.report.chunks[-1].diffuse_ms, row.report.chunks[-1].diffuse_ms
+    history = f"{mine / theirs:.2f}x history" if theirs else "no history to compare"
+    return f"{history}, {row.flops / first.flops:.2f}x attention FLOPs, {faster / slower:.2f}x time of {first.name}"
+
+
+def write_rows(rows: Sequence[Row], path: Path) -> None:
+    """Writes every figure as JSON."""
+    write_atomic(path, (json.dumps([row.to_dict() for row in rows], indent=1) + "\n").encode("utf-8"))
+
+
+def side_by_side(videos: Sequence[Path], out: Path) -> None:
+    """One video of all, left to right, frame by frame."""
+    writer: VideoWriter | None = None
+    try:
+        for frames in zip_longest(*(read_frames(video) for video in videos)):
+            height = max(frame.shape[0] for frame in frames if frame is not None)
+            gap = np.full((height, _GAP, 3), 24, np.uint8)
+            parts = [part for frame in frames if frame is not None for part in (frame, gap)][:-1]
+            joined = np.concatenate(parts, axis=1)
+            if writer is None:
+                writer = VideoWriter(out, joined.shape[1], joined.shape[0], FPS)
+            writer.write(joined[None])
+    finally:
+        if writer is not None:
+            writer.close()

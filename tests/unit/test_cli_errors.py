@@ -1,0 +1,235 @@
+"""Bad input: exit 2, one line on stderr that begins with "error:", no traceback, no file left."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dummyforcing_core.models.wan import CausalWan, WanConfig
+from dummyforcing_core.video import VideoWriter
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ROOT = Path(__file__).parents[2]
+DEMO = "--model", "demo", "--prompt", "a red circle", "--frames", "9", "--size", "16x16", "--device", "cpu"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_refused(code: int, err: str, message: str) -> None:
+    """Exit 2 and one error line with these words; before it, warnings only (a bar that was there is wiped away)."""
+    assert code == 2, err
+    assert "Traceback" not in err
+    *before, last = (line.rsplit("\r", 1)[-1] for line in err.removesuffix("\n").split("\n"))
+    assert last.startswith("error: "), err
+    assert message.lower() in last.lower()
+    assert all(line.startswith("warning: ") for line in before), err
+
+
+# Words after the good ones above, and what the message must hold; {tmp} is a folder with the regular file "file".
+BAD_WORDS: dict[str, tuple[str, str]] = {
+    "zero frames": ("--frames 0", "ask for at least 1"),
+    "negative frames": ("--frames -5", "-5 frames"),
+    "frames in words": ("--frames many", "--frames: invalid int value: 'many'"),
+    "size not a multiple of 16": ("--size 100x64", "multiples of 16 pixels, e.g. 96x64"),
+    "size zero": ("--size 0x64", "multiples of 16"),
+    "malformed size": ("--size 64", "WIDTHxHEIGHT"),
+    "malformed size, words": ("--size axb", "WIDTHxHEIGHT"),
+    "unknown family": ("--family nope", "unknown model family 'nope'; known families: causal_forcing"),
+    "family of another model": ("--family self_forcing", "--model demo is of family demo"),
+    "unknown policy": ("--policy nope", "unknown policy 'nope'; known policies: full, window"),
+    "unknown attention backend": ("--attention nope", "known: auto, flash3, flash2, sdpa, reference"),
+    "attention backend that cannot serve": ("--attention flash2", "cannot be used here"),
+    "unknown dtype": ("--dtype int4", "known: bf16, fp16, fp32"),
+    "unknown device": ("--device warp", "device 'warp' cannot be used"),
+    "device with no memory": ("--device meta", "device 'meta' cannot be used"),
+    "device without its module": ("--device hpu", "device 'hpu' cannot be used"),
+    "window < sink + chunk": ("--policy window --window 5 --sink 3", "use a window of at least 6"),
+    "negative sink": ("--policy window --window 12 --sink -1", "sink of 0 or more"),
+    "window with full": ("--window 12", "--window belongs to --policy window"),
+    "sink with full": ("--sink 3", "--sink belongs to --policy window"),
+    "two kinds of prompt": ("--prompts {tmp}/file", "not allowed with argument"),
+    "unknown option": ("--colour red", "unrecognized arguments: --colour red"),
+    "missing model file": ("--model {tmp}/none.pt", "no such file"),
+    "model without a suffix": ("--model {tmp}/file", "file type '(none)'"),
+    "no .mp4": ("--out {tmp}/clip.avi", "must end in .mp4"),
+    "no suffix": ("--out {tmp}/clip", "must end in .mp4"),
+    "folder under a file": ("--out {tmp}/file/clip.mp4", "cannot make the folder"),
+    "latents under a file": ("--save-latents {tmp}/file/a/l.safetensors", "cannot make the folder"),
+    "report under a file": ("--report {tmp}/file/r.json", "cannot make the folder"),
+    "report is a folder": ("--report {tmp}", "that is a folder"),
+    "two outputs of one name": ("--out {tmp}/c.mp4 --report {tmp}/x/../c.mp4", "the same file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_WORDS)
+def test_bad_words(run, tiny_demo, tmp_path: Path, case: str) -> None:
+    words, message = BAD_WORDS[case]
+    (tmp_path / "file").write_bytes(b"kept")
+    result = run("generate", "--out", tmp_path / "clip.mp4", *DEMO, *words.replace("{tmp}", str(tmp_path)).split())
+    assert_refused(result.code, result.err, message)
+    assert result.err.count("\n") == 1
+    assert files(tmp_path) == {"file": b"kept"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "required"),
+        (("paint",), "invalid choice: 'paint'"),
+        (("generate", "--out", "c.mp4"), "one of the arguments --prompt --prompts is required"),
+        (("generate", "--prompt", "a circle"), "required: --out"),
+    ],
+)
+def test_incomplete_commands(run, words: tuple[str, ...], message: str) -> None:
+    result = run(*words)
+    assert_refused(result.code, result.err, message)
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "message"),
+    [
+        (None, (), "cannot read the prompts"),
+        (b"", (), "holds no prompt"),
+        (b"# only\n\n   \n# comments\n", (), "holds no prompt"),
+        (b"\xff\xfe\x00", (), "UTF-8"),
+        (b"a circle", ("--report", "r.json"), "with --prompts"),
+    ],
+)
+def test_bad_prompt_files(run, tmp_path: Path, content: bytes | None, more: tuple[str, ...], message: str) -> None:
+    if content is not None:
+        (tmp_path / "p.txt").write_bytes(content)
+    before = sorted(tmp_path.iterdir())
+    result = run("generate", "--prompts", tmp_path / "p.txt", "--out", tmp_path / "clips", *more)
+    assert_refused(result.code, result.err, message)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def truncated(path: Path, state: dict) -> None:
+    torch.save(state, path)
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def lora(path: Path, state: dict) -> None:
+    names = [f"diffusion_model.{name[:-7]}" for name in state if name.endswith(".q.weight")]
+    torch.save({f"{name}.lora_{side}.weight": torch.zeros(2, 2) for name in names for side in "AB"}, path)
+
+
+def broken(path: Path, state: dict) -> None:
+    torch.save(state | {"head.head.bias": state["head.head.bias"] * float("nan")}, path)
+
+
+BAD_CHECKPOINTS = {
+    "truncated": (truncated, "truncated, corrupt or not a .pt file"),
+    "foreign": (lambda path, state: torch.save({"model.diffusion_model.input_blocks.0.weight": torch.zeros(3)}, path),
+                "not a Wan checkpoint"),
+    "no weights": (lambda path, state: path.write_bytes(b"<html>"), "not a .pt file"),
+    "one tensor missing": (lambda path, state: torch.save({k: v for k, v in state.items() if k != "head.modulation"},
+                           path), "1 missing: head.modulation"),
+    "one tensor too many": (lambda path, state: torch.save(state | {"extra": torch.zeros(2)}, path), "surplus: extra"),
+    "LoRA": (lora, "LoRA"),
+    "Wan2.2 5B": (lambda path, state: torch.save(state | {"patch_embedding.weight": torch.zeros(256, 48, 1, 2, 2)},
+                  path), "Wan2.2 5B"),
+    "NaN": (broken, "chunk 0 came out as NaN or infinity"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_CHECKPOINTS)
+def test_bad_checkpoints(run, tiny_config: WanConfig, embedding: Path, tmp_path: Path, case: str) -> None:
+    write, message = BAD_CHECKPOINTS[case]
+    torch.manual_seed(0)
+    write(tmp_path / "m.pt", dict(CausalWan(tiny_config).state_dict()))
+    outputs = tmp_path / "new"
+    result = run(
+        "generate", "--model", tmp_path / "m.pt", "--family", "self_forcing", "--text-embedding", embedding, "--prompt",
+        "x", "--frames", 9, "--size", "32x32", "--device", "cpu", "--out", outputs / "clip.mp4", "--save-latents",
+        outputs / "l.safetensors", "--report", outputs / "r.json",
+    )  # fmt: skip
+    assert_refused(result.code, result.err, message)
+    assert list(outputs.iterdir()) == []
+
+
+def test_a_checkpoint_of_an_unknown_family(run, checkpoint: Path, embedding: Path, tmp_path: Path) -> None:
+    words = "--text-embedding", embedding, "--prompt", "x", "--frames", 1, "--out", tmp_path / "c.mp4"
+    result = run("generate", "--model", checkpoint, *words)
+    assert_refused(result.code, result.err, "pass --family with one of")
+    result = run("generate", "--model", checkpoint, "--family", "nope", *words)
+    assert_refused(result.code, result.err, "unknown model family 'nope'")
+    assert files(tmp_path) == {}
+
+
+BAD_EMBEDDINGS = {
+    "wrong width": ({"a": torch.zeros(7, 31)}, "(rows, 32)"),
+    "no rows": ({"a": torch.zeros(0, 32)}, "1 to 512 rows"),
+    "too many rows": ({"a": torch.zeros(513, 32)}, "1 to 512 rows"),
+    "one axis": ({"a": torch.zeros(32)}, "(rows, 32)"),
+    "a number": ({"a": torch.tensor(1.0)}, "(rows, 32)"),
+    "two tensors": ({"a": torch.zeros(7, 32), "b": torch.zeros(7, 32)}, "expected one tensor"),
+    "no tensor": ({}, "expected one tensor"),
+    "no safetensors": (b"text", "not a readable .safetensors file"),
+    "no file": (None, "not a readable .safetensors file"),
+    "none given": ("", "needs --text-embedding FILE.safetensors"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_EMBEDDINGS)
+def test_bad_embeddings(run, checkpoint: Path, tmp_path: Path, case: str) -> None:
+    content, message = BAD_EMBEDDINGS[case]
+    path = tmp_path / "text.safetensors"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, dict):
+        save_file(content, path)
+    words = () if case == "none given" else ("--text-embedding", path)
+    result = run(
+        "generate", "--model", checkpoint, "--family", "self_forcing", "--prompt", "x", "--frames", 1, "--out",
+        tmp_path / "new" / "c.mp4", *words,
+    )  # fmt: skip
+    assert_refused(result.code, result.err, message)
+    assert result.err.count("\n") == 1
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("chunk", [0, 1])
+def test_full_disk(run, tiny_demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    write, calls = VideoWriter._write_bytes, 0
+
+    def full(self: VideoWriter, data: bytes) -> None:
+        nonlocal calls
+        calls += 1
+        if calls <= chunk:
+            return write(self, data)
+        self._torn = True
+        self._file.write(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(VideoWriter, "_write_bytes", full)
+    names = {"--out": "c.mp4", "--save-latents": "l.safetensors", "--report": "r.json"}
+    result = run("generate", *DEMO, "--frames", 33, *(w for o, n in names.items() for w in (o, tmp_path / n)))
+    assert calls == chunk + 1
+    assert_refused(result.code, result.err, "the disk is full; free some space")
+    assert "kept" not in result.err
+    assert files(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("generate", "--prompt", "a circle", "--frames", "0", "--out", "{tmp}/c.mp4"), "ask for at least 1"),
+        (("generate", "--model", "{tmp}/m.safetensors", "--prompt", "x", "--out", "{tmp}/c.mp4"), "truncated, corrupt"),
+    ],
+)
+def test_as_a_process(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    (tmp_path / "m.safetensors").write_bytes(b"\x00" * 100)
+    command = [sys.executable, "-m", "dummyforcing_core", *(word.replace("{tmp}", str(tmp_path)) for word in words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=120)
+    assert_refused(done.returncode, done.stderr, message)
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert list(files(tmp_path)) == ["m.safetensors"]

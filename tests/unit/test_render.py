@@ -1,0 +1,192 @@
+"""render(): what reaches the files, in which order, and what an error or an interruption leaves."""
+
+import dataclasses
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dummyforcing_core import render as module
+from dummyforcing_core.errors import OutputError
+from dummyforcing_core.geometry import LatentShape
+from dummyforcing_core.noise import SeededNoise
+from dummyforcing_core.pipeline import Pipeline, load_pipeline
+from dummyforcing_core.policies import Full, SlidingWindow
+from dummyforcing_core.prompts import PromptSchedule
+from dummyforcing_core.render import Clip, Outputs, render, save_latents
+from dummyforcing_core.rollout import rollout
+from dummyforcing_core.streaming import to_uint8
+from dummyforcing_core.video import read_frames
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+PROMPT = "a red circle on the left"
+SHAPE = LatentShape.of_pixels(16, 32, 21)  # two chunks
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_demo) -> Pipeline:
+    return load_pipeline("demo", None, torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Outputs:
+    return Outputs(*(tmp_path / name for name in ("c.mp4", "c.png", "l.safetensors", "r.json")))
+
+
+def clip(prompts=(PROMPT,), shape: LatentShape = SHAPE, seed: int = 3, policy=None) -> Clip:
+    return Clip(list(prompts), shape, seed, policy or Full())
+
+
+def names(outputs: Outputs) -> list[str]:
+    return sorted(path.name for path in outputs.video.parent.iterdir())
+
+
+def by_hand(pipeline: Pipeline, prompts: list[str]) -> torch.Tensor:
+    """The clip's latents straight from the rollout, one prompt per chunk."""
+    schedule = PromptSchedule(tuple((3 * i, pipeline.encode(prompt)) for i, prompt in enumerate(prompts)))
+    noise = SeededNoise(3, SHAPE, 3)
+    family = pipeline.family
+    chunks = rollout(pipeline.denoiser, SHAPE, family.schedule, schedule, Full(), family, noise)
+    return torch.cat([chunk.latent for chunk in chunks], dim=2)
+
+
+def test_latents_are_the_rollouts_and_the_video_is_their_decoding(pipeline: Pipeline, outputs: Outputs) -> None:
+    report = render(pipeline, clip(), outputs)
+    assert names(outputs) == ["c.mp4", "c.png", "l.safetensors", "r.json"]
+    latents = load_file(outputs.latents)["latent"]
+    assert torch.equal(latents, by_hand(pipeline, [PROMPT]))
+    decoder = pipeline.new_decoder()
+    with torch.inference_mode():
+        pixels = to_uint8(torch.cat([decoder.push(latents), decoder.flush()], dim=2))[0]
+    shown = list(read_frames(outputs.video))
+    assert len(shown) == len(pixels) == 21
+    for frame, expected in zip(shown, pixels, strict=True):
+        small = frame[3::6, 3::6]  # the middle of every enlarged pixel
+        assert abs(small.astype(int) - expected).mean() < 12  # h264 loses a little colour
+    assert report.to_json() + "\n" == outputs.report.read_text(encoding="utf-8")
+
+
+def test_one_prompt_per_chunk(pipeline: Pipeline, outputs: Outputs) -> None:
+    prompts = [PROMPT, "a blue square, lights off"]
+    render(pipeline, clip(prompts), outputs)
+    mixed = load_file(outputs.latents)["latent"]
+    assert torch.equal(mixed, by_hand(pipeline, prompts))
+    assert torch.equal(mixed[:, :, :3], by_hand(pipeline, [PROMPT])[:, :, :3])
+    assert not torch.equal(mixed[:, :, 3:], by_hand(pipeline, [PROMPT])[:, :, 3:])
+
+
+def test_title_names_each_prompt_once_in_a_row() -> None:
+    assert clip(["a", "a", "b", "a"]).title == "a  |  b  |  a"
+    assert Outputs(Path("x") / "clip.v2.mp4").part == Path("x") / "clip.v2.part.mp4"
+
+
+def test_every_chunk_is_on_disk_before_the_next_begins(pipeline: Pipeline, outputs: Outputs) -> None:
+    seen: list[tuple[int, int, int]] = []
+
+    def on_step(span, step: int) -> None:
+        if step == 0:
+            frames = len(list(read_frames(outputs.part))) if span.chunk else outputs.part.stat().st_size
+            seen.append((span.chunk, span.start, frames))
+            assert not outputs.video.exists()
+
+    render(pipeline, clip(shape=LatentShape.of_pixels(16, 16, 33)), outputs, on_step)
+    assert seen == [(0, 0, 0), (1, 3, 9), (2, 6, 21)]
+    assert len(list(read_frames(outputs.video))) == 33
+
+
+def test_every_model_call_is_announced(pipeline: Pipeline, outputs: Outputs) -> None:
+    calls: list[tuple[int, int]] = []
+    render(pipeline, clip(), outputs, lambda span, step: calls.append((span.chunk, step)))
+    assert calls == [(chunk, step) for chunk in range(2) for step in range(5)]
+
+
+def test_report_prices_the_policy_that_ran(pipeline: Pipeline, outputs: Outputs, tiny_demo) -> None:
+    report = render(pipeline, clip(policy=SlidingWindow(4, 1)), outputs)
+    frame = 2 * 2 * tiny_demo.dim * 4 * tiny_demo.num_layers  # K and V, two tokens, float32
+    assert report.memory["history_bytes"] == {"predicted": frame, "actual": frame}
+    assert report.memory["resident_bytes"] == {"predicted": 4 * frame, "actual": 4 * frame}
+    assert report.conditions["policy"] == str(SlidingWindow(4, 1))
+
+
+def no_space(*_: object, **__: object) -> None:
+    raise OutputError("cannot write it: the disk is full")
+
+
+@pytest.mark.parametrize("broken", ["save_latents", "ContactSheet.save", "RunReport.write", "_rename"])
+def test_an_error_leaves_nothing(
+    pipeline: Pipeline, outputs: Outputs, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    monkeypatch.setattr(f"{module.__name__}.{broken}", no_space)
+    with pytest.raises(OutputError, match="the disk is full"):
+        render(pipeline, clip(), outputs)
+    assert names(outputs) == []
+
+
+def test_an_error_leaves_an_older_clip_alone(
+    pipeline: Pipeline, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs.video.write_bytes(b"older")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("dummyforcing_core.video.VideoWriter._write_bytes", full)
+    with pytest.raises(OutputError, match=r"cannot write .*c\.mp4: the disk is full"):
+        render(pipeline, clip(), outputs)
+    assert names(outputs) == ["c.mp4"]
+    assert outputs.video.read_bytes() == b"older"
+
+
+def test_a_video_that_cannot_get_its_name(pipeline: Pipeline, outputs: Outputs) -> None:
+    outputs.video.mkdir()
+    with pytest.raises(OutputError, match=r"cannot write .*c\.mp4"):
+        render(pipeline, clip(), outputs)
+    assert names(outputs) == ["c.mp4"]
+
+
+class Spoiled:
+    """A decoder of NaN."""
+
+    def push(self, latents: torch.Tensor) -> torch.Tensor:
+        return torch.full((1, 3, 9, 32, 16), float("nan"))
+
+
+def test_nan_in_the_pixels(pipeline: Pipeline, outputs: Outputs) -> None:
+    spoiled = dataclasses.replace(pipeline, new_decoder=Spoiled)
+    with pytest.raises(OutputError, match="NaN or infinity"):
+        render(spoiled, clip(), outputs)
+    assert names(outputs) == []
+
+
+def test_nan_after_good_chunks(pipeline: Pipeline, outputs: Outputs) -> None:
+    encode = pipeline.encode
+    prompts = {"good": encode(PROMPT), "bad": encode(PROMPT) * float("nan")}
+    with pytest.raises(OutputError, match="chunk 1 came out as NaN"):
+        render(dataclasses.replace(pipeline, encode=prompts.__getitem__), clip(["good", "bad"]), outputs)
+    assert names(outputs) == []
+
+
+def test_an_interruption_leaves_the_part(pipeline: Pipeline, outputs: Outputs) -> None:
+    def on_step(span, step: int) -> None:
+        if (span.chunk, step) == (1, 4):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        render(pipeline, clip(), outputs, on_step)
+    assert names(outputs) == ["c.part.mp4"]
+    assert len(list(read_frames(outputs.part))) == 9
+    render(pipeline, clip(), outputs)
+    assert names(outputs) == ["c.mp4", "c.png", "l.safetensors", "r.json"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions work otherwise there")
+def test_latents_are_as_readable_as_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"")
+    save_latents(tmp_path / "l.safetensors", torch.zeros(1, 16, 2, 2, 2)[:, :, 1:])
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+    assert load_file(tmp_path / "l.safetensors")["latent"].shape == (1, 16, 1, 2, 2)
