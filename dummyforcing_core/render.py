@@ -194,7 +194,7 @@ def _timed_chunks(pipeline: Pipeline, clip: Clip, on_step: Callable[[Span, int],
         if chunk is None:
             return
         if device.type != "cpu":
-            torch.accelerator.synchronize(device)
+            getattr(torch, device.type).synchronize()
         yield chunk, _ms_since(began)
 
 

@@ -79,8 +79,10 @@ def _step(memory: ClipMemory, x: Tensor, sigma: float, span: Span) -> tuple[Tens
 
 def _head_error(outputs: list[Tensor], others: list[Tensor]) -> Tensor:
     """(layers, heads) relative L2 between outputs (B, L, H, D) of every layer."""
-    rows = [
-        (other.float() - out.float()).norm(dim=(0, 1, 3)) / out.float().norm(dim=(0, 1, 3)).clamp_min(1e-12)
-        for out, other in zip(outputs, others, strict=True)
-    ]
+    rows = [_norms(other - out) / _norms(out).clamp_min(1e-12) for out, other in zip(outputs, others, strict=True)]
     return torch.stack(rows).cpu()
+
+
+def _norms(x: Tensor) -> Tensor:
+    """L2 norm per head of x (B, L, H, D)."""
+    return torch.linalg.vector_norm(x.float(), dim=(0, 1, 3))

@@ -15,6 +15,7 @@ from ..pipeline import DEMO, Pipeline, load_pipeline
 
 DEMO_SIZE = (64, 64)
 DEFAULT_SIZE = (832, 480)
+ACCELERATORS = ("cuda", "xpu", "mps")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -41,10 +42,15 @@ def size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def _available(kind: str) -> bool:
+    module = torch.backends.mps if kind == "mps" else getattr(torch, kind, None)
+    return module is not None and module.is_available()
+
+
 def pick_device(name: str) -> torch.device:
     """The device called `name`; "auto" takes the first accelerator there is."""
     if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        return next((torch.device(kind) for kind in ACCELERATORS if _available(kind)), torch.device("cpu"))
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
@@ -105,7 +111,10 @@ class Progress:
     """A bar over model calls with the time left, on stderr."""
 
     def __init__(self, chunks: int, calls_per_chunk: int, label: str):
-        from tqdm import tqdm
+        try:
+            from tqdm import tqdm
+        except ImportError as error:
+            raise DummyForcingError("the progress bar needs tqdm, which is not installed: pip install tqdm") from error
 
         # The delay lets what the first call has to say, a warning or an error, stand on a line of its own.
         total = chunks * calls_per_chunk

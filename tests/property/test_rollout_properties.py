@@ -394,21 +394,7 @@ class Noting(SlidingWindow):
 
 @pytest.mark.parametrize(
     "switch, first_chunk_start",
-    [
-        (3, 3),
-        (6, 6),
-        *(
-            pytest.param(
-                *case,
-                marks=pytest.mark.xfail(
-                    strict=True,
-                    reason="ClipMemory compares prompts.at(start) with prompts.at(start - 1), which names the new "
-                    "prompt unless the switch frame is the chunk's first; compare with the previous chunk's start",
-                ),
-            )
-            for case in ((1, 3), (4, 6), (5, 6))
-        ),
-    ],
+    [(1, 3), (3, 3), (4, 6), (5, 6), (6, 6)],
 )
 def test_a_policy_is_told_of_a_prompt_switch_at_the_chunk_where_it_takes_effect(switch, first_chunk_start):
     policy = Noting(12, 3)

@@ -264,7 +264,7 @@ class TestPromptFile:
     def test_a_finished_folder_loads_no_model(self, batch, monkeypatch: pytest.MonkeyPatch) -> None:
         _, generate = batch
         generate()
-        monkeypatch.setattr("dummyforcing_core.cli.generate.load_pipeline", lambda *_: pytest.fail("loaded a model"))
+        monkeypatch.setattr("dummyforcing_core.pipeline.load_demo_model", lambda *_: pytest.fail("loaded a model"))
         result = generate()
         assert result.code == 0
         assert result.out.count("is there already") == 3

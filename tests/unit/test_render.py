@@ -55,7 +55,7 @@ def by_hand(pipeline: Pipeline, prompts: list[str]) -> torch.Tensor:
 
 
 def test_latents_are_the_rollouts_and_the_video_is_their_decoding(pipeline: Pipeline, outputs: Outputs) -> None:
-    report = render(pipeline, clip(), outputs)
+    report = render(pipeline, clip(), outputs).report
     assert names(outputs) == ["c.mp4", "c.png", "l.safetensors", "r.json"]
     latents = load_file(outputs.latents)["latent"]
     assert torch.equal(latents, by_hand(pipeline, [PROMPT]))
@@ -105,7 +105,7 @@ def test_every_model_call_is_announced(pipeline: Pipeline, outputs: Outputs) -> 
 
 
 def test_report_prices_the_policy_that_ran(pipeline: Pipeline, outputs: Outputs, tiny_demo) -> None:
-    report = render(pipeline, clip(policy=SlidingWindow(4, 1)), outputs)
+    report = render(pipeline, clip(policy=SlidingWindow(4, 1)), outputs).report
     frame = 2 * 2 * tiny_demo.dim * 4 * tiny_demo.num_layers  # K and V, two tokens, float32
     assert report.memory["history_bytes"] == {"predicted": frame, "actual": frame}
     assert report.memory["resident_bytes"] == {"predicted": 4 * frame, "actual": 4 * frame}
