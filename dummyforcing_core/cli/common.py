@@ -91,7 +91,21 @@ def load(args: argparse.Namespace) -> Pipeline:
     """The model that the run arguments name, on their device."""
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
+    if args.model == DEMO:
+        _one_thread(device)
     return load_pipeline(args.model, args.family, device, dtype, args.attention, args.text_embedding, warn)
+
+
+def load_demo(device: torch.device) -> Pipeline:
+    """The bundled model in float32."""
+    _one_thread(device)
+    return load_pipeline(DEMO, None, device, torch.float32, warn=warn)
+
+
+def _one_thread(device: torch.device) -> None:
+    """The demo's tensors are so small that threads wait for each other longer than they work."""
+    if device.type == "cpu":
+        torch.set_num_threads(1)
 
 
 def make_folder(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """`compare`: the same clip under several policies, side by side, with what each costs and loses."""
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,29 +40,30 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def compare(pipeline: Pipeline, clip: Clip, policies: list[Policy], folder: Path) -> list[Row]:
-    """Makes `clip` under every policy, into `folder`, and prints the table."""
+def compare(
+    pipeline: Pipeline, clip: Clip, policies: Sequence[Policy], folder: Path, stems: Sequence[str] | None = None
+) -> list[Row]:
+    """Makes `clip` under every policy, into `folder` under `stems`, and prints the table."""
+    stems = stems or _stems(policies)
     rows: list[Row] = []
-    videos: list[Path] = []
-    latents = folder / f"{policies[0].name}.safetensors"
-    for number, policy in enumerate(policies):
-        stem = policy.name if policy.name not in [row.name for row in rows] else f"{policy.name}_{number}"
-        again = Clip(clip.prompts, clip.shape, clip.seed, policy, clip.steps)
-        outputs = Outputs(
-            folder / f"{stem}.mp4",
-            folder / f"{stem}.png",
-            latents if number == 0 else None,
-            folder / f"{stem}.json",
-        )
-        result = make_clip(pipeline, again, outputs, verbose=False)
-        rows.append(compare_row(pipeline, again, policies[0], latents, result.plan, result.report))
-        videos.append(outputs.video)
+    latents = folder / f"{stems[0]}.safetensors"
+    for policy, stem in zip(policies, stems, strict=True):
+        variant = replace(clip, policy=policy)
+        files = {suffix: folder / f"{stem}.{suffix}" for suffix in ("mp4", "png", "json")}
+        outputs = Outputs(files["mp4"], files["png"], None if rows else latents, files["json"])
+        result = make_clip(pipeline, variant, outputs, verbose=not rows)
+        rows.append(compare_row(pipeline, variant, policies[0], latents, result.plan, result.report))
         if len({role for row in result.plan.roles for role in row}) > 1:
-            save_png(
-                head_map(result.plan.roles, result.scores, f"{pipeline.name}, {stem}"), folder / f"{stem}_heads.png"
-            )
-    side_by_side(videos, folder / "side_by_side.mp4")
+            picture = head_map(result.plan.roles, result.scores, f"{pipeline.name}, {stem}")
+            save_png(picture, folder / f"{stem}_heads.png")
+    side_by_side([folder / f"{stem}.mp4" for stem in stems], folder / "side_by_side.mp4")
     write_rows(rows, folder / "compare.json")
     print(table(rows))
-    print(f"wrote {folder / 'side_by_side.mp4'}, compare.json and the clips beside it")
+    print(f"wrote {folder / 'side_by_side.mp4'} ({' | '.join(stems)}), compare.json and head maps beside it")
     return rows
+
+
+def _stems(policies: Sequence[Policy]) -> list[str]:
+    """One file name per policy, numbered where a policy comes twice."""
+    names = [policy.name for policy in policies]
+    return [name if name not in names[:i] else f"{name}_{i}" for i, name in enumerate(names)]

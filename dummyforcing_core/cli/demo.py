@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ..geometry import LatentShape
-from ..pipeline import DEMO, load_pipeline
-from ..policies import Full
-from ..render import Clip, Outputs
-from .common import DEMO_SIZE, make_folder, pick_device, pick_dtype, warn
-from .generate import make_clip
+from ..policies import DummyForcing, Full
+from ..render import Clip
+from .common import DEMO_SIZE, load_demo, make_folder, pick_device
+from .compare import compare
 
 # One prompt per chunk. The colours are named while the light is on, then never again: what comes back when the
 # light returns is what the cache remembers.
@@ -30,12 +29,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes demo.mp4, demo.png (contact sheet) and demo.json (report) and prints the report."""
+    """Writes demo.mp4, its contact sheet and report, the same clip under Dummy Forcing, and both side by side."""
     make_folder(args.out)
     device = pick_device(args.device)
-    pipeline = load_pipeline(DEMO, None, device, pick_dtype("fp32", device), warn=warn)
-    shape = LatentShape.of_pixels(*DEMO_SIZE, FRAMES)
-    outputs = Outputs(args.out / "demo.mp4", args.out / "demo.png", report=args.out / "demo.json")
-    make_clip(pipeline, Clip(STORY, shape, args.seed, Full()), outputs)
-    print(f"wrote {outputs.contact_sheet}: every column is one chunk; the light goes out in the third")
+    pipeline = load_demo(device)
+    clip = Clip(STORY, LatentShape.of_pixels(*DEMO_SIZE, FRAMES), args.seed, Full())
+    compare(pipeline, clip, [Full(), DummyForcing()], args.out, ["demo", "dummy_forcing"])
+    print(f"wrote {args.out / 'demo.png'}: every column is one chunk; the light goes out in the third")
     return 0

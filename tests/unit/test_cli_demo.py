@@ -1,4 +1,4 @@
-"""`demo`: one word, three files."""
+"""`demo`: one word; a clip, the same under Dummy Forcing, and both side by side."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,9 @@ from dummyforcing_core.models.families import get_family
 from dummyforcing_core.video import read_frames
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-FILES = ["demo.json", "demo.mp4", "demo.png"]
+CLIP = ["demo.json", "demo.mp4", "demo.png", "demo.safetensors"]
+DUMMY = ["dummy_forcing.json", "dummy_forcing.mp4", "dummy_forcing.png"]
+FILES = sorted([*CLIP, *DUMMY, "dummy_forcing_heads.png", "compare.json", "side_by_side.mp4"])
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,8 @@ def test_default_folder_and_seed(run, tiny_demo, tmp_path: Path, monkeypatch: py
     videos = []
     for seed in (0, 0, 1):
         assert run("demo", "--seed", seed).code == 0
-        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+        made = {path.name for path in (tmp_path / "out").iterdir()}
+        assert made == set(FILES) - {"dummy_forcing_heads.png"}  # one chunk: too short to classify heads
         videos.append((tmp_path / "out" / "demo.mp4").read_bytes())
     assert videos[0] == videos[1] != videos[2]
 
