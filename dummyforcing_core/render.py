@@ -17,9 +17,10 @@ from .clip_memory import kv_shape
 from .contact_sheet import ContactSheet
 from .errors import OutputError
 from .geometry import FPS, SPATIAL, LatentShape, Span, pixel_frames
+from .memory_use import MemoryUse
 from .noise import SeededNoise
 from .pipeline import Pipeline
-from .plan import HeadPlan, KVShape
+from .plan import HeadPlan
 from .policies.base import Policy
 from .prompts import PromptSchedule
 from .report import ChunkTiming, RunReport
@@ -128,44 +129,6 @@ def render(
         raise
     assert memory.last is not None
     return Rendered(report, memory.last.plan, memory.scores)
-
-
-@dataclass
-class MemoryUse:
-    """K/V bytes of a clip as its plans priced them, beside what was really allocated."""
-
-    shape: KVShape
-    last: ChunkResult | None = None
-    predicted_peak: int = 0
-    actual_peak: int = 0
-    scores: HeadScores | None = None
-
-    def add(self, chunk: ChunkResult) -> None:
-        """The next chunk of the clip."""
-        before = self.last.plan if self.last else chunk.plan
-        price = before.resident_bytes(self.shape)
-        if chunk.plan != before:
-            price = max(price, before.repack_peak_bytes(self.shape, chunk.plan))
-        self.predicted_peak = max(self.predicted_peak, price)
-        self.actual_peak = max(self.actual_peak, chunk.peak_bytes)
-        self.scores = chunk.scores or self.scores
-        self.last = chunk
-
-    def rows(self) -> dict:
-        """For RunReport.memory."""
-        if self.last is None:
-            return {}
-        plan, frames = self.last.plan, self.shape.clip_frames
-        cached = plan.cached_frames(frames)
-        return {
-            "history_bytes": {
-                "predicted": plan.history_bytes(self.shape, self.last.span.stop),
-                "actual": self.last.history_bytes,
-            },
-            "resident_bytes": {"predicted": plan.resident_bytes(self.shape), "actual": self.last.resident_bytes},
-            "peak_bytes": {"predicted": self.predicted_peak, "actual": self.actual_peak},
-            "cached_frames": {"mean": sum(cached) / len(cached), "max": max(cached)},
-        }
 
 
 def save_latents(path: Path, latents: Tensor) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .streaming import TIME_FACTOR
+from .geometry import TEMPORAL
 from .video import write_atomic
 
 _MEBIBYTE = 2**20
@@ -34,7 +34,7 @@ class ChunkTiming:
     @property
     def pixel_frames(self) -> int:
         """The first latent frame of a clip gives one pixel frame, every later one four."""
-        return TIME_FACTOR * self.frames - (TIME_FACTOR - 1 if self.start_frame == 0 and self.frames else 0)
+        return TEMPORAL * self.frames - (TEMPORAL - 1 if self.start_frame == 0 and self.frames else 0)
 
 
 @dataclass

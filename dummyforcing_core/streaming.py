@@ -9,12 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import OutputError
+from .geometry import TEMPORAL
 
 if TYPE_CHECKING:
     import numpy as np
-
-TIME_FACTOR = 4
-"""Pixel frames per latent frame, except the first of a clip, which gives one."""
 
 
 @runtime_checkable
@@ -103,7 +101,7 @@ class LatentPreview(StreamingDecoder):
         rgb = F.interpolate(rgb.flatten(0, 1), size=size, mode=self.mode).clamp_(-1, 1)
         rgb = rgb.reshape(batch, frames, 3, *size).transpose(1, 2)
 
-        repeats = torch.full((frames,), TIME_FACTOR, device=x.device)
+        repeats = torch.full((frames,), TEMPORAL, device=x.device)
         if frames and not self._started:
             repeats[0] = 1
             self._started = True

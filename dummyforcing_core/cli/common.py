@@ -64,6 +64,11 @@ def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
     """The dtype called `name`, or what suits the device."""
     if name is None:
         return torch.bfloat16 if device.type in ("cuda", "xpu") else torch.float32
+    return named_dtype(name)
+
+
+def named_dtype(name: str) -> torch.dtype:
+    """The dtype called `name`; unknown names list the known ones."""
     if name not in DTYPES:
         raise DummyForcingError(f"unknown dtype {name!r}; known: {', '.join(DTYPES)}")
     return DTYPES[name]

@@ -9,8 +9,7 @@ import torch
 from ..errors import CheckpointError
 from ..models.checkpoints import convert_checkpoint
 from ..models.families import FAMILIES
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+from .common import DTYPES, named_dtype
 
 
 def add_parser(subparsers: Any) -> None:
@@ -31,13 +30,12 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Converts and prints what was done. Raises DummyForcingError for bad input; nothing half-written stays."""
     source, target = Path(args.source), Path(args.target)
-    if args.dtype is not None and args.dtype not in DTYPES:
-        raise CheckpointError(f"unknown dtype {args.dtype!r}; known dtypes: {', '.join(DTYPES)}")
+    dtype = named_dtype(args.dtype) if args.dtype else None
     if target.suffix.lower() != ".safetensors":
         raise CheckpointError(f"{target}: the target must end in .safetensors; rename it")
     if target.exists() and source.exists() and source.samefile(target):
         raise CheckpointError(f"{target}: source and target are the same file; give another target, the source is kept")
-    info, family, size = convert_checkpoint(source, target, args.family, DTYPES.get(args.dtype))
+    info, family, size = convert_checkpoint(source, target, args.family, dtype)
     c = info.geometry
     container = info.container or "bare tensors"
     print(f"read     {source} ({container}, {info.tensors} tensors, mostly {_name(info.dtype)})")

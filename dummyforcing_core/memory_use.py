@@ -1,0 +1,45 @@
+"""Predicted beside actual K/V memory of a clip."""
+
+from dataclasses import dataclass
+
+from .plan import KVShape
+from .rollout import ChunkResult
+from .scoring import HeadScores
+
+
+@dataclass
+class MemoryUse:
+    """K/V bytes of a clip as its plans priced them, beside what was really allocated."""
+
+    shape: KVShape
+    last: ChunkResult | None = None
+    predicted_peak: int = 0
+    actual_peak: int = 0
+    scores: HeadScores | None = None
+
+    def add(self, chunk: ChunkResult) -> None:
+        """The next chunk of the clip."""
+        before = self.last.plan if self.last else chunk.plan
+        price = before.resident_bytes(self.shape)
+        if chunk.plan != before:
+            price = max(price, before.repack_peak_bytes(self.shape, chunk.plan))
+        self.predicted_peak = max(self.predicted_peak, price)
+        self.actual_peak = max(self.actual_peak, chunk.peak_bytes)
+        self.scores = chunk.scores or self.scores
+        self.last = chunk
+
+    def rows(self) -> dict:
+        """For RunReport.memory."""
+        if self.last is None:
+            return {}
+        plan, frames = self.last.plan, self.shape.clip_frames
+        cached = plan.cached_frames(frames)
+        return {
+            "history_bytes": {
+                "predicted": plan.history_bytes(self.shape, self.last.span.stop),
+                "actual": self.last.history_bytes,
+            },
+            "resident_bytes": {"predicted": plan.resident_bytes(self.shape), "actual": self.last.resident_bytes},
+            "peak_bytes": {"predicted": self.predicted_peak, "actual": self.actual_peak},
+            "cached_frames": {"mean": sum(cached) / len(cached), "max": max(cached)},
+        }
