@@ -77,7 +77,8 @@ class KVCache:
             memories = self._memories(plan, layer)
             self.layers.append([self._buffer(*group) for group in _groups(memories, [[] for _ in memories])])
         self.committed_frames = 0
-        self.pass_frames = range(0)
+        self.query_frames = range(0)
+        self.pass_frames = range(0)  # those of them that become keys
         self._tables: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self.on_output: Callable[[int, Tensor], None] | None = None  # sees every layer's output (B, L, H, D)
         self._observer: Observer | None = None
@@ -91,13 +92,20 @@ class KVCache:
 
     # -- one pass ------------------------------------------------------------------------------------------------
 
-    def begin(self, start_frame: int, frames: int, observer: Observer | None = None) -> None:
-        """Opens a pass over latent frames start_frame .. start_frame + frames - 1, watched by `observer` if given."""
+    def begin(
+        self, start_frame: int, frames: int, observer: Observer | None = None, key_frames: int | None = None
+    ) -> None:
+        """Opens a pass over latent frames start_frame .. start_frame + frames - 1, watched by `observer` if given.
+
+        Only the newest `key_frames` of them (default: all) become keys and values; the others are queries only.
+        """
         if not 0 < frames <= self.shape.pass_frames:
             raise PlanError(f"a pass of {frames} frames came, this cache was made for 1 to {self.shape.pass_frames}")
-        if self.pass_frames != range(start_frame, start_frame + frames):
-            self.pass_frames = range(start_frame, start_frame + frames)
+        stop = start_frame + frames
+        if self.query_frames != range(start_frame, stop):
             self._tables.clear()
+        self.query_frames = range(start_frame, stop)
+        self.pass_frames = range(stop - (frames if key_frames is None else key_frames), stop)
         self._observer = observer
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -105,9 +113,8 @@ class KVCache:
         frames = len(self.pass_frames)
         out = torch.empty_like(q)
         for group in self.layers[layer]:
-            cos, sin = self._rotation(group)
-            group.stage(group.pick(k), group.pick(v), frames, cos, sin)
-            gq = apply_rope(group.pick(q), cos, sin)
+            self._stage(group, k, v)
+            gq = apply_rope(group.pick(q), *self._rotation(group, self.query_frames))
             keys, values = group.views(frames)
             if self._observer is not None:
                 for r in group.ranges:
@@ -125,16 +132,22 @@ class KVCache:
     def store(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Stages k, v (B, L, H, D) of a layer whose output nobody reads."""
         for group in self.layers[layer]:
-            group.stage(group.pick(k), group.pick(v), len(self.pass_frames), *self._rotation(group))
+            self._stage(group, k, v)
 
-    def _rotation(self, group: GroupBuffer) -> tuple[Tensor, Tensor]:
-        start = group.resident_frames if group.rank_positions else self.pass_frames.start
-        key = start, len(self.pass_frames)
+    def _stage(self, group: GroupBuffer, k: Tensor, v: Tensor) -> None:
+        tokens = len(self.pass_frames) * self.shape.frame_tokens
+        k, v = (group.pick(x[:, x.shape[1] - tokens :]) for x in (k, v))
+        group.stage(k, v, len(self.pass_frames), *self._rotation(group, self.pass_frames))
+
+    def _rotation(self, group: GroupBuffer, frames: range) -> tuple[Tensor, Tensor]:
+        """Tables for frames of this pass: their own positions, or their places behind the frames held."""
+        start = frames.start
+        if group.rank_positions:
+            start = group.resident_frames + frames.start - self.pass_frames.start
+        key = start, len(frames)
         if key not in self._tables:
-            frames = range(start, start + len(self.pass_frames))
-            self._tables[key] = rope_table(
-                frames, self.shape.rows, self.shape.cols, self.shape.head_dim, self._like.device
-            )
+            at = range(start, start + len(frames))
+            self._tables[key] = rope_table(at, self.shape.rows, self.shape.cols, self.shape.head_dim, self._like.device)
         return self._tables[key]
 
     # -- between passes ------------------------------------------------------------------------------------------
@@ -145,7 +158,17 @@ class KVCache:
             for group in groups:
                 group.commit(self.pass_frames)
         self.committed_frames += len(self.pass_frames)
-        self.pass_frames = range(0)
+        self.query_frames = self.pass_frames = range(0)
+
+    def clear(self, keep_sink: bool) -> None:
+        """Forgets the recent frames, and the pinned ones too unless `keep_sink`."""
+        for layer in range(len(self.layers)):
+            memories = self._memories(self.plan, layer)
+            held = (self._range_of(layer, head) for head in range(len(memories)))
+            kept = [list(range(r.pinned_frames)) if keep_sink else [] for r in held]
+            self._replace(layer, self._repacked(layer, memories, kept))
+        if not keep_sink:
+            self.committed_frames = 0
 
     def repack(self, plan: HeadPlan) -> None:
         """Goes over to `plan`, layer by layer, dropping frames it does not keep.
@@ -155,10 +178,12 @@ class KVCache:
         plan.check(len(self.layers), self.plan.heads)
         survivors = [self._survivors(layer, self._memories(plan, layer)) for layer in range(len(self.layers))]
         for layer, kept in enumerate(survivors):
-            new = self._repacked(layer, self._memories(plan, layer), kept)
-            self._peak_bytes = max(self._peak_bytes, self.resident_bytes + sum(g.resident_bytes for g in new))
-            self.layers[layer] = new
+            self._replace(layer, self._repacked(layer, self._memories(plan, layer), kept))
         self.plan = plan
+
+    def _replace(self, layer: int, new: list[GroupBuffer]) -> None:
+        self._peak_bytes = max(self._peak_bytes, self.resident_bytes + sum(g.resident_bytes for g in new))
+        self.layers[layer] = new
 
     def _survivors(self, layer: int, memories: list[HeadMemory]) -> list[list[int]]:
         """Per head, the history slots that stay under the new memories, in their new order."""
@@ -191,6 +216,10 @@ class KVCache:
     def _find(self, layer: int, head: int) -> tuple[GroupBuffer, int]:
         group = next(g for g in self.layers[layer] if head in g.heads)
         return group, group.heads.index(head)
+
+    def _range_of(self, layer: int, head: int) -> HeadRange:
+        group, i = self._find(layer, head)
+        return group.range_of(i)
 
     def export(self, layer: int, head: int) -> tuple[list[int], Tensor, Tensor]:
         """One head's history in temporal order: frame indices, K as stored and V, each (B, frames * HW, D)."""

@@ -42,12 +42,41 @@ class ClipMemory:
     ):
         self.denoise, self.schedule, self.prompts, self.policy, self.noise = denoise, schedule, prompts, policy, noise
         self.setting = setting_of(denoise, shape, family, given_frames)
-        self._empty = lambda: new_cache(denoise, shape, policy, family, attend, given_frames)
+        recaches = family.recache and len(prompts.entries) > 1
+        self._recache_frames = family.default_window_frames if recaches else 0
+        self._empty = lambda: new_cache(denoise, shape, policy, family, attend, given_frames, recaches)
         self.cache = self._empty()
         self.observed: list[int] = []
         self.scores: HeadScores | None = None  # of the last observed chunk
         self._past: Past = []
         self._prompt: Tensor | None = None
+
+    def begin(self, span: Span) -> None:
+        """Before a chunk is denoised: if its prompt is new and the family wants it, re-caches the window."""
+        if self._recache_frames and self._switched(span):
+            self._recache(span)
+
+    def _switched(self, span: Span) -> bool:
+        return self._prompt is not None and self.prompts.at(span.start) is not self._prompt
+
+    def _recache(self, span: Span) -> None:
+        """LongLive's KV re-cache (arXiv 2509.22622, section 3.1).
+
+        One bidirectional clean pass over the window before `span` under the new prompt. A global sink stays as it is,
+        unless the window still begins with the clip; then the oldest frames of the pass are queries only.
+        """
+        window = self._recache_frames
+        first = max(span.start - window, 0)
+        keep_sink = self.setting.family.global_sink and first > 0
+        kept = max(memory.sink_frames for row in self.cache.plan.memories for memory in row) if keep_sink else 0
+        latent = torch.cat([part for passed, part in self._past if passed.start >= first], dim=2)
+        frames = span.start - first
+        self.cache.clear(keep_sink)
+        self.cache.begin(first, frames, key_frames=min(frames, window - kept))
+        sigma = torch.zeros(latent.shape[0], frames)
+        self.denoise(latent, sigma, self.prompts.at(span.start), Step(self.cache, output=False))
+        self.cache.commit()
+        self.cache.repack(self.cache.plan)  # heads that were apart while their sinks stayed share buffers again
 
     def commit(self, span: Span, latent: Tensor, on_pass: OnPass = lambda part: None) -> None:
         """Reads a finished chunk, latent (B, C, span.frames, h, w), into the cache; observes and plans anew if due.
@@ -67,12 +96,13 @@ class ClipMemory:
             self.cache.repack(self.policy.replan(self.scores, self.setting))
             self.observed.append(span.chunk)
         self._prompt = self.prompts.at(span.start)
-        if self.policy.may_observe_again:
-            self._past = _retained(self._past + parts, span.stop, self.policy.plan(self.setting))
+        if self.policy.may_observe_again or self._recache_frames:
+            widest = self.policy.plan(self.setting)
+            self._past = _retained(self._past + parts, span.stop, widest, self._recache_frames)
 
     def _observation(self, span: Span) -> Observation | None:
         """An observation if the policy wants to score heads in this chunk, over a cache that is wide again."""
-        switched = self._prompt is not None and self.prompts.at(span.start) is not self._prompt
+        switched = self._switched(span)
         if span.given or not self.policy.observes(span, self.setting, self.observed, switched):
             return None
         if self.cache.plan != self.policy.plan(self.setting):  # heads cannot be widened in place
@@ -80,6 +110,7 @@ class ClipMemory:
             self.cache = self._empty()
             for passed, latent in self._past:
                 self._clean_pass(passed, latent, None)
+            self.begin(span)
         return self.policy.observation(self.setting)
 
     def _clean_pass(self, span: Span, latent: Tensor, observation: Observation | None) -> None:
@@ -137,11 +168,12 @@ def new_cache(
     family: Family,
     attend: AttentionFn = attention,
     given_frames: int = 0,
+    recaches: bool = False,
 ) -> KVCache:
     """An empty cache for a clip, laid out by the policy's first plan."""
     model = denoise.geometry
     plan = policy.plan(setting_of(denoise, shape, family, given_frames))
-    return KVCache(plan, kv_shape(denoise, shape, family), model.device, model.dtype, attend)
+    return KVCache(plan, kv_shape(denoise, shape, family, recaches), model.device, model.dtype, attend)
 
 
 def setting_of(denoise: Denoiser, shape: LatentShape, family: Family, given_frames: int = 0) -> Setting:
@@ -150,9 +182,10 @@ def setting_of(denoise: Denoiser, shape: LatentShape, family: Family, given_fram
     return Setting(model.layers, model.heads, family, family.chunk_frames, shape.frames, given_frames)
 
 
-def kv_shape(denoise: Denoiser, shape: LatentShape, family: Family) -> KVShape:
-    """What a clip's cache is priced by."""
+def kv_shape(denoise: Denoiser, shape: LatentShape, family: Family, recaches: bool = False) -> KVShape:
+    """What a clip's cache is priced by. A clip that re-caches has passes as long as the family's window."""
     model = denoise.geometry
+    longest = family.default_window_frames if recaches else family.chunk_frames
     return KVShape(
         batch=shape.batch,
         rows=shape.rows,
@@ -160,13 +193,13 @@ def kv_shape(denoise: Denoiser, shape: LatentShape, family: Family) -> KVShape:
         head_dim=model.head_dim,
         element_bytes=torch.finfo(model.dtype).bits // 8,
         clip_frames=shape.frames,
-        pass_frames=min(family.chunk_frames, shape.frames),
+        pass_frames=min(longest, shape.frames),
     )
 
 
-def _retained(past: Past, stop_frame: int, widest: HeadPlan) -> Past:
-    """The passes that rebuilding the widest cache after `stop_frame` would have to repeat."""
+def _retained(past: Past, stop_frame: int, widest: HeadPlan, recache_frames: int) -> Past:
+    """The passes that rebuilding the widest cache, or re-caching, after `stop_frame` would have to read."""
     memories = [memory for row in widest.memories for memory in row]
     sink = max(memory.sink_frames for memory in memories)
-    recent = max(memory.recent_frames or 0 for memory in memories)
+    recent = max(*(memory.recent_frames or 0 for memory in memories), recache_frames)
     return [(span, latent) for span, latent in past if span.start < sink or span.stop > stop_frame - recent]

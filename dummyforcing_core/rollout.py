@@ -81,19 +81,24 @@ def rollout(
         if start is not None and span.given:
             latent = start
         else:
+            memory.begin(span)
             latent = _denoised(memory, span, shape, on_step, steps, watch)
         memory.commit(span, latent, lambda part: on_step(part, len(schedule)))
-        cache = memory.cache
-        yield ChunkResult(
-            span,
-            latent,
-            cache.plan,
-            full,
-            cache.history_bytes,
-            cache.resident_bytes,
-            cache.take_peak_bytes(),
-            memory.scores if span.chunk in memory.observed else None,
-        )
+        yield _result(memory, span, latent, full)
+
+
+def _result(memory: ClipMemory, span: Span, latent: Tensor, full: bool) -> ChunkResult:
+    cache = memory.cache
+    return ChunkResult(
+        span,
+        latent,
+        cache.plan,
+        full,
+        cache.history_bytes,
+        cache.resident_bytes,
+        cache.take_peak_bytes(),
+        memory.scores if span.chunk in memory.observed else None,
+    )
 
 
 def _denoised(

@@ -70,7 +70,7 @@ def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
 def named_dtype(name: str) -> torch.dtype:
     """The dtype called `name`; unknown names list the known ones."""
     if name not in DTYPES:
-        raise DummyForcingError(f"unknown dtype {name!r}; known: {', '.join(DTYPES)}")
+        raise DummyForcingError(f"unknown dtype {name!r}; known dtypes: {', '.join(DTYPES)}")
     return DTYPES[name]
 
 

@@ -19,6 +19,8 @@ class Family:
     window_frames: int | None = None  # None: every frame of the clip, up to trained_frames
     sink_frames: int = 0
     trained_frames: int = 21
+    recache: bool = False  # on a prompt switch, the window is read again with the new prompt
+    global_sink: bool = True  # and the sink keeps what the first prompt made of it
     containers: tuple[str, ...] = ("generator_ema", "generator", "model", "state_dict")  # first present wins
 
     @property
@@ -37,6 +39,15 @@ FAMILIES: dict[str, Family] = {
         Family("demo", "Bundled demo model (synthetic shapes)", "this repository, demo/"),
         Family("self_forcing", "Self-Forcing 1.3B", "guandeh17/Self-Forcing"),
         Family("causal_forcing", "Causal-Forcing 1.3B, chunk-wise", "thu-ml/Causal-Forcing"),
+        Family(
+            "longlive",
+            "LongLive 1.3B",
+            "NVlabs/LongLive",
+            window_frames=12,
+            sink_frames=3,
+            recache=True,
+            containers=("generator", "generator_ema", "model", "state_dict"),
+        ),
         Family("causal_forcing_framewise", "Causal-Forcing 1.3B, frame-wise", "thu-ml/Causal-Forcing", chunk_frames=1),
     )
 }

@@ -78,22 +78,40 @@ class Directory:
 
 
 class Recorder(WanDenoiser):
-    """Keeps every velocity; runs the clean passes of the first chunk to their end so that they can be compared."""
+    """Runs every pass to its end and keeps its velocity; copies the cache's layer 1 right after a re-cache."""
 
-    def __init__(self, model: wan.CausalWan):
+    def __init__(self, model: wan.CausalWan, chunk_frames: int):
         super().__init__(model)
-        self.calls: list[tuple[int, Tensor | None]] = []
+        self.calls: list[tuple[range, Tensor]] = []
+        self.chunk_frames = chunk_frames
+        self.recached: list[dict[str, dict[int, Tensor]]] = []
         self.cache: KVCache | None = None
+        self._copy_layer1 = False
 
     def velocity(self, x, sigma, context, step):
         self.cache = step.cache
-        start = step.cache.pass_frames.start
-        velocity = super().velocity(x, sigma, context, replace(step, output=step.output or start == 0))
-        self.calls.append((start, velocity))
+        if self._copy_layer1:
+            self.recached.append(self._layer1())
+        self._copy_layer1 = len(step.cache.query_frames) > self.chunk_frames
+        velocity = super().velocity(x, sigma, context, replace(step, output=True))
+        self.calls.append((step.cache.query_frames, velocity))
         return velocity
 
-    def of_chunk(self, start: int) -> list[Tensor]:
-        return [velocity for at, velocity in self.calls if at == start and velocity is not None]
+    def of_chunk(self, span: Span) -> list[Tensor]:
+        return [velocity for frames, velocity in self.calls if frames == range(span.start, span.stop)]
+
+    def recaches(self) -> list[Tensor]:
+        return [velocity for frames, velocity in self.calls if len(frames) > self.chunk_frames]
+
+    def _layer1(self) -> dict[str, dict[int, Tensor]]:
+        """K and V by frame, (B, HW, H, D)."""
+        held = [self.cache.export(1, head) for head in range(self.cache.plan.heads)]
+        frames = held[0][0]
+        tokens = self.cache.shape.frame_tokens
+        stacked = {name: torch.stack([h[i] for h in held], dim=2) for i, name in ((1, "k"), (2, "v"))}
+        return {
+            name: {f: x[:, i * tokens : (i + 1) * tokens] for i, f in enumerate(frames)} for name, x in stacked.items()
+        }
 
 
 class FrameMass:
@@ -179,15 +197,25 @@ def _policy(params: dict, recorded: dict, groups: list) -> Policy:
     return Full() if window < 0 else SlidingWindow(window, params.get("sink_size_frames", 0))
 
 
-def _family(chunk_frames: int) -> Family:
-    return Family("golden", "golden weights", "recorded", chunk_frames=chunk_frames, trained_frames=10**6)
+def _family(chunk_frames: int, params: dict) -> Family:
+    window = params.get("local_attn_size_frames", -1)
+    return Family(
+        "golden",
+        "golden weights",
+        "recorded",
+        chunk_frames=chunk_frames,
+        window_frames=window if window > 0 else None,
+        trained_frames=10**6,
+        recache=bool(params.get("switch_frame_indices")),
+        global_sink=params.get("global_sink", True),
+    )
 
 
-def _run(denoiser: Recorder, latent_frames: int, grid: list[int], chunk: int, **kwargs) -> list[ChunkResult]:
-    shape = LatentShape(1, 16, latent_frames, *grid)
+def _run(denoiser: Recorder, latent_frames: int, params: dict, **kwargs) -> list[ChunkResult]:
+    shape = LatentShape(1, 16, latent_frames, *params["grid_hw_latent"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return list(rollout(denoiser, shape, family=_family(chunk), **kwargs))
+        return list(rollout(denoiser, shape, family=_family(denoiser.chunk_frames, params), **kwargs))
 
 
 def block_loop(directory: Directory, case: str) -> Errors:
@@ -201,19 +229,20 @@ def block_loop(directory: Directory, case: str) -> Errors:
             return init[:, span.start : span.stop].transpose(1, 2)
         return renoise[span.chunk, step - 1].transpose(1, 2)
 
-    denoiser = Recorder(directory.model)
+    chunk = params.get("num_frame_per_block", params.get("frames_per_block", 3))
+    denoiser = Recorder(directory.model, chunk)
     policy = _policy(params, recorded, document.get("result", {}).get("groups_per_layer", []))
     schedule = Schedule.few_step(params["denoising_step_list"], params["shift"])
     steps = _step_cache(params, recorded, denoiser, schedule, errors)
-    name = params.get("text") or params["text_segments"][0]
-    chunk = params.get("num_frame_per_block", 3)
+    texts = params.get("text_segments") or [params["text"]]
+    starts = [0, *params.get("switch_frame_indices", [])]
+    entries = tuple((start, directory.text(name)) for start, name in zip(starts, texts, strict=True))
     chunks = _run(
         denoiser,
         params["num_blocks"] * chunk,
-        params["grid_hw_latent"],
-        chunk,
+        params,
         schedule=schedule,
-        prompts=PromptSchedule.constant(directory.text(name)),
+        prompts=PromptSchedule(entries),
         policy=policy,
         noise=noise,
         steps=steps,
@@ -221,12 +250,13 @@ def block_loop(directory: Directory, case: str) -> Errors:
     if isinstance(policy, ReferenceDummyForcing):
         policy.check(errors)
         _check_final_cache(denoiser.cache, recorded, errors)
+    _check_recaches(denoiser, params, recorded, errors)
     latents = torch.cat([c.latent for c in chunks], dim=2).transpose(1, 2)
     errors.check("latents", latents, recorded["latents"], 5e-5)
-    first = [denoiser.of_chunk(c.span.start)[0].transpose(1, 2) for c in chunks]
+    first = [denoiser.of_chunk(c.span)[0].transpose(1, 2) for c in chunks]
     errors.check("flow_first_forward", torch.stack(first), recorded["flow_first_forward"], 5e-5)
     if "flow_all_block0" in recorded:
-        block0 = torch.stack([v[0].transpose(0, 1) for v in denoiser.of_chunk(0)])
+        block0 = torch.stack([v[0].transpose(0, 1) for v in denoiser.of_chunk(chunks[0].span)])
         errors.check("flow_all_block0", block0, recorded["flow_all_block0"].squeeze(1), 5e-5)
     if "x0_first_forward" in recorded:
         count = len(recorded["x0_first_forward"])
@@ -246,6 +276,24 @@ def _check_final_cache(cache: KVCache, recorded: dict, errors: Errors) -> None:
         held = [cache.export(index, h)[1 + "kv".index(which)] for h in heads]
         if held:
             errors.check(name, torch.stack(held, dim=2), recorded[name], 5e-5)
+
+
+def _check_recaches(denoiser: Recorder, params: dict, recorded: dict, errors: Errors) -> None:
+    """C with switches: output of the re-cache pass, and the frames of layer 1 that the window keeps after it."""
+    for i, (flow, layer1) in enumerate(zip(denoiser.recaches(), denoiser.recached, strict=True)):
+        errors.check(f"recache{i}_flow", flow.transpose(1, 2), recorded[f"recache{i}_flow"], 5e-5)
+        event = params["recache"][i]
+        stop = event["start_frame"] + event["num_frames"]
+        sink = params["sink_size_frames"] if params["global_sink"] and event["start_frame"] > 0 else 0
+        tokens = params["tokens_per_frame"]
+        slots = recorded[f"recache{i}_k_layer1"].shape[1] // tokens
+        in_slots = [*range(sink), *range(stop - slots + sink, stop)]
+        for name, ours in layer1.items():
+            theirs = recorded[f"recache{i}_{name}_layer1"].split(tokens, dim=1)
+            pairs = [(ours[frame], theirs[slot]) for slot, frame in enumerate(in_slots) if frame in ours]
+            if len(pairs) != len(ours):
+                raise AssertionError(f"our frames {sorted(ours)}, recorded {in_slots}")
+            errors.check(f"recache{i}_{name}_layer1", *(torch.cat(x, 1) for x in zip(*pairs, strict=True)), 5e-5)
 
 
 def _step_cache(params: dict, recorded: dict, denoiser: Recorder, schedule: Schedule, errors: Errors) -> StepCache:
@@ -299,12 +347,11 @@ def comfy_loop(directory: Directory, case: str) -> Errors:
         generated = span.chunk - (1 if given else 0)
         return renoise[generated * (steps - 1) + step - 1]
 
-    denoiser = Recorder(directory.model)
+    denoiser = Recorder(directory.model, params["num_frame_per_block"])
     chunks = _run(
         denoiser,
         params["frames"],
-        params["grid_hw_latent"],
-        params["num_frame_per_block"],
+        params,
         schedule=Schedule(tuple(params["sigmas"][:-1])),
         prompts=PromptSchedule.constant(directory.text(params["text"])),
         policy=Full(),
@@ -315,7 +362,7 @@ def comfy_loop(directory: Directory, case: str) -> Errors:
     errors.check("output", output, recorded["output"], 1e-4)
     generated = [c for c in chunks if not c.span.given]
     for i, c in enumerate(generated):
-        errors.check(f"flow_first_block{i}", denoiser.of_chunk(c.span.start)[0], recorded[f"flow_first_block{i}"], 5e-5)
+        errors.check(f"flow_first_block{i}", denoiser.of_chunk(c.span)[0], recorded[f"flow_first_block{i}"], 5e-5)
     return errors
 
 

@@ -31,8 +31,6 @@ def missing_feature(kind: str, params: dict) -> str | None:
     """Why a case cannot be replayed yet, or None."""
     if kind not in REPLAYS:
         return f"cases of kind {kind} are not supported yet"
-    if params.get("switch_frame_indices"):
-        return "prompt switches with cache recomputation are not supported yet"
     return None
 
 
