@@ -42,9 +42,9 @@ class ClipMemory:
     ):
         self.denoise, self.schedule, self.prompts, self.policy, self.noise = denoise, schedule, prompts, policy, noise
         self.setting = setting_of(denoise, shape, family, given_frames)
-        recaches = family.recache and len(prompts.entries) > 1
-        self._recache_frames = family.default_window_frames if recaches else 0
-        self._empty = lambda: new_cache(denoise, shape, policy, family, attend, given_frames, recaches)
+        again = recaches(family, prompts)
+        self._recache_frames = family.default_window_frames if again else 0
+        self._empty = lambda: new_cache(denoise, shape, policy, family, attend, given_frames, again)
         self.cache = self._empty()
         self.observed: list[int] = []
         self.scores: HeadScores | None = None  # of the last observed chunk
@@ -168,12 +168,17 @@ def new_cache(
     family: Family,
     attend: AttentionFn = attention,
     given_frames: int = 0,
-    recaches: bool = False,
+    recache: bool = False,
 ) -> KVCache:
     """An empty cache for a clip, laid out by the policy's first plan."""
     model = denoise.geometry
     plan = policy.plan(setting_of(denoise, shape, family, given_frames))
-    return KVCache(plan, kv_shape(denoise, shape, family, recaches), model.device, model.dtype, attend)
+    return KVCache(plan, kv_shape(denoise, shape, family, recache), model.device, model.dtype, attend)
+
+
+def recaches(family: Family, prompts: PromptSchedule) -> bool:
+    """Whether a clip's window will be read again under a new prompt."""
+    return family.recache and len(prompts.entries) > 1
 
 
 def setting_of(denoise: Denoiser, shape: LatentShape, family: Family, given_frames: int = 0) -> Setting:
@@ -182,10 +187,10 @@ def setting_of(denoise: Denoiser, shape: LatentShape, family: Family, given_fram
     return Setting(model.layers, model.heads, family, family.chunk_frames, shape.frames, given_frames)
 
 
-def kv_shape(denoise: Denoiser, shape: LatentShape, family: Family, recaches: bool = False) -> KVShape:
+def kv_shape(denoise: Denoiser, shape: LatentShape, family: Family, recache: bool = False) -> KVShape:
     """What a clip's cache is priced by. A clip that re-caches has passes as long as the family's window."""
     model = denoise.geometry
-    longest = family.default_window_frames if recaches else family.chunk_frames
+    longest = family.default_window_frames if recache else family.chunk_frames
     return KVShape(
         batch=shape.batch,
         rows=shape.rows,

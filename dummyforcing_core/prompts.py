@@ -29,8 +29,9 @@ class PromptSchedule:
 
     @classmethod
     def per_chunk(cls, contexts: Sequence[Tensor], chunk_frames: int) -> "PromptSchedule":
-        """One prompt per chunk."""
-        return cls(tuple((i * chunk_frames, context) for i, context in enumerate(contexts)))
+        """One prompt per chunk; the same tensor again is no switch."""
+        chunks = enumerate(contexts)
+        return cls(tuple((i * chunk_frames, c) for i, c in chunks if i == 0 or c is not contexts[i - 1]))
 
     def at(self, chunk_start: int) -> Tensor:
         """The features that a chunk starting at this latent frame is made with."""

@@ -3,7 +3,7 @@
 import contextlib
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from . import __version__
-from .clip_memory import kv_shape
+from .clip_memory import kv_shape, recaches
 from .contact_sheet import ContactSheet
 from .errors import OutputError
 from .geometry import FPS, SPATIAL, LatentShape, Span, pixel_frames
@@ -26,6 +26,7 @@ from .prompts import PromptSchedule
 from .report import ChunkTiming, RunReport
 from .rollout import ChunkResult, rollout
 from .scoring import HeadScores
+from .script import Script
 from .stepcache import NO_STEPS, StepCache
 from .streaming import to_uint8
 from .video import VideoWriter, output_error, write_atomic
@@ -33,18 +34,13 @@ from .video import VideoWriter, output_error, write_atomic
 
 @dataclass(frozen=True)
 class Clip:
-    """What to make. prompts: one for the whole clip, or one per chunk."""
+    """What to make."""
 
-    prompts: Sequence[str]
+    script: Script
     shape: LatentShape
     seed: int
     policy: Policy
     steps: StepCache = NO_STEPS
-
-    @property
-    def title(self) -> str:
-        """The prompts in order, repeats left out."""
-        return "  |  ".join(p for i, p in enumerate(self.prompts) if i == 0 or p != self.prompts[i - 1])
 
 
 @dataclass(frozen=True)
@@ -87,11 +83,12 @@ def render(
     sheet = ContactSheet(pixel_frames(clip.shape.frames))
     latents: list[Tensor] = []
     written = [outputs.part]
-    memory = MemoryUse(kv_shape(pipeline.denoiser, clip.shape, pipeline.family))
+    prompts = prompt_schedule(pipeline, clip)
+    memory = MemoryUse(kv_shape(pipeline.denoiser, clip.shape, pipeline.family, recaches(pipeline.family, prompts)))
     try:
         with _writer(pipeline, clip, outputs.part) as video:
             decoder = pipeline.new_decoder()
-            for chunk, diffuse_ms in _timed_chunks(pipeline, clip, on_step):
+            for chunk, diffuse_ms in _timed_chunks(pipeline, clip, prompts, on_step):
                 _check_finite(chunk)
                 decode_began = time.perf_counter()
                 frames = to_uint8(decoder.push(chunk.latent))[0]
@@ -114,7 +111,7 @@ def render(
             save_latents(outputs.latents, torch.cat(latents, dim=2))
             written.append(outputs.latents)
         if outputs.contact_sheet:
-            sheet.save(outputs.contact_sheet, title=clip.title)
+            sheet.save(outputs.contact_sheet, title=clip.script.title)
             written.append(outputs.contact_sheet)
         report.total_ms = pipeline.init_ms + _ms_since(began)
         report.memory = memory.rows()
@@ -136,14 +133,16 @@ def save_latents(path: Path, latents: Tensor) -> None:
     write_atomic(path, save({"latent": latents.contiguous()}))
 
 
-def _timed_chunks(pipeline: Pipeline, clip: Clip, on_step: Callable[[Span, int], None]):
+def _timed_chunks(
+    pipeline: Pipeline, clip: Clip, prompts: PromptSchedule, on_step: Callable[[Span, int], None]
+) -> Iterator[tuple[ChunkResult, float]]:
     """(chunk, ms) pairs; the device is waited for, so the time is the chunk's own."""
     device = pipeline.denoiser.geometry.device
     chunks = rollout(
         pipeline.denoiser,
         clip.shape,
         pipeline.family.schedule,
-        prompt_schedule(pipeline, clip),
+        prompts,
         clip.policy,
         pipeline.family,
         SeededNoise(clip.seed, clip.shape, pipeline.family.chunk_frames, device),
@@ -163,8 +162,8 @@ def _timed_chunks(pipeline: Pipeline, clip: Clip, on_step: Callable[[Span, int],
 
 def prompt_schedule(pipeline: Pipeline, clip: Clip) -> PromptSchedule:
     """The clip's prompts as features; equal prompts are one tensor, so a repeat is no switch."""
-    contexts = {prompt: pipeline.encode(prompt) for prompt in clip.prompts}
-    return PromptSchedule.per_chunk([contexts[p] for p in clip.prompts], pipeline.family.chunk_frames)
+    contexts = {prompt: pipeline.encode(prompt) for prompt in clip.script.prompts}
+    return PromptSchedule(tuple((start, contexts[prompt]) for start, prompt in clip.script.lines))
 
 
 def _check_finite(chunk: ChunkResult) -> None:
@@ -183,7 +182,7 @@ def _writer(pipeline: Pipeline, clip: Clip, path: Path) -> VideoWriter:
         clip.shape.height * SPATIAL,
         FPS,
         scale=pipeline.video_scale,
-        metadata={"title": clip.title, "comment": comment},
+        metadata={"title": clip.script.title, "comment": comment},
     )
 
 
@@ -211,7 +210,7 @@ def _conditions(pipeline: Pipeline, clip: Clip) -> dict:
         "family": pipeline.family.name,
         "policy": str(clip.policy),
         "skipped steps": ", ".join(map(str, sorted(clip.steps.skipped))) or "none",
-        "prompt": clip.title,
+        "prompt": clip.script.title,
         "size": f"{clip.shape.width * SPATIAL}x{clip.shape.height * SPATIAL}",
         "frames": pixel_frames(clip.shape.frames),
         "seed": clip.seed,

@@ -12,6 +12,7 @@ from ..head_map import head_map
 from ..pipeline import Pipeline
 from ..policies import Policy, get_policy
 from ..render import Clip, Outputs
+from ..script import Script
 from .common import add_run_arguments, clip_shape, load, make_folder
 from .generate import make_clip
 from .policy_arguments import add_policy_options, pick_policy, refuse_surplus
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     make_folder(args.out)
     pipeline = load(args)
     policies = [pick_policy(args, pipeline, name) for name in names]
-    compare(pipeline, Clip([args.prompt], shape, args.seed, policies[0]), policies, args.out)
+    compare(pipeline, Clip(Script.constant(args.prompt), shape, args.seed, policies[0]), policies, args.out)
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from ..geometry import LatentShape
 from ..policies import DummyForcing, Full
 from ..render import Clip
+from ..script import Script
 from .common import DEMO_SIZE, load_demo, make_folder, pick_device
 from .compare import compare
 
@@ -33,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
     make_folder(args.out)
     device = pick_device(args.device)
     pipeline = load_demo(device)
-    clip = Clip(STORY, LatentShape.of_pixels(*DEMO_SIZE, FRAMES), args.seed, Full())
+    script = Script.per_chunk(STORY, pipeline.family.chunk_frames)
+    clip = Clip(script, LatentShape.of_pixels(*DEMO_SIZE, FRAMES), args.seed, Full())
     compare(pipeline, clip, [Full(), DummyForcing()], args.out, ["demo", "dummy_forcing"])
     print(f"wrote {args.out / 'demo.png'}: every column is one chunk; the light goes out in the third")
     return 0

@@ -10,7 +10,8 @@ from ..geometry import chunk_spans
 from ..pipeline import Pipeline
 from ..policies import get_policy
 from ..render import Clip, Outputs, Rendered, render
-from .common import Progress, add_run_arguments, clip_shape, load, make_folder, read_prompts, warn
+from ..script import Script
+from .common import Progress, add_run_arguments, clip_shape, frame_list, load, make_folder, read_prompts, warn
 from .policy_arguments import add_policy_arguments, add_step_arguments, pick_policy, pick_steps
 
 
@@ -20,6 +21,12 @@ def add_parser(subparsers: Any) -> None:
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("--prompt", help="text of one clip")
     text.add_argument("--prompts", type=Path, metavar="FILE", help="one clip per line, into folder --out; resumable")
+    text.add_argument(
+        "--schedule", type=Path, metavar="FILE", help='lines "0:15 | prompt"; or .jsonl, {"prompts": [...]} per clip'
+    )
+    parser.add_argument(
+        "--switch-frames", type=frame_list, default=[], metavar="LIST", help="latent frames, for .jsonl"
+    )
     add_run_arguments(parser)
     add_policy_arguments(parser)
     add_step_arguments(parser)
@@ -38,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     pipeline = load(args)
     policy, steps = pick_policy(args, pipeline), pick_steps(args, pipeline)
-    for prompt, outputs in jobs:
-        make_clip(pipeline, Clip([prompt], shape, args.seed, policy, steps), outputs)
+    for script, outputs in jobs:
+        make_clip(pipeline, Clip(script, shape, args.seed, policy, steps), outputs)
     return 0
 
 
@@ -60,30 +67,44 @@ def make_clip(pipeline: Pipeline, clip: Clip, outputs: Outputs, verbose: bool = 
     return result
 
 
-def _jobs(args: argparse.Namespace) -> list[tuple[str, Outputs]]:
-    """(prompt, files) of every clip still to be made; checks all outputs before any work is done."""
-    if args.prompts is None:
-        if args.out.suffix.lower() != ".mp4":
-            raise OutputError(f"--out {args.out} must end in .mp4")
-        paths = [path for path in (args.out, args.save_latents, args.report) if path is not None]
-        if len({path.resolve() for path in paths}) < len(paths):
-            raise OutputError("--out, --save-latents and --report name the same file; give each its own")
-        for path in paths:
-            if path.is_dir():
-                raise OutputError(f"cannot write {path}: that is a folder; name a file in it")
-            make_folder(path.parent)
-        return [(args.prompt, Outputs(args.out, latents=args.save_latents, report=args.report))]
+def _jobs(args: argparse.Namespace) -> list[tuple[Script, Outputs]]:
+    """(script, files) of every clip still to be made; checks all outputs before any work is done."""
+    if args.prompt is not None:
+        return [(Script.constant(args.prompt), _single(args))]
+    if args.prompts is not None:
+        return _folder_jobs(args, [Script.constant(prompt) for prompt in read_prompts(args.prompts)])
+    scripts = Script.read(args.schedule, args.switch_frames)
+    if args.schedule.suffix.lower() == ".jsonl":
+        return _folder_jobs(args, scripts)
+    return [(scripts[0], _single(args))]
+
+
+def _single(args: argparse.Namespace) -> Outputs:
+    """Files of the one clip that --out names."""
+    if args.out.suffix.lower() != ".mp4":
+        raise OutputError(f"--out {args.out} must end in .mp4")
+    paths = [path for path in (args.out, args.save_latents, args.report) if path is not None]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise OutputError("--out, --save-latents and --report name the same file; give each its own")
+    for path in paths:
+        if path.is_dir():
+            raise OutputError(f"cannot write {path}: that is a folder; name a file in it")
+        make_folder(path.parent)
+    return Outputs(args.out, latents=args.save_latents, report=args.report)
+
+
+def _folder_jobs(args: argparse.Namespace, scripts: list[Script]) -> list[tuple[Script, Outputs]]:
+    """One clip per script into the folder --out, without those that are there."""
     if args.save_latents or args.report:
         raise OutputError("--save-latents and --report name one file; with --prompts they are not available")
-    prompts = read_prompts(args.prompts)
     make_folder(args.out)
     jobs = []
-    for number, prompt in enumerate(prompts):
-        video = args.out / f"{number:03d}_{slug(prompt)}.mp4"
+    for number, script in enumerate(scripts):
+        video = args.out / f"{number:03d}_{slug(script.prompts[0])}.mp4"
         if video.exists():
             print(f"{video} is there already, skipped")
         else:
-            jobs.append((prompt, Outputs(video, report=video.with_suffix(".json"))))
+            jobs.append((script, Outputs(video, report=video.with_suffix(".json"))))
     return jobs
 
 

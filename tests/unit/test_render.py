@@ -19,6 +19,7 @@ from dummyforcing_core.policies import Full, SlidingWindow
 from dummyforcing_core.prompts import PromptSchedule
 from dummyforcing_core.render import Clip, Outputs, render, save_latents
 from dummyforcing_core.rollout import rollout
+from dummyforcing_core.script import Script
 from dummyforcing_core.streaming import to_uint8
 from dummyforcing_core.video import read_frames
 
@@ -38,7 +39,7 @@ def outputs(tmp_path: Path) -> Outputs:
 
 
 def clip(prompts=(PROMPT,), shape: LatentShape = SHAPE, seed: int = 3, policy=None) -> Clip:
-    return Clip(list(prompts), shape, seed, policy or Full())
+    return Clip(Script.per_chunk(list(prompts), 3), shape, seed, policy or Full())
 
 
 def names(outputs: Outputs) -> list[str]:
@@ -80,7 +81,7 @@ def test_one_prompt_per_chunk(pipeline: Pipeline, outputs: Outputs) -> None:
 
 
 def test_title_names_each_prompt_once_in_a_row() -> None:
-    assert clip(["a", "a", "b", "a"]).title == "a  |  b  |  a"
+    assert clip(["a", "a", "b", "a"]).script.title == "a  |  b  |  a"
     assert Outputs(Path("x") / "clip.v2.mp4").part == Path("x") / "clip.v2.part.mp4"
 
 

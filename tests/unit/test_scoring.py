@@ -202,8 +202,8 @@ def test_regions_come_from_the_cache_also_where_its_ring_has_wrapped() -> None:
         observation = Observation(1, heads)
 
         def observe(layer, group, q, k, regions, observation=observation):
-            seen.update(q=q, k=k, frames={f: (r.name, r.start_token + i * tokens) for r in regions
-                                          for i, f in enumerate(r.frames)})  # fmt: skip
+            places = {f: (r.name, r.start_token + i * tokens) for r in regions for i, f in enumerate(r.frames)}
+            seen.update(q=q.clone(), k=k.clone(), frames=places)  # the cache will write over k
             observation(layer, group, q, k, regions)
 
         cache.begin(start, 2, observe)
