@@ -45,9 +45,7 @@ class Script:
                 continue
             match = re.fullmatch(r"\s*(?:(\d+):)?(\d+(?:\.\d+)?)\s*\|\s*(\S.*?)\s*", line)
             if not match:
-                raise DummyForcingError(
-                    f"line {number} is {line.strip()!r}; write it as TIME | PROMPT, e.g. 0:15 | a cat"
-                )
+                raise DummyForcingError(f"line {number} is {line.strip()!r}; write TIME | PROMPT, e.g. 0:15 | a cat")
             seconds = 60 * int(match[1] or 0) + float(match[2])
             lines.append((round(seconds * LATENTS_PER_SECOND), match[3]))
         return cls(tuple(lines))

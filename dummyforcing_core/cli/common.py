@@ -42,10 +42,10 @@ def size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def frame_list(text: str) -> list[int]:
+def whole_numbers(text: str) -> list[int]:
     """ "40,80" as numbers."""
     if not re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} came; write latent frames as a list, e.g. 40,80,120")
+        raise argparse.ArgumentTypeError(f"{text!r} came; write whole numbers, e.g. 40,80,120")
     return [int(part) for part in text.split(",")]
 
 

@@ -11,7 +11,7 @@ from ..pipeline import Pipeline
 from ..policies import get_policy
 from ..render import Clip, Outputs, Rendered, render
 from ..script import Script
-from .common import Progress, add_run_arguments, clip_shape, frame_list, load, make_folder, read_prompts, warn
+from .common import Progress, add_run_arguments, clip_shape, load, make_folder, read_prompts, warn, whole_numbers
 from .policy_arguments import add_policy_arguments, add_step_arguments, pick_policy, pick_steps
 
 
@@ -25,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
         "--schedule", type=Path, metavar="FILE", help='lines "0:15 | prompt"; or .jsonl, {"prompts": [...]} per clip'
     )
     parser.add_argument(
-        "--switch-frames", type=frame_list, default=[], metavar="LIST", help="latent frames, for .jsonl"
+        "--switch-frames", type=whole_numbers, default=[], metavar="LIST", help="latent frames, for .jsonl"
     )
     add_run_arguments(parser)
     add_policy_arguments(parser)

@@ -12,6 +12,7 @@ from ..policies import POLICIES, DummyForcing, Full, Policy, SlidingWindow, get_
 from ..profile import HeadProfile
 from ..schedule import Schedule
 from ..stepcache import StepCache, TeaCache
+from .common import whole_numbers
 
 WINDOW, SINK = 12, 3
 
@@ -59,7 +60,9 @@ def add_step_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("step caching")
     which = group.add_mutually_exclusive_group()
     which.add_argument("--teacache", type=float, metavar="T", help="TeaCache with this threshold, e.g. 0.2")
-    which.add_argument("--skip-steps", type=_steps, metavar="LIST", help="skip these steps, e.g. 2,3; 0 is first")
+    which.add_argument(
+        "--skip-steps", type=whole_numbers, metavar="LIST", help="skip these steps, e.g. 2,3; 0 is first"
+    )
     group.add_argument("--teacache-signal", default="e0", help="e0 or e: what TeaCache compares (default: e0)")
     group.add_argument("--teacache-coefficients", type=_numbers, metavar="LIST", help="its polynomial, highest first")
 
@@ -110,12 +113,15 @@ def refuse_surplus(args: argparse.Namespace, policies: list[type[Policy]]) -> No
 
 
 def _chunk(text: str) -> int | str:
-    return text if text == "auto" else int(text)
+    if text == "auto" or text.isdecimal():
+        return text if text == "auto" else int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} came; write auto or the ordinal of a chunk")
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
-
-
-def _steps(text: str) -> list[int]:
-    return [int(part) for part in text.split(",") if part.strip()]
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} came; write numbers, highest power first, e.g. 12.5,-3,0.1"
+        ) from error

@@ -78,7 +78,7 @@ DAMAGES = {
     "words for scores": (put(scores=[[["a", "b", "c"]]]), "damaged head profile"),
     "two masses": (put(scores=[[[0.5, 0.5]] * 2] * 3), "expected (layers, heads, 3)"),
     "no head": (put(scores=[]), "expected (layers, heads, 3)"),
-    "null scores": (put(scores=None), ""),
+    "null scores": (put(scores=None), "damaged head profile"),
     "fewer layers than stated": (put(layers=4), "3 layers x 2 heads"),
     "more heads than stated": (put(heads=1), "3 layers x 2 heads"),
 }
