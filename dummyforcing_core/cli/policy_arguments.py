@@ -60,9 +60,7 @@ def add_step_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("step caching")
     which = group.add_mutually_exclusive_group()
     which.add_argument("--teacache", type=float, metavar="T", help="TeaCache with this threshold, e.g. 0.2")
-    which.add_argument(
-        "--skip-steps", type=whole_numbers, metavar="LIST", help="skip these steps, e.g. 2,3; 0 is first"
-    )
+    which.add_argument("--skip-steps", type=whole_numbers, metavar="LIST", help="skip these steps, e.g. 2,3")
     group.add_argument("--teacache-signal", default="e0", help="e0 or e: what TeaCache compares (default: e0)")
     group.add_argument("--teacache-coefficients", type=_numbers, metavar="LIST", help="its polynomial, highest first")
 
@@ -122,6 +120,4 @@ def _numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} came; write numbers, highest power first, e.g. 12.5,-3,0.1"
-        ) from error
+        raise argparse.ArgumentTypeError(f"{text!r} came; write numbers, e.g. 12.5,-3,0.1") from error

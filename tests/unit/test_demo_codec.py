@@ -74,7 +74,7 @@ def test_reset_starts_a_new_clip(codec):
 
 
 def test_bad_input_is_refused_with_what_to_do(codec):
-    with pytest.raises(OutputError, match="8 frames of 64x64.*cut or pad"):
+    with pytest.raises(OutputError, match=r"8 frames of 64x64.*cut or pad"):
         codec.encode(torch.zeros(1, 3, 8, 64, 64))
     with pytest.raises(OutputError, match="1 frames of 40x64"):
         codec.encode(torch.zeros(1, 3, 1, 64, 40))
