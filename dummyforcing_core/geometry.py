@@ -22,6 +22,11 @@ def pixel_frames(latent_frames: int) -> int:
     return TEMPORAL * (latent_frames - 1) + 1 if latent_frames else 0
 
 
+# Names people give sizes, as what is shown; 1080 is no multiple of 16, so 1088 are made and the middle is kept.
+SIZES: dict[str, tuple[int, int]] = {"480p": (832, 480), "720p": (1280, 720), "1080p": (1920, 1080)}
+SIZES |= {f"{name}-portrait": (height, width) for name, (width, height) in SIZES.items()}
+
+
 @dataclass(frozen=True)
 class LatentShape:
     """Shape of a clip's latents (B, C, T, h, w)."""

@@ -17,6 +17,7 @@ from .models.demo_assets import load_demo_codec
 from .models.demo_text import encode_prompt
 from .models.denoiser import WanDenoiser
 from .models.families import Family, get_family
+from .models.lora import Lora
 from .streaming import LatentPreview, StreamingDecoder
 
 Warn = Callable[[str], None]
@@ -26,7 +27,9 @@ DEMO_VIDEO_SCALE = 6  # 64 pixels are a stamp on a screen
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A loaded model. `encode` turns a prompt into features (1, S, text_dim); `new_decoder` starts a clip's decoder."""
+    """A loaded model. `encode` turns a prompt into features (1, S, text_dim); `new_decoder` starts a clip's decoder;
+    `encode_pixels` makes latents of pixels (1, 3, 4(T-1)+1, H, W) in [-1, 1], where there is an encoder.
+    """
 
     name: str
     denoiser: WanDenoiser
@@ -37,6 +40,7 @@ class Pipeline:
     fingerprint: str
     init_ms: float
     video_scale: int = 1
+    encode_pixels: Callable[[Tensor], Tensor] | None = None
 
 
 def load_pipeline(
@@ -47,6 +51,7 @@ def load_pipeline(
     backend: str = "auto",
     text_embedding: Path | None = None,
     warn: Warn = lambda text: None,
+    lora: Lora | None = None,
 ) -> Pipeline:
     """Loads the model called "demo" or a checkpoint file.
 
@@ -56,13 +61,17 @@ def load_pipeline(
     began = time.perf_counter()
     encode: Callable[[str], Tensor]
     new_decoder: Callable[[], StreamingDecoder]
+    encode_pixels: Callable[[Tensor], Tensor] | None = None
     if model == DEMO:
         if family is not None and get_family(family).name != DEMO:
             raise CheckpointError(f"--family {family} came, --model demo is of family {DEMO}; leave --family out")
+        if lora is not None:
+            raise CheckpointError(f"{lora.path}: the demo model takes no LoRA; name its base checkpoint with --model")
         loaded = load_demo_model(device, dtype)
-        encode, new_decoder = _demo_encoder(warn), load_demo_codec(device).decoder_stream
+        codec = load_demo_codec(device)
+        encode, new_decoder, encode_pixels = _demo_encoder(warn), codec.decoder_stream, codec.encode
     else:
-        loaded = load_model(model, family, device, dtype)
+        loaded = load_model(model, family, device, dtype, lora)
         config = loaded.model.config
         features = _saved_features(text_embedding, config.text_len, config.text_dim)
         encode, new_decoder = lambda prompt: features, LatentPreview
@@ -78,6 +87,7 @@ def load_pipeline(
         fingerprint=loaded.info.fingerprint,
         init_ms=1000 * (time.perf_counter() - began),
         video_scale=DEMO_VIDEO_SCALE if model == DEMO else 1,
+        encode_pixels=encode_pixels,
     )
 
 

@@ -34,13 +34,24 @@ from .video import VideoWriter, output_error, write_atomic
 
 @dataclass(frozen=True)
 class Clip:
-    """What to make."""
+    """What to make.
+
+    start -- latents (1, 16, n, h, w) of a given image or clip, the first n latent frames
+    crop  -- width and height that are shown of what is decoded
+    """
 
     script: Script
     shape: LatentShape
     seed: int
     policy: Policy
     steps: StepCache = NO_STEPS
+    start: Tensor | None = None
+    crop: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the video, before it is enlarged."""
+        return self.crop or (self.shape.width * SPATIAL, self.shape.height * SPATIAL)
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,7 @@ def render(
             for chunk, diffuse_ms in _timed_chunks(pipeline, clip, prompts, on_step):
                 _check_finite(chunk)
                 decode_began = time.perf_counter()
-                frames = to_uint8(decoder.push(chunk.latent))[0]
+                frames = to_uint8(decoder.push(chunk.latent), clip.size)[0]
                 decode_ms = _ms_since(decode_began)
                 _write(video, frames, outputs)
                 sheet.add(frames)
@@ -105,8 +116,8 @@ def render(
                     latents.append(chunk.latent.cpu())
             rest = decoder.flush()
             if rest.shape[2]:
-                _write(video, to_uint8(rest)[0], outputs)
-                sheet.add(to_uint8(rest)[0])
+                _write(video, to_uint8(rest, clip.size)[0], outputs)
+                sheet.add(to_uint8(rest, clip.size)[0])
         if outputs.latents:
             save_latents(outputs.latents, torch.cat(latents, dim=2))
             written.append(outputs.latents)
@@ -146,6 +157,7 @@ def _timed_chunks(
         clip.policy,
         pipeline.family,
         SeededNoise(clip.seed, clip.shape, pipeline.family.chunk_frames, device),
+        start=clip.start,
         on_step=on_step,
         attend=pipeline.backend.run,
         steps=clip.steps,
@@ -178,8 +190,7 @@ def _writer(pipeline: Pipeline, clip: Clip, path: Path) -> VideoWriter:
     comment = f"{pipeline.name}, seed {clip.seed}, {clip.policy}"
     return VideoWriter(
         path,
-        clip.shape.width * SPATIAL,
-        clip.shape.height * SPATIAL,
+        *clip.size,
         FPS,
         scale=pipeline.video_scale,
         metadata={"title": clip.script.title, "comment": comment},
@@ -211,7 +222,7 @@ def _conditions(pipeline: Pipeline, clip: Clip) -> dict:
         "policy": str(clip.policy),
         "skipped steps": ", ".join(map(str, sorted(clip.steps.skipped))) or "none",
         "prompt": clip.script.title,
-        "size": f"{clip.shape.width * SPATIAL}x{clip.shape.height * SPATIAL}",
+        "size": "{}x{}".format(*clip.size),
         "frames": pixel_frames(clip.shape.frames),
         "seed": clip.seed,
         "device": device_name(model.device),

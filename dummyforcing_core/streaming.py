@@ -113,24 +113,24 @@ class LatentPreview(StreamingDecoder):
         return self._nothing
 
 
-def crop_height(pixels: Tensor, height: int) -> Tensor:
-    """Keep the middle `height` rows of pixels (..., H, W): the model needs 1088 rows where a screen has 1080."""
-    have = pixels.shape[-2]
-    if not 0 < height <= have:
-        raise OutputError(f"cannot crop {have} rows of pixels to {height}; ask for 1 to {have}")
-    top = (have - height) // 2
-    return pixels[..., top : top + height, :]
+def crop(pixels: Tensor, width: int, height: int) -> Tensor:
+    """The middle `width` x `height` of pixels (..., H, W): of 1088 rows, which the model needs, a screen's 1080."""
+    rows, cols = pixels.shape[-2:]
+    if not (0 < height <= rows and 0 < width <= cols):
+        raise OutputError(f"cannot crop {cols}x{rows} pixels to {width}x{height}; ask for less than there is")
+    top, left = (rows - height) // 2, (cols - width) // 2
+    return pixels[..., top : top + height, left : left + width]
 
 
-def to_uint8(pixels: Tensor, height: int | None = None) -> np.ndarray:
-    """pixels (B, 3, f, H, W) float in [-1, 1] -> (B, f, H, W, 3) uint8 in memory, cropped to `height` rows if given.
+def to_uint8(pixels: Tensor, size: tuple[int, int] | None = None) -> np.ndarray:
+    """pixels (B, 3, f, H, W) float in [-1, 1] -> (B, f, H, W, 3) uint8 in memory, cropped to `size` (width, height).
 
     Values outside [-1, 1] are clipped; NaN or infinity is an OutputError, because a black frame would hide it.
     """
     if pixels.ndim != 5 or pixels.shape[1] != 3:
         raise OutputError(f"pixels of shape {tuple(pixels.shape)} came; expected (batch, 3, frames, height, width)")
-    if height is not None:
-        pixels = crop_height(pixels, height)
+    if size is not None:
+        pixels = crop(pixels, *size)
     if not bool(torch.isfinite(pixels).all()):
         raise OutputError(
             "the decoded pixels hold NaN or infinity; try --dtype fp32 or bf16, and check that the checkpoint is intact"

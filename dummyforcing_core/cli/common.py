@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from ..errors import DummyForcingError, OutputError
-from ..geometry import LatentShape, Span
+from ..geometry import SIZES, LatentShape, Span
 from ..models.families import FAMILIES
+from ..models.lora import Lora
 from ..pipeline import DEMO, Pipeline, load_pipeline
 
 DEMO_SIZE = (64, 64)
@@ -23,6 +24,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """What every command that samples takes."""
     parser.add_argument("--model", default="demo", help='"demo" or a checkpoint file (default: demo)')
     parser.add_argument("--family", help=f"how the checkpoint was trained: {', '.join(FAMILIES)}")
+    parser.add_argument("--lora", type=Path, metavar="FILE", help="adapter to merge into the checkpoint (LongLive)")
+    parser.add_argument("--lora-strength", type=float, default=1.0, help="its weight (default: 1)")
     parser.add_argument("--text-embedding", type=Path, metavar="FILE", help="text features for a checkpoint file")
     parser.add_argument(
         "--size", type=size, metavar="WxH", help="pixels, multiples of 16 (default: 64x64 for the demo)"
@@ -35,11 +38,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def size(text: str) -> tuple[int, int]:
-    """ "WxH" as (width, height)."""
-    match = re.fullmatch(r"(\d+)[x*](\d+)", text.strip().lower())
-    if not match:
-        raise argparse.ArgumentTypeError(f"size {text!r} came; write it as WIDTHxHEIGHT, e.g. 832x480")
-    return int(match[1]), int(match[2])
+    """ "WxH" or a size's name as (width, height) shown."""
+    name = text.strip().lower()
+    match = re.fullmatch(r"(\d+)[x*](\d+)", name)
+    if name not in SIZES and not match:
+        raise argparse.ArgumentTypeError(f"size {text!r} came; write WIDTHxHEIGHT, e.g. 832x480, or {', '.join(SIZES)}")
+    return (int(match[1]), int(match[2])) if match else SIZES[name]
 
 
 def whole_numbers(text: str) -> list[int]:
@@ -95,8 +99,15 @@ def read_prompts(path: Path) -> list[str]:
 
 def clip_shape(args: argparse.Namespace) -> LatentShape:
     """Latents of the clip that --size and --frames describe."""
-    width, height = args.size or (DEMO_SIZE if args.model == DEMO else DEFAULT_SIZE)
+    width, height = shown_size(args)
+    if (width, height) in SIZES.values():
+        width, height = (-(-side // 16) * 16 for side in (width, height))
     return LatentShape.of_pixels(width, height, args.frames)
+
+
+def shown_size(args: argparse.Namespace) -> tuple[int, int]:
+    """Width and height of the video that --size describes."""
+    return args.size or (DEMO_SIZE if args.model == DEMO else DEFAULT_SIZE)
 
 
 def load(args: argparse.Namespace) -> Pipeline:
@@ -105,7 +116,8 @@ def load(args: argparse.Namespace) -> Pipeline:
     dtype = pick_dtype(args.dtype, device)
     if args.model == DEMO:
         _one_thread(device)
-    return load_pipeline(args.model, args.family, device, dtype, args.attention, args.text_embedding, warn)
+    lora = Lora.read(args.lora, args.lora_strength) if args.lora else None
+    return load_pipeline(args.model, args.family, device, dtype, args.attention, args.text_embedding, warn, lora)
 
 
 def load_demo(device: torch.device) -> Pipeline:

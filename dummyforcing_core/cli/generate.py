@@ -5,13 +5,26 @@ import re
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..errors import OutputError
-from ..geometry import chunk_spans
+from ..geometry import LatentShape, chunk_spans
 from ..pipeline import Pipeline
 from ..policies import get_policy
 from ..render import Clip, Outputs, Rendered, render
 from ..script import Script
-from .common import Progress, add_run_arguments, clip_shape, load, make_folder, read_prompts, warn, whole_numbers
+from ..start import start_from_image, start_from_latents
+from .common import (
+    Progress,
+    add_run_arguments,
+    clip_shape,
+    load,
+    make_folder,
+    read_prompts,
+    shown_size,
+    warn,
+    whole_numbers,
+)
 from .policy_arguments import add_policy_arguments, add_step_arguments, pick_policy, pick_steps
 
 
@@ -31,6 +44,9 @@ def add_parser(subparsers: Any) -> None:
     add_policy_arguments(parser)
     add_step_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="video to write (a folder with --prompts)")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--start-image", type=Path, metavar="FILE", help="first frame of the clip")
+    start.add_argument("--start-latents", type=Path, metavar="FILE", help="go on from a clip's saved latents")
     parser.add_argument("--save-latents", type=Path, metavar="FILE", help='also write tensor "latent" (.safetensors)')
     parser.add_argument("--report", type=Path, metavar="FILE", help="also write the timing report (.json)")
     parser.set_defaults(run=run)
@@ -45,9 +61,18 @@ def run(args: argparse.Namespace) -> int:
         return 0
     pipeline = load(args)
     policy, steps = pick_policy(args, pipeline), pick_steps(args, pipeline)
+    start = _start(args, pipeline, shape)
     for script, outputs in jobs:
-        make_clip(pipeline, Clip(script, shape, args.seed, policy, steps), outputs)
+        make_clip(pipeline, Clip(script, shape, args.seed, policy, steps, start, shown_size(args)), outputs)
     return 0
+
+
+def _start(args: argparse.Namespace, pipeline: Pipeline, shape: LatentShape) -> Tensor | None:
+    if args.start_latents is not None:
+        return start_from_latents(args.start_latents, shape).to(pipeline.denoiser.geometry.device)
+    if args.start_image is not None:
+        return start_from_image(args.start_image, pipeline, shape, warn)
+    return None
 
 
 def make_clip(pipeline: Pipeline, clip: Clip, outputs: Outputs, verbose: bool = True) -> Rendered:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .families import Family, get_family
+from .lora import Lora
 from .metadata import build_metadata, parse_metadata, resolve_family, unknown_family
 from .names import listing, official_names, refuse_foreign
 from .wan import CausalWan, WanConfig
@@ -68,13 +69,17 @@ def load_model(
     family: str | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    lora: Lora | None = None,
 ) -> LoadedModel:
     """Loads a .safetensors or .pt checkpoint of Wan2.1 geometry; any container, prefix or diffusers names.
 
     dtype None keeps bf16, fp16 and fp32 as stored; other storage (fp8, fp64) becomes fp32 on the CPU, else bf16.
-    On the CPU with nothing to convert, parameters stay mapped to the file. Raises CheckpointError, one line.
+    On the CPU with nothing to convert, parameters stay mapped to the file. A LoRA is merged in float32, weight by
+    weight. Raises CheckpointError, one line.
     """
     weights = read_checkpoint(path, family)
+    if lora is not None:
+        lora.check(set(weights.tensors))
     device = torch.device(device)
     if dtype is None:
         fallback = torch.float32 if device.type == "cpu" else torch.bfloat16
@@ -82,7 +87,10 @@ def load_model(
     model = empty_model(weights.info.geometry)
     source, state = weights.tensors, {}
     for name in list(source):
-        state[name] = source.pop(name).to(device=device, dtype=dtype).contiguous()
+        tensor = source.pop(name)
+        if lora is not None:
+            tensor = lora.merged(name, tensor)
+        state[name] = tensor.to(device=device, dtype=dtype).contiguous()
     model.load_state_dict(state, assign=True)
     return LoadedModel(model.requires_grad_(False).eval(), weights.family, weights.info)
 

@@ -130,9 +130,7 @@ def test_ties_are_in_order_also_on_a_real_models_size() -> None:
     assert roles == [DUMMY] * 180 + [SINK] * 180
 
 
-@pytest.mark.parametrize(
-    ("sink", "neighbour", "rest"), [(0.0, 0.0, SINK), (0.0, 0.3, NEIGHBOUR), (0.3, 0.0, SINK)]
-)
+@pytest.mark.parametrize(("sink", "neighbour", "rest"), [(0.0, 0.0, SINK), (0.0, 0.3, NEIGHBOUR), (0.3, 0.0, SINK)])
 def test_a_region_that_nobody_looks_at_divides_nothing_by_zero(sink: float, neighbour: float, rest: int) -> None:
     mass = table(*[(sink, neighbour)] * 4, layers=2)
     assert all(bool(x.isfinite().all()) for x in dummy_cost(mass))

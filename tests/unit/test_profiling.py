@@ -141,9 +141,7 @@ def online(denoise: WanDenoiser, frames: int, prompts: PromptSchedule, seed: int
 def test_every_pass_with_neighbour_frames_is_scored_once(denoise: WanDenoiser) -> None:
     samples = list(take_samples(denoise, FAMILY, ProfilePlan([prompt(0), prompt(1)], [5, 6], shape(9))))
     places = [(s.clip, s.prompt, s.chunk, s.step) for s in samples]
-    assert places == [
-        (clip, clip // 2, chunk, step) for clip in range(4) for chunk in (1, 2) for step in (0, 1, CLEAN)
-    ]
+    assert places == [(clip, clip // 2, chunk, step) for clip in range(4) for chunk in (1, 2) for step in (0, 1, CLEAN)]
     for s in samples:
         assert s.scores.mass.shape == (2, 2, 3)
         assert (s.scores.mass > 0).all()  # there are sink, neighbour and current frames

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dummyforcing_core.errors import OutputError
-from dummyforcing_core.streaming import LatentPreview, StreamingDecoder, crop_height, to_uint8
+from dummyforcing_core.streaming import LatentPreview, StreamingDecoder, crop, to_uint8
 
 
 def latents(frames: int, batch: int = 1, height: int = 4, width: int = 6) -> torch.Tensor:
@@ -79,12 +79,13 @@ def test_every_byte_survives_the_round_trip():
     assert to_uint8(pixels)[0, 0, :, :, 2].ravel().tolist() == list(range(256))
 
 
-def test_to_uint8_crops_the_middle_rows():
-    rows = torch.linspace(-1, 1, 8)[:, None].expand(1, 3, 2, 8, 5)
-    assert torch.equal(crop_height(rows, 4)[0, 0, 0, :, 0], rows[0, 0, 0, 2:6, 0])
-    assert to_uint8(rows, height=4).shape == (1, 2, 4, 5, 3)
-    with pytest.raises(OutputError, match="8 rows"):
-        to_uint8(rows, height=9)
+def test_to_uint8_crops_to_the_middle():
+    pixels = torch.linspace(-1, 1, 40).view(8, 5).expand(1, 3, 2, 8, 5)
+    assert torch.equal(crop(pixels, 3, 4)[0, 0, 0], pixels[0, 0, 0, 2:6, 1:4])
+    assert to_uint8(pixels, (3, 4)).shape == (1, 2, 4, 3, 3)
+    for size in ((5, 9), (6, 8), (0, 8)):
+        with pytest.raises(OutputError, match="5x8"):
+            to_uint8(pixels, size)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

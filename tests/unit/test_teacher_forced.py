@@ -49,9 +49,7 @@ def latents() -> Tensor:
 
 
 def errors(policy: Policy, against: Policy = FULL, **more) -> list[ChunkError]:
-    return list(
-        teacher_forced(denoiser(), latents(), SCHEDULE, PROMPTS, policy, against, FAMILY, NOISE, **more)
-    )
+    return list(teacher_forced(denoiser(), latents(), SCHEDULE, PROMPTS, policy, against, FAMILY, NOISE, **more))
 
 
 @pytest.mark.parametrize("policy", [FULL, SlidingWindow(6, 1), DummyForcing(), DummyForcing(reclassify_chunks=1)])

@@ -1,0 +1,228 @@
+"""Policy and step-caching options of `generate`: bad input, and what good input does to the report."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dummyforcing_core.models.denoiser import WanDenoiser
+from dummyforcing_core.profile import HeadProfile
+from dummyforcing_core.scoring import HeadScores
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+GENERATE = "generate", "--prompt", "a red circle", "--size", "16x16", "--device", "cpu"  # one token per frame
+LAYERS = HEADS = 2  # of the tiny stand-in for the bundled model
+FRAME_BYTES = 2 * 32 * 4  # K and V of one frame of one head: one token, head_dim 32, float32
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_refused(code: int, err: str, message: str) -> None:
+    """Exit 2 and one error line with these words; before it, warnings only (a bar that was there is wiped away)."""
+    assert code == 2, err
+    assert "Traceback" not in err
+    *before, last = (line.rsplit("\r", 1)[-1] for line in err.removesuffix("\n").split("\n"))
+    assert last.startswith("error: "), err
+    assert message.lower() in last.lower()
+    assert all(line.startswith("warning: ") for line in before), err
+
+
+def write_profile(path: Path, layers: int = LAYERS, heads: int = HEADS, fingerprint: str = "") -> Path:
+    """Head 0 of every layer looks at the sink, head 1 at its neighbours, the others at themselves."""
+    row = [[0.6, 0.1, 0.3], [0.1, 0.6, 0.3], *[[0.01, 0.02, 0.97]] * (heads - 2)]
+    HeadProfile(HeadScores(torch.tensor([row] * layers)), "demo", fingerprint).write(path, [["any"] * heads] * layers)
+    return path
+
+
+# Words after the good ones above, and what the message must hold; {tmp} is a folder with a few files.
+BAD_WORDS: dict[str, tuple[str, str]] = {
+    "more dummy heads than heads": ("--policy dummy --num-dummy 5", "5 dummy heads came, the model has 4"),
+    "fewer than none": ("--policy dummy --num-dummy -1", "-1 came; it must be at least 0"),
+    "half a dummy head": ("--policy dummy --num-dummy 0.5", "--num-dummy: invalid int value"),
+    "ratio above 1": ("--policy dummy --dummy-ratio 1.01", "dummy ratio of 1.01 came; it is a share of heads, 0 to 1"),
+    "ratio below 0": ("--policy dummy --dummy-ratio -0.5", "dummy ratio of -0.5"),
+    "ratio NaN": ("--policy dummy --dummy-ratio nan", "dummy ratio of nan"),
+    "ratio in words": ("--policy dummy --dummy-ratio half", "--dummy-ratio: invalid float value"),
+    "lc 0": ("--policy dummy --local-chunks 0", "0 came; it must be at least 1"),
+    "negative lc": ("--policy dummy --local-chunks -2", "-2 came; it must be at least 1"),
+    "negative packed frames": ("--policy dummy --packed-frames -1", "-1 came; it must be at least 0"),
+    "no sink": ("--policy dummy --sink 0", "0 came; it must be at least 1"),
+    "reclassify 0": ("--policy dummy --reclassify 0", "0 came; it must be at least 1"),
+    "observe chunk 0": ("--policy dummy --observe-chunk 0", "chunk 0 has no history to score"),
+    "observe chunk in words": ("--policy dummy --observe-chunk first", "--observe-chunk"),
+    "negative observe chunk": ("--policy dummy --observe-chunk -1", "--observe-chunk"),
+    "observe chunk beyond the clip": ("--policy dummy --observe-chunk 2", "the clip's last chunk is 1"),
+    "score stride 0": ("--policy dummy --score-stride 0", "stride of 0 came"),
+    "profile of more layers": ("--policy dummy --profile {tmp}/3x2.json", "3 layers x 2 heads, this model has 2 x 2"),
+    "profile of more heads": ("--policy dummy --profile {tmp}/2x3.json", "2 layers x 3 heads, this model has 2 x 2"),
+    "missing profile": ("--policy dummy --profile {tmp}/none.json", "not a head profile"),
+    "damaged profile": ("--policy dummy --profile {tmp}/damaged.json", "not a head profile"),
+    "profile is a folder": ("--policy dummy --profile {tmp}", "not a head profile"),
+    "dummy option with full": ("--num-dummy 1", "--num-dummy belongs to --policy dummy, but --policy full came"),
+    "dummy ratio with window": ("--policy window --dummy-ratio 0.5", "--dummy-ratio belongs to --policy dummy"),
+    "local chunks with full": ("--local-chunks 1", "--local-chunks belongs to --policy dummy"),
+    "packed frames with full": ("--packed-frames 1", "--packed-frames belongs to --policy dummy"),
+    "observe chunk with full": ("--observe-chunk auto", "--observe-chunk belongs to --policy dummy"),
+    "reclassify with full": ("--reclassify 1", "--reclassify belongs to --policy dummy"),
+    "score stride with full": ("--score-stride 1", "--score-stride belongs to --policy dummy"),
+    "profile with full": ("--profile {tmp}/3x2.json", "--profile belongs to --policy dummy"),
+    "window with dummy": ("--policy dummy --window 12", "--window belongs to --policy window, but --policy dummy came"),
+    "skip the first step": ("--skip-steps 0", "step 0 cannot be skipped; of 4 steps, 1 to 3 can"),
+    "skip the clean pass": ("--skip-steps 4", "step 4 cannot be skipped"),
+    "skip one good, one bad step": ("--skip-steps 2,9", "step 9 cannot be skipped"),
+    "skip a step in words": ("--skip-steps x", "--skip-steps"),
+    "skip a negative step": ("--skip-steps -1", "-1"),
+    "skip half a step": ("--skip-steps 1.5", "--skip-steps"),
+    "threshold and list": ("--teacache 0.2 --skip-steps 2", "not allowed with argument"),
+    "negative threshold": ("--teacache -0.2", "threshold of -0.2 came"),
+    "threshold NaN": ("--teacache nan", "threshold of nan came"),
+    "infinite threshold": ("--teacache inf", "threshold of inf came"),
+    "threshold in words": ("--teacache high", "--teacache: invalid float value"),
+    "unknown signal": ("--teacache 0.2 --teacache-signal e1", "signal 'e1' is unknown; known: e, e0"),
+    "coefficients in words": ("--teacache 0.2 --teacache-coefficients a,b", "--teacache-coefficients"),
+    "coefficients NaN": ("--teacache 0.2 --teacache-coefficients nan", "finite numbers"),
+    "coefficients infinite": ("--teacache 0.2 --teacache-coefficients 1,inf", "finite numbers"),
+    "a coefficient is missing": ("--teacache 0.2 --teacache-coefficients 1,,2", "--teacache-coefficients"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_profile(tmp_path / "3x2.json", layers=3)
+    write_profile(tmp_path / "2x3.json", heads=3)
+    (tmp_path / "damaged.json").write_bytes((tmp_path / "3x2.json").read_bytes()[:40])
+    return tmp_path
+
+
+@pytest.mark.parametrize("case", BAD_WORDS)
+def test_bad_words(run, tiny_demo, folder: Path, case: str) -> None:
+    words, message = BAD_WORDS[case]
+    before = files(folder)
+    words = words.replace("{tmp}", str(folder)).split()
+    result = run(*GENERATE, "--frames", 21, "--out", folder / "clip.mp4", *words)
+    assert_refused(result.code, result.err, message)
+    assert files(folder) == before
+
+
+SILENT = "an option that has no effect is ignored in silence: "
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(words, id=words, marks=pytest.mark.xfail(strict=True, reason=SILENT + why))
+        for words, why in {
+            "--teacache-coefficients 1,2": "coefficients without --teacache",
+            "--teacache-signal e1": "signal without --teacache, an unknown one even",
+            "--skip-steps 2 --teacache-coefficients nan": "coefficients with --skip-steps",
+            "--policy dummy --profile {tmp}/2x2.json --observe-chunk 1": "nothing is observed with a profile",
+            "--policy dummy --profile {tmp}/2x2.json --reclassify 1": "nothing is observed with a profile",
+            "--policy dummy --profile {tmp}/2x2.json --score-stride 2": "nothing is observed with a profile",
+            "--policy dummy --dummy-ratio 0.5 --num-dummy 1": "the count wins over the ratio",
+        }.items()
+    ],
+)
+def test_options_that_would_be_ignored(run, tiny_demo, tmp_path: Path, words: str) -> None:
+    write_profile(tmp_path / "2x2.json")
+    result = run(*GENERATE, "--frames", 21, "--out", tmp_path / "c.mp4", *words.replace("{tmp}", str(tmp_path)).split())
+    assert result.code == 2
+
+
+@pytest.mark.xfail(strict=True, reason="score_stride is looked at only when the heads are scored, chunks later")
+def test_a_bad_stride_is_refused_before_anything_is_rendered(run, tiny_demo, tmp_path: Path, monkeypatch) -> None:
+    calls, call = [], WanDenoiser.__call__
+    monkeypatch.setattr(WanDenoiser, "__call__", lambda self, *args: calls.append(1) or call(self, *args))
+    run(*GENERATE, "--frames", 21, "--out", tmp_path / "c.mp4", "--policy", "dummy", "--score-stride", 0)
+    assert calls == []
+
+
+# -- good input ------------------------------------------------------------------------------------------------------
+
+
+def report(run, folder: Path, *words: object, frames: int = 45) -> dict:
+    result = run(*GENERATE, "--frames", frames, "--out", folder / "c.mp4", "--report", folder / "r.json", *words)
+    assert result.code == 0, result.err
+    document = json.loads((folder / "r.json").read_text(encoding="utf-8"))
+    document["err"] = [line.rsplit("\r", 1)[-1] for line in result.err.splitlines() if "warning: " in line]
+    document["out"] = result.out
+    return document
+
+
+@pytest.mark.parametrize(
+    ("words", "held", "most"),
+    [
+        ((), None, 3),
+        (("--num-dummy", 4), 4, 1),
+        (("--num-dummy", 4, "--packed-frames", 0), 0, 0),
+        (("--dummy-ratio", 1, "--packed-frames", 2), 8, 2),
+        (("--dummy-ratio", 0.25), None, 3),
+        (("--num-dummy", 4, "--observe-chunk", "auto"), 4, 1),
+        (("--num-dummy", 4, "--observe-chunk", 3), 4, 1),
+        (("--num-dummy", 4, "--reclassify", 1), 4, 1),
+        (("--num-dummy", 4, "--score-stride", 2), 4, 1),
+    ],
+)
+def test_dummy_options(run, tiny_demo, tmp_path: Path, words: tuple, held: int | None, most: int) -> None:
+    memory = report(run, tmp_path, "--policy", "dummy", *words)["memory"]
+    assert memory["history_bytes"]["actual"] == memory["history_bytes"]["predicted"]
+    assert memory["resident_bytes"]["actual"] == memory["resident_bytes"]["predicted"]
+    assert memory["cached_frames"]["max"] <= most
+    if held is not None:
+        assert memory["history_bytes"]["actual"] == held * FRAME_BYTES
+    window = 4 * (1 + max(3, most) + 3) * FRAME_BYTES
+    assert memory["peak_bytes"]["actual"] >= window
+
+
+def test_a_saved_profile_is_narrow_at_once(run, tiny_demo, tmp_path: Path) -> None:
+    """One sink head and one neighbour head stay per layer, or both become dummies; history and chunk are all there is."""
+    profile = write_profile(tmp_path / "p.json")
+    for dummies, history in ((0, 2 * (1 + 3)), (4, 4)):
+        words = "--policy", "dummy", "--profile", profile, "--num-dummy", dummies
+        memory = report(run, tmp_path, *words)["memory"]
+        assert memory["history_bytes"]["actual"] == history * FRAME_BYTES
+        assert memory["peak_bytes"]["actual"] == memory["resident_bytes"]["actual"] == (history + 4 * 3) * FRAME_BYTES
+
+
+def test_an_unknown_or_another_checkpoint_warns_once_and_goes_on(run, tiny_demo, tmp_path: Path) -> None:
+    for fingerprint, words in (("", "an unknown checkpoint"), ("feedface", "checkpoint feedface")):
+        profile = write_profile(tmp_path / "p.json", fingerprint=fingerprint)
+        warnings = report(run, tmp_path, "--policy", "dummy", "--profile", profile, frames=21)["err"]
+        assert len(warnings) == 1
+        assert words in warnings[0]
+
+
+@pytest.mark.xfail(strict=True, reason="str(policy) holds the profile's whole score tensor")
+def test_the_report_names_the_policy_in_a_line(run, tiny_demo, tmp_path: Path) -> None:
+    profile = write_profile(tmp_path / "p.json")
+    document = report(run, tmp_path, "--policy", "dummy", "--profile", profile, frames=21)
+    assert "tensor(" not in document["conditions"]["policy"]
+
+
+@pytest.mark.parametrize(
+    ("words", "skipped"),
+    [
+        ((), "none"),
+        (("--skip-steps", "2"), "2"),
+        (("--skip-steps", "3,1,3"), "1, 3"),
+        (("--teacache", 1e9), "1, 2, 3"),
+        (("--teacache", 0, "--teacache-coefficients", "1,0"), "none"),
+        (("--teacache", 1e9, "--teacache-signal", "e", "--teacache-coefficients", "1,0"), "1, 2, 3"),
+    ],
+)
+def test_the_report_says_which_steps_are_skipped(run, tiny_demo, tmp_path: Path, words: tuple, skipped: str) -> None:
+    document = report(run, tmp_path, *words, frames=9)
+    assert document["conditions"]["skipped steps"] == skipped
+    assert f"skipped steps       {skipped}" in document["out"]
+
+
+def test_the_pattern_is_computed_once_for_all_clips(run, tiny_demo, tmp_path: Path, monkeypatch) -> None:
+    asked, signal = [], WanDenoiser.time_signal
+    monkeypatch.setattr(WanDenoiser, "time_signal", lambda self, *args: asked.append(1) or signal(self, *args))
+    (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n", encoding="utf-8")
+    words = "--prompts", tmp_path / "prompts.txt", "--frames", 21, "--out", tmp_path / "clips", "--teacache", 0.2
+    assert run("generate", "--size", "16x16", "--device", "cpu", *words).code == 0
+    assert len(asked) == 4
+    assert len(list((tmp_path / "clips").glob("*.mp4"))) == 2
