@@ -24,10 +24,10 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/bench_rollout.py
 
 $(STAMP): pyproject.toml constraints.txt
-	@test -x $(BIN)/python -a -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { \
-	  rm -rf $(VENV); \
-	  echo "Python's venv module is missing: install it (Debian, Ubuntu: apt-get install python3-venv) and run make again" >&2; \
+	@$(PYTHON) -c "import ensurepip, venv" 2>/dev/null || { \
+	  echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt-get install python3-venv), then run make again" >&2; \
 	  exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@if [ -n "$(TORCH_INDEX)" ]; then $(BIN)/python -m pip install -q -c constraints.txt --index-url "$(TORCH_INDEX)" torch; fi
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[standalone,test]"
 	@touch $@

@@ -112,7 +112,7 @@ class Residual:
 
 def sinusoid(timesteps: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding, cosines first. timesteps (...) -> float32 (..., dim); angles in float64 on the host."""
-    t = timesteps.double().cpu()
+    t = timesteps.cpu().double()
     frequencies = 10_000.0 ** (-torch.arange(dim // 2, dtype=torch.float64) / (dim // 2))
     angles = t[..., None] * frequencies
     return torch.cat((angles.cos(), angles.sin()), dim=-1).float().to(timesteps.device)
