@@ -76,7 +76,7 @@ class KVCache:
         for layer in range(plan.layers):
             memories = self._memories(plan, layer)
             self.layers.append([self._buffer(*group) for group in _groups(memories, [[] for _ in memories])])
-        self.committed_frames = 0
+        self.committed_frames = 0  # taken in by this cache; heads that hold fewer have evicted some
         self.query_frames = range(0)
         self.pass_frames = range(0)  # those of them that become keys
         self._tables: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}

@@ -48,6 +48,7 @@ class ClipMemory:
         self.cache = self._empty()
         self.observed: list[int] = []
         self.scores: HeadScores | None = None  # of the last observed chunk
+        self.predicted_peak_bytes = self.cache.plan.resident_bytes(self.cache.shape)
         self._past: Past = []
         self._prompt: Tensor | None = None
 
@@ -69,14 +70,16 @@ class ClipMemory:
         first = max(span.start - window, 0)
         keep_sink = self.setting.family.global_sink and first > 0
         kept = max(memory.sink_frames for row in self.cache.plan.memories for memory in row) if keep_sink else 0
-        latent = torch.cat([part for passed, part in self._past if passed.start >= first], dim=2)
         frames = span.start - first
+        latent = torch.cat([part for passed, part in self._past if passed.stop > first], dim=2)[:, :, -frames:]
+        plan = self.cache.plan
+        self._price(plan.repack_peak_bytes(self.cache.shape, plan))
         self.cache.clear(keep_sink)
         self.cache.begin(first, frames, key_frames=min(frames, window - kept))
         sigma = torch.zeros(latent.shape[0], frames)
         self.denoise(latent, sigma, self.prompts.at(span.start), Step(self.cache, output=False))
         self.cache.commit()
-        self.cache.repack(self.cache.plan)  # heads that were apart while their sinks stayed share buffers again
+        self.cache.repack(plan)  # heads that were apart while their sinks stayed share buffers again
 
     def commit(self, span: Span, latent: Tensor, on_pass: OnPass = lambda part: None) -> None:
         """Reads a finished chunk, latent (B, C, span.frames, h, w), into the cache; observes and plans anew if due.
@@ -84,7 +87,7 @@ class ClipMemory:
         on_pass -- called before every clean pass; a long given start takes more than one
         """
         parts = [
-            (part, latent[:, :, part.start - span.start : part.stop - span.start])
+            (part, latent[:, :, part.start - span.start : part.stop - span.start].clone())
             for part in span.passes(self.setting.chunk_frames)
         ]
         observation = self._observation(span)
@@ -93,7 +96,9 @@ class ClipMemory:
             self._clean_pass(part, frames, observation)
         if observation is not None:
             self.scores = observation.scores()
-            self.cache.repack(self.policy.replan(self.scores, self.setting))
+            plan = self.policy.replan(self.scores, self.setting)
+            self._price(self.cache.plan.repack_peak_bytes(self.cache.shape, plan))
+            self.cache.repack(plan)
             self.observed.append(span.chunk)
         self._prompt = self.prompts.at(span.start)
         if self.policy.may_observe_again or self._recache_frames:
@@ -108,13 +113,17 @@ class ClipMemory:
         if self.cache.plan != self.policy.plan(self.setting):  # heads cannot be widened in place
             del self.cache
             self.cache = self._empty()
+            self._price(self.cache.plan.resident_bytes(self.cache.shape))
             for passed, latent in self._past:
                 self._clean_pass(passed, latent, None)
             self.begin(span)
         return self.policy.observation(self.setting)
 
+    def _price(self, peak_bytes: int) -> None:
+        self.predicted_peak_bytes = max(self.predicted_peak_bytes, peak_bytes)
+
     def _clean_pass(self, span: Span, latent: Tensor, observation: Observation | None) -> None:
-        context = self.prompts.at(span.start)
+        context = self.prompts.at(0 if span.given else span.start)  # a given start is one chunk
         clean_pass(self.cache, self.denoise, latent, span, context, self.schedule, self.noise, observation)
 
 

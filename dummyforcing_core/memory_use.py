@@ -19,11 +19,7 @@ class MemoryUse:
 
     def add(self, chunk: ChunkResult) -> None:
         """The next chunk of the clip."""
-        before = self.last.plan if self.last else chunk.plan
-        price = before.resident_bytes(self.shape)
-        if chunk.plan != before:
-            price = max(price, before.repack_peak_bytes(self.shape, chunk.plan))
-        self.predicted_peak = max(self.predicted_peak, price)
+        self.predicted_peak = chunk.predicted_peak_bytes
         self.actual_peak = max(self.actual_peak, chunk.peak_bytes)
         self.scores = chunk.scores or self.scores
         self.last = chunk

@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 
-from .errors import OutputError, PlanError
+from .errors import PlanError
 from .scoring import HeadScores
+from .video import write_atomic
 
 FORMAT = "dummyforcing.head_profile"
 VERSION = 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HeadProfile:
     """Mean scores of one model. Fits every checkpoint of equal layers x heads, at every resolution.
 
@@ -27,6 +28,10 @@ class HeadProfile:
     family: str = ""
     fingerprint: str = ""
     conditions: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        layers, heads = self.scores.mass.shape[:2]
+        return f"HeadProfile({layers}x{heads}, {self.family or 'no family'}, {self.fingerprint or 'no fingerprint'})"
 
     def check(self, layers: int, heads: int) -> None:
         """PlanError unless the model has this profile's layers and heads."""
@@ -60,10 +65,7 @@ class HeadProfile:
             "scores": [[[round(x, 7) for x in head] for head in row] for row in self.scores.mass.tolist()],
             "roles": roles,
         }
-        try:
-            path.write_text(json.dumps(document) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror}; choose another folder") from error
+        write_atomic(path, (json.dumps(document) + "\n").encode("utf-8"))
 
     @classmethod
     def read(cls, path: Path) -> "HeadProfile":
@@ -78,6 +80,9 @@ class HeadProfile:
         try:
             scores = HeadScores(torch.tensor(document["scores"], dtype=torch.float32))
             profile = cls(scores, document["family"], document["fingerprint"], document.get("conditions", {}))
+            mass = scores.mass
+            if not bool((mass >= 0).all()) or not torch.allclose(mass.sum(-1), torch.ones(()), atol=1e-3):
+                raise ValueError("masses of a head are shares, 0 or more, and sum to 1")
             profile.check(document["layers"], document["heads"])
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError(f"{path} is a damaged head profile ({error!r}); make it again with `profile`") from error

@@ -110,7 +110,7 @@ def dummy_set(scores: HeadScores, count: int) -> frozenset[int]:
 
 def overlap(first: HeadScores, second: HeadScores, count: int) -> float:
     """Share of the dummy heads that two scores agree on."""
-    return len(dummy_set(first, count) & dummy_set(second, count)) / count
+    return len(dummy_set(first, count) & dummy_set(second, count)) / count if count else 1.0
 
 
 def overlaps(samples: Sequence[Sample], count: int) -> dict[str, float | None]:

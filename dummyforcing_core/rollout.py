@@ -39,7 +39,7 @@ class ChunkResult:
     plan: the head plan from here on; scores: what it was made from, if heads were observed in this chunk.
     window_full: the chunk was made with as much history as its plan ever holds.
     history_bytes, resident_bytes, peak_bytes: K/V live and allocated once the chunk is committed, and the most that
-    was allocated on the way.
+    was allocated on the way; predicted_peak_bytes: what the plans so far priced that at.
     """
 
     span: Span
@@ -49,6 +49,7 @@ class ChunkResult:
     history_bytes: int
     resident_bytes: int
     peak_bytes: int
+    predicted_peak_bytes: int
     scores: HeadScores | None = None
 
 
@@ -97,6 +98,7 @@ def _result(memory: ClipMemory, span: Span, latent: Tensor, full: bool) -> Chunk
         cache.history_bytes,
         cache.resident_bytes,
         cache.take_peak_bytes(),
+        memory.predicted_peak_bytes,
         memory.scores if span.chunk in memory.observed else None,
     )
 

@@ -51,8 +51,10 @@ def region_mass(q: Tensor, k: Tensor, bounds: Bounds) -> Tensor:
 def region_mass_lse(q: Tensor, k: Tensor, bounds: Bounds) -> Tensor:
     """The same from the log-sum-exp of one fused attention call per region: mass_r = mean exp(lse_r - lse_all).
 
-    No scores are materialised. Arguments and result as in `region_mass`.
+    No scores are materialised. Arguments and result as in `region_mass`, but the ranges must cover all of k.
     """
+    if sum(stop - start for start, stop in bounds) != k.shape[1]:
+        raise PlanError(f"token ranges {list(bounds)} came; here they must tile all {k.shape[1]} keys")
     q, k = (x.transpose(1, 2) for x in (q, k))
     lse = [
         _fused_lse(q, k[:, :, start:stop])

@@ -73,7 +73,7 @@ class TeaCache:
         skipped, total = set(), 0.0
         for step, (_, cost) in enumerate(self.costs(denoise, schedule), start=1):
             total += cost
-            if total < self.threshold:
+            if self.threshold > 0 and total < self.threshold:  # a published polynomial may go below zero
                 skipped.add(step)
             else:
                 total = 0.0

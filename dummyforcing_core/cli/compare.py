@@ -1,16 +1,19 @@
 """`compare`: the same clip under several policies, side by side, with what each costs and loses."""
 
 import argparse
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..clip_memory import setting_of
 from ..comparison import Row, compare_row, side_by_side, table, write_rows
 from ..contact_sheet import save_png
+from ..errors import DummyForcingError
 from ..head_map import head_map
 from ..pipeline import Pipeline
-from ..policies import Policy, get_policy
+from ..policies import POLICIES, Policy, get_policy
 from ..render import Clip, Outputs
 from ..script import Script
 from .common import add_run_arguments, clip_shape, load, make_folder
@@ -32,11 +35,17 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Renders, measures, and writes videos, head maps, compare.json."""
     names = [name.strip() for name in args.policies.split(",") if name.strip()]
+    if not names:
+        raise DummyForcingError(f"--policies {args.policies!r} names no policy; give some of {', '.join(POLICIES)}")
     refuse_surplus(args, [get_policy(name) for name in names])
     shape = clip_shape(args)
     make_folder(args.out)
     pipeline = load(args)
     policies = [pick_policy(args, pipeline, name) for name in names]
+    for policy in policies:  # a plan that cannot be must not cost a clip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            policy.plan(setting_of(pipeline.denoiser, shape, pipeline.family))
     compare(pipeline, Clip(Script.constant(args.prompt), shape, args.seed, policies[0]), policies, args.out)
     return 0
 

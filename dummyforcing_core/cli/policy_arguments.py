@@ -1,6 +1,7 @@
 """Policies and step caching on the command line: one table of options, and what they make."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def add_step_arguments(parser: argparse.ArgumentParser) -> None:
     which = group.add_mutually_exclusive_group()
     which.add_argument("--teacache", type=float, metavar="T", help="TeaCache with this threshold, e.g. 0.2")
     which.add_argument("--skip-steps", type=whole_numbers, metavar="LIST", help="skip these steps, e.g. 2,3")
-    group.add_argument("--teacache-signal", default="e0", help="e0 or e: what TeaCache compares (default: e0)")
+    group.add_argument("--teacache-signal", help="e0 or e: what TeaCache compares (default: e0)")
     group.add_argument("--teacache-coefficients", type=_numbers, metavar="LIST", help="its polynomial, highest first")
 
 
@@ -70,6 +71,11 @@ def pick_policy(args: argparse.Namespace, pipeline: Pipeline, name: str | None =
     policy = get_policy(name or args.policy)
     if name is None:
         refuse_surplus(args, [policy])
+    if policy is DummyForcing:
+        if args.profile is not None:
+            refuse_together(args, "nothing is scored with --profile", ("observe_chunk", "reclassify", "score_stride"))
+        if args.num_dummy is not None:
+            refuse_together(args, "--num-dummy gives the number", ("dummy_ratio",))
     given = {field: getattr(args, option) for option, field in OPTIONS[policy].items()}
     given = {field: value for field, value in given.items() if value is not None}
     if policy is SlidingWindow:
@@ -87,9 +93,17 @@ def pick_steps(args: argparse.Namespace, pipeline: Pipeline) -> StepCache:
     """The steps to skip, by threshold or by list."""
     schedule: Schedule = pipeline.family.schedule
     if args.teacache is not None:
-        tea = TeaCache(args.teacache, args.teacache_signal, args.teacache_coefficients)
+        tea = TeaCache(args.teacache, args.teacache_signal or "e0", args.teacache_coefficients)
         return tea.pattern(pipeline.denoiser, schedule)
+    refuse_together(args, "--teacache is not given", ("teacache_signal", "teacache_coefficients"))
     return StepCache.explicit(args.skip_steps or [], schedule)
+
+
+def refuse_together(args: argparse.Namespace, reason: str, options: Sequence[str]) -> None:
+    """Options that would have no effect, for this reason, are an error."""
+    for option in options:
+        if getattr(args, option) is not None:
+            raise DummyForcingError(f"--{option.replace('_', '-')} has no effect here: {reason}; leave it out")
 
 
 def _own_window(family: Family) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contact_sheet import save_png
+from ..errors import DummyForcingError
 from ..geometry import LatentShape
 from ..head_map import head_map
 from ..head_programming import ROLES, assign_roles
@@ -22,7 +23,7 @@ from ..profiling import (
 )
 from ..prompts import PromptSchedule
 from ..scoring import HeadScores
-from .common import add_run_arguments, clip_shape, load, make_folder, read_prompts, warn
+from .common import add_run_arguments, clip_shape, load, make_folder, read_prompts
 
 RATIO = 0.5
 
@@ -41,6 +42,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Scores, prints what the paper prints, writes the profile."""
+    for option in ("seeds", "local_chunks"):
+        if getattr(args, option) < 1:
+            raise DummyForcingError(f"--{option.replace('_', '-')} {getattr(args, option)} came; give 1 or more")
     lines = read_prompts(args.prompts)
     shape: LatentShape = clip_shape(args)
     for path in (args.out, args.picture):
@@ -51,8 +55,7 @@ def run(args: argparse.Namespace) -> int:
     clips = ProfilePlan(prompts, range(args.seed, args.seed + args.seeds), shape, args.local_chunks)
     samples = list(take_samples(pipeline.denoiser, pipeline.family, clips, pipeline.backend.run))
     if not samples:
-        warn("the clips are too short: no chunk had neighbour frames to score; use more --frames")
-        return 2
+        raise DummyForcingError("the clips are too short: no chunk had neighbour frames to score; use more --frames")
     profile = HeadProfile(
         HeadScores.mean([sample.scores for sample in samples]),
         pipeline.family.name,

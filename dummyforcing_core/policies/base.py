@@ -33,7 +33,11 @@ class Policy(ABC):
     """Decides what every head remembers. Most decide at once; some observe a clean pass and decide again."""
 
     name: ClassVar[str]
-    may_observe_again: ClassVar[bool] = False  # then the rollout keeps the latents a second look needs
+
+    @property
+    def may_observe_again(self) -> bool:
+        """Whether the clip memory must keep the latents that a second look needs."""
+        return False
 
     @abstractmethod
     def plan(self, setting: Setting) -> HeadPlan:

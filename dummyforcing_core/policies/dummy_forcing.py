@@ -42,12 +42,16 @@ class DummyForcing(Policy):
     profile: HeadProfile | None = None
 
     name: ClassVar[str] = "dummy"
-    may_observe_again: ClassVar[bool] = True
+
+    @property
+    def may_observe_again(self) -> bool:
+        return self.profile is None
 
     def __post_init__(self) -> None:
         if not 0 <= self.dummy_ratio <= 1:
             raise PlanError(f"a dummy ratio of {self.dummy_ratio} came; it is a share of heads, 0 to 1")
-        lowest = {"num_dummy": 0, "local_chunks": 1, "packed_frames": 0, "sink_frames": 1, "reclassify_chunks": 1}
+        lowest = {"num_dummy": 0, "local_chunks": 1, "packed_frames": 0, "sink_frames": 1}
+        lowest |= {"reclassify_chunks": 1, "score_stride": 1}
         for field, least in lowest.items():
             value = getattr(self, field)
             if value is not None and value < least:

@@ -163,14 +163,12 @@ def test_plans_that_cannot_be(run, tiny_demo, tmp_path: Path, words: str) -> Non
     assert result.err.splitlines()[-1].rsplit("\r", 1)[-1].startswith("error: ")
 
 
-@pytest.mark.xfail(strict=True, reason="plans are first made when their clip's turn comes: the reference is rendered")
 @pytest.mark.parametrize("words", ["--num-dummy 99", "--observe-chunk 9"])
 def test_plans_that_cannot_be_leave_no_file(run, tiny_demo, tmp_path: Path, words: str) -> None:
     run("compare", "--prompt", "x", "--frames", 21, "--out", tmp_path, *SMALL, *words.split())
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="an empty list of policies ends in a traceback")
 @pytest.mark.parametrize("policies", ["", ","])
 def test_no_policy_at_all(run, tiny_demo, tmp_path: Path, policies: str) -> None:
     result = run("compare", "--prompt", "x", "--frames", 9, "--out", tmp_path, *SMALL, "--policies", policies)

@@ -116,7 +116,6 @@ def test_the_published_polynomials_are_negative_in_places(layers: int) -> None:
     assert all(cost < 0 for _, cost in TeaCache().costs(falling_below_zero(layers), SCHEDULE))
 
 
-@pytest.mark.xfail(strict=True, reason="a rescaled change below 0 counts as under a threshold of 0")
 @pytest.mark.parametrize("layers", [30, 40])
 def test_a_threshold_of_zero_skips_nothing_also_where_the_polynomial_is_negative(layers: int) -> None:
     assert TeaCache(0.0).pattern(falling_below_zero(layers), SCHEDULE) == NO_STEPS

@@ -1,0 +1,812 @@
+"""Dummy Forcing through the real rollout on a tiny random model: what every head holds, when, and what it costs."""
+
+import gc
+import weakref
+from dataclasses import dataclass, field, fields, replace
+from typing import ClassVar
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dummyforcing_core.attention import reference, sdpa
+from dummyforcing_core.cache import KVCache
+from dummyforcing_core.clip_memory import clean_pass, kv_shape, new_cache, replay, setting_of
+from dummyforcing_core.errors import PlanError
+from dummyforcing_core.geometry import LatentShape
+from dummyforcing_core.memory_use import MemoryUse
+from dummyforcing_core.models.denoiser import Step, WanDenoiser
+from dummyforcing_core.models.families import Family
+from dummyforcing_core.models.wan import CausalWan, WanConfig
+from dummyforcing_core.noise import SeededNoise
+from dummyforcing_core.plan import HeadMemory, HeadPlan, KVShape
+from dummyforcing_core.policies import DummyForcing, Policy
+from dummyforcing_core.profile import HeadProfile
+from dummyforcing_core.prompts import PromptSchedule
+from dummyforcing_core.rollout import ChunkResult, rollout
+from dummyforcing_core.schedule import Schedule
+from dummyforcing_core.scoring import HeadScores, Observation
+from dummyforcing_core.stepcache import NO_STEPS, StepCache
+from tests.property.oracle import NaiveCache
+
+LAYERS, HEADS = 2, 4
+FAMILY = Family("tiny", "Tiny random model", "tests", chunk_frames=3, trained_frames=10_000)
+SCHEDULE = Schedule((1.0, 0.6))
+ROLE_NAMES = "sink", "neighbour", "dummy"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tiny_model() -> CausalWan:
+    torch.manual_seed(0)
+    model = CausalWan(WanConfig(dim=64, ffn_dim=64, num_heads=HEADS, num_layers=LAYERS, text_dim=8, freq_dim=16))
+    with torch.no_grad():
+        for block in model.blocks:
+            block.modulation.mul_(8)  # open the gates: what attention remembers must show in the latents
+            block.self_attn.norm_q.weight.mul_(3)  # sharp attention: heads that differ
+    return model.requires_grad_(False)
+
+
+MODEL = tiny_model()
+
+
+def context(seed: int) -> Tensor:
+    return torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(seed))
+
+
+PROMPT = context(0)
+
+
+class Watched(WanDenoiser):
+    """The tiny model; remembers the frames of every call and, weakly, every cache that it was given."""
+
+    def __init__(self):
+        super().__init__(MODEL)
+        self.passes: list[tuple[int, bool]] = []  # first frame, whether it is a clean pass
+        self.caches: list[weakref.ref[KVCache]] = []
+        self.most_alive = 0
+
+    @property
+    def cache(self) -> KVCache:
+        cache = self.caches[-1]()
+        assert cache is not None
+        return cache
+
+    def __call__(self, x, sigma, context, step):
+        if not self.caches or self.caches[-1]() is not step.cache:
+            self.caches.append(weakref.ref(step.cache))
+        self.most_alive = max(self.most_alive, sum(cache() is not None for cache in self.caches))
+        self.passes.append((step.cache.pass_frames.start, not bool(sigma.any())))
+        return super().__call__(x, sigma, context, step)
+
+
+@dataclass
+class Run:
+    """Arguments of a rollout with defaults; `chunks()` runs it."""
+
+    policy: Policy
+    frames: int = 12
+    chunk: int = 3
+    batch: int = 1
+    seed: int = 0
+    given: int = 0
+    prompts: PromptSchedule = field(default_factory=lambda: PromptSchedule.constant(PROMPT))
+    steps: StepCache = NO_STEPS
+    denoise: Watched = field(default_factory=Watched)
+
+    @property
+    def shape(self) -> LatentShape:
+        return LatentShape(self.batch, 16, self.frames, 4, 4)
+
+    @property
+    def family(self) -> Family:
+        return replace(FAMILY, chunk_frames=self.chunk)
+
+    @property
+    def priced(self) -> KVShape:
+        return kv_shape(self.denoise, self.shape, self.family)
+
+    @property
+    def noise(self) -> SeededNoise:
+        return SeededNoise(self.seed, self.shape, self.chunk)
+
+    def iterate(self, **options):
+        start = None
+        if self.given:
+            start = torch.randn(1, 16, self.given, 4, 4, generator=torch.Generator().manual_seed(7))
+        return rollout(
+            self.denoise, self.shape, SCHEDULE, self.prompts, self.policy, self.family, self.noise, start,
+            steps=self.steps, **options,
+        )  # fmt: skip
+
+    def chunks(self, **options) -> list[ChunkResult]:
+        return list(self.iterate(**options))
+
+
+def latents(chunks: list[ChunkResult]) -> Tensor:
+    return torch.cat([chunk.latent for chunk in chunks], dim=2)
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def hand_made_scores(layers: int = LAYERS, heads: int = HEADS) -> HeadScores:
+    """Per layer with 4 heads: head 0 looks at the sink, 1 at the neighbours, the others at the current chunk."""
+    row = [[0.6, 0.1, 0.3], [0.1, 0.6, 0.3], [0.02, 0.01, 0.97], [0.01, 0.02, 0.97]]
+    return HeadScores(torch.tensor([[row[h % 4] for h in range(heads)]] * layers))
+
+
+def hand_made_profile(**more) -> HeadProfile:
+    return HeadProfile(hand_made_scores(), **more)
+
+
+@dataclass(frozen=True)
+class GivenRoles(DummyForcing):
+    """Dummy Forcing that observes in earnest but is handed other scores, so that every role occurs."""
+
+    def replan(self, scores, setting):
+        assert scores.mass.shape == (LAYERS, HEADS, 3)
+        return super().replan(hand_made_scores(), setting)
+
+
+def all_heads():
+    return [(layer, head) for layer in range(LAYERS) for head in range(HEADS)]
+
+
+def held(cache: KVCache, plan: HeadPlan) -> dict[str, list[int]]:
+    """Frames in temporal order that the heads of every role hold; equal for all heads of a role."""
+    table: dict[str, list[int]] = {}
+    for layer, head in all_heads():
+        frames = cache.export(layer, head)[0]
+        assert table.setdefault(plan.roles[layer][head], frames) == frames
+    return table
+
+
+# -- frame sets ------------------------------------------------------------------------------------------------------
+
+WIDE = "unclassified"
+
+
+@dataclass(frozen=True)
+class FrameSets:
+    """What heads hold once each chunk is committed. `wide`: up to the one before the observed chunk."""
+
+    policy: GivenRoles
+    chunk: int
+    frames: int
+    wide: list[list[int]]
+    sink: list[list[int]]
+    neighbour: list[list[int]]
+    dummy: list[list[int]]
+    given: int = 0
+
+
+def spans(*bounds: tuple[int, int]) -> list[list[int]]:
+    return [list(range(start, stop)) for start, stop in bounds]
+
+
+FRAME_SETS = {
+    "the paper's: F 3, observe 1, lc 1": FrameSets(
+        GivenRoles(observe_chunk=1), 3, 12,
+        wide=[[0, 1, 2]],
+        sink=[[0]] * 3, neighbour=[[3, 4, 5], [6, 7, 8], [9, 10, 11]], dummy=[[5], [8], [11]],
+    ),
+    "auto is chunk 1 at F 3": FrameSets(
+        GivenRoles(), 3, 9,
+        wide=[[0, 1, 2]], sink=[[0]] * 2, neighbour=[[3, 4, 5], [6, 7, 8]], dummy=[[5], [8]],
+    ),
+    "F 3, observe 1, lc 2": FrameSets(
+        GivenRoles(local_chunks=2), 3, 15,
+        wide=[[0, 1, 2]],
+        sink=[[0]] * 4, neighbour=spans((1, 6), (3, 9), (6, 12), (9, 15)), dummy=[[5], [8], [11], [14]],
+    ),
+    "F 3, observe 2, lc 1: not dense before": FrameSets(
+        GivenRoles(observe_chunk=2), 3, 12,
+        wide=[[0, 1, 2], [0, 3, 4, 5]], sink=[[0]] * 2, neighbour=[[6, 7, 8], [9, 10, 11]], dummy=[[8], [11]],
+    ),
+    "F 3, observe 2, lc 2": FrameSets(
+        GivenRoles(observe_chunk=2, local_chunks=2), 3, 15,
+        wide=[[0, 1, 2], [0, 1, 2, 3, 4, 5]],
+        sink=[[0]] * 3, neighbour=spans((3, 9), (6, 12), (9, 15)), dummy=[[8], [11], [14]],
+    ),
+    "bare dummies": FrameSets(
+        GivenRoles(packed_frames=0), 3, 12,
+        wide=[[0, 1, 2]], sink=[[0]] * 3, neighbour=[[3, 4, 5], [6, 7, 8], [9, 10, 11]], dummy=[[]] * 3,
+    ),
+    "two packed frames, two sink frames": FrameSets(
+        GivenRoles(packed_frames=2, sink_frames=2), 3, 12,
+        wide=[[0, 1, 2]],
+        sink=[[0, 1]] * 3, neighbour=[[3, 4, 5], [6, 7, 8], [9, 10, 11]], dummy=[[4, 5], [7, 8], [10, 11]],
+    ),
+    "more packed than local frames, which widens the window": FrameSets(
+        GivenRoles(packed_frames=5), 3, 12,
+        wide=[[0, 1, 2]],
+        sink=[[0]] * 3, neighbour=[[3, 4, 5], [6, 7, 8], [9, 10, 11]], dummy=spans((1, 6), (4, 9), (7, 12)),
+    ),
+    "F 1: auto is the first chunk with a neighbour": FrameSets(
+        GivenRoles(), 1, 5,
+        wide=[[0], [0, 1]], sink=[[0]] * 3, neighbour=[[2], [3], [4]], dummy=[[2], [3], [4]],
+    ),
+    "F 1, two sink frames: one chunk later": FrameSets(
+        GivenRoles(sink_frames=2), 1, 6,
+        wide=[[0], [0, 1], [0, 1, 2]], sink=[[0, 1]] * 3, neighbour=[[3], [4], [5]], dummy=[[3], [4], [5]],
+    ),
+    "F 1, observed where there is no neighbour yet": FrameSets(
+        GivenRoles(observe_chunk=1), 1, 4,
+        wide=[[0]], sink=[[0]] * 3, neighbour=[[1], [2], [3]], dummy=[[1], [2], [3]],
+    ),
+    "F 1, two packed frames, lc 3": FrameSets(
+        GivenRoles(packed_frames=2, local_chunks=3), 1, 6,
+        wide=[[0], [0, 1]],
+        sink=[[0]] * 4, neighbour=spans((1, 3), (1, 4), (2, 5), (3, 6)), dummy=spans((1, 3), (2, 4), (3, 5), (4, 6)),
+    ),
+    "one given frame: auto is chunk 2": FrameSets(
+        GivenRoles(), 3, 10, given=1,
+        wide=[[0], [0, 1, 2, 3]], sink=[[0]] * 2, neighbour=[[4, 5, 6], [7, 8, 9]], dummy=[[6], [9]],
+    ),
+    "a long given start: auto is the first chunk after it": FrameSets(
+        GivenRoles(), 3, 11, given=5,
+        wide=[[0, 2, 3, 4]], sink=[[0]] * 2, neighbour=[[5, 6, 7], [8, 9, 10]], dummy=[[7], [10]],
+    ),
+    "a short last chunk": FrameSets(
+        GivenRoles(), 3, 8,
+        wide=[[0, 1, 2]], sink=[[0]] * 2, neighbour=[[3, 4, 5], [5, 6, 7]], dummy=[[5], [7]],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FRAME_SETS)
+def test_frame_sets(case: str):
+    golden = FRAME_SETS[case]
+    run = Run(golden.policy, golden.frames, golden.chunk, given=golden.given)
+    local = golden.policy.local_chunks * golden.chunk
+    wide = HeadMemory(golden.policy.sink_frames, max(local, golden.policy.packed_frames))
+    memories = {
+        "sink": HeadMemory(golden.policy.sink_frames, 0),
+        "neighbour": HeadMemory(0, local),
+        "dummy": HeadMemory(0, golden.policy.packed_frames),
+        WIDE: wide,
+    }
+    expected = [{WIDE: frames} for frames in golden.wide]
+    narrow = zip(golden.sink, golden.neighbour, golden.dummy, strict=True)
+    expected += [dict(zip(ROLE_NAMES, sets, strict=True)) for sets in narrow]
+    found = []
+    for chunk in run.iterate():
+        found.append(held(run.denoise.cache, chunk.plan))
+        for layer, head in all_heads():
+            assert chunk.plan.memories[layer][head] == memories[chunk.plan.roles[layer][head]]
+        assert (chunk.scores is not None) == (len(found) == len(golden.wide) + 1)
+    assert found == expected
+
+
+def test_what_queries_see_in_the_observed_chunk_and_behind_it():
+    """METHODS: F 3, lc 1. a1 is scored as {0 | 1, 2 | 3, 4, 5}; a2 sees {0 | ..}, {5 | ..}, {3, 4, 5 | ..}."""
+    seen: dict[tuple[int, bool], set] = {}
+
+    class Looking(Watched):
+        def __call__(self, x, sigma, context, step):
+            frames, clean = step.cache.pass_frames, not bool(sigma.any())
+            for layer, head in all_heads():
+                regions = {r.name: tuple(sorted(r.frames)) for r in step.cache.regions(layer, head)}
+                assert regions["current"] == tuple(frames)
+                seen.setdefault((frames.start, clean), set()).add((regions["sink"], regions["recent"]))
+            return super().__call__(x, sigma, context, step)
+
+    Run(GivenRoles(), 12, denoise=Looking()).chunks()
+    at = {0: {((), ())}, 3: {((0,), (1, 2))}}
+    at |= {s: {((0,), ()), ((), (s - 1,)), ((), (s - 3, s - 2, s - 1))} for s in (6, 9)}
+    assert seen == {(start, clean): sets for start, sets in at.items() for clean in (False, True)}
+
+
+@pytest.mark.parametrize(
+    ("frames", "chunk", "given"), [(3, 3, 0), (2, 3, 0), (2, 1, 0), (1, 1, 0), (4, 3, 1), (5, 3, 5)]
+)
+def test_a_clip_too_short_to_be_classified_keeps_the_window(frames: int, chunk: int, given: int):
+    run = Run(DummyForcing(), frames, chunk, given=given)
+    for result in run.iterate():
+        assert result.scores is None
+        assert {role for row in result.plan.roles for role in row} == {WIDE}
+        assert result.peak_bytes == result.resident_bytes == result.plan.resident_bytes(run.priced)
+
+
+@pytest.mark.parametrize(
+    ("frames", "chunk", "given", "observe", "last"),
+    [(6, 3, 0, 2, 1), (3, 1, 0, 3, 2), (5, 3, 2, 2, 1), (2, 3, 0, 1, 0)],
+)
+def test_an_observed_chunk_beyond_the_clip_is_refused(frames: int, chunk: int, given: int, observe: int, last: int):
+    with pytest.raises(PlanError, match=f"observe chunk {observe} came, but the clip's last chunk is {last}"):
+        Run(DummyForcing(observe_chunk=observe), frames, chunk, given=given).chunks()
+    if last:
+        chunks = Run(DummyForcing(observe_chunk=last), frames, chunk, given=given).chunks()
+        assert [c.scores is not None for c in chunks] == [False] * last + [True]
+
+
+@pytest.mark.parametrize("policy", [GivenRoles(), DummyForcing(), DummyForcing(packed_frames=0, sink_frames=2)])
+def test_chunks_up_to_the_observed_one_are_those_of_the_window(policy: DummyForcing):
+    ours = latents(Run(policy).chunks())
+    dense = latents(Run(Uniform(HeadMemory(policy.sink_frames, 3))).chunks())
+    assert torch.equal(ours[:, :, :6], dense[:, :, :6])
+    assert relative(ours[:, :, 6:], dense[:, :, 6:]) > 1e-3
+
+
+# -- memory and calls ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Uniform(Policy):
+    """One memory for all, or a whole plan outright."""
+
+    memory: HeadMemory | HeadPlan
+    name: ClassVar[str] = "uniform"
+
+    def plan(self, setting):
+        if isinstance(self.memory, HeadPlan):
+            return self.memory
+        return HeadPlan.uniform(setting.layers, setting.heads, self.memory, "any")
+
+
+PRICED = {
+    "lc 1": GivenRoles(),
+    "observe 2": GivenRoles(observe_chunk=2),
+    "bare dummies": GivenRoles(packed_frames=0),
+    "two packed, two sinks": GivenRoles(packed_frames=2, sink_frames=2),
+    "no dummy": GivenRoles(num_dummy=0),
+    "all dummies": GivenRoles(num_dummy=LAYERS * HEADS),
+    "all dummies, bare": GivenRoles(num_dummy=LAYERS * HEADS, packed_frames=0),
+}
+
+
+@pytest.mark.parametrize("case", PRICED)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_bytes_are_as_priced_and_memory_is_freed_at_regrouping(case: str, batch: int):
+    run = Run(PRICED[case], 13, batch=batch)
+    chunks = run.chunks()
+    observed = next(i for i, c in enumerate(chunks) if c.scores is not None)
+    wide, narrow = chunks[0].plan, chunks[-1].plan
+    for i, chunk in enumerate(chunks):
+        plan = wide if i < observed else narrow
+        assert chunk.plan == plan
+        assert chunk.history_bytes == plan.history_bytes(run.priced, chunk.span.stop)
+        assert chunk.resident_bytes == plan.resident_bytes(run.priced)
+        peak = wide.repack_peak_bytes(run.priced, narrow) if i == observed else plan.resident_bytes(run.priced)
+        assert chunk.peak_bytes == peak
+    assert narrow.resident_bytes(run.priced) < wide.resident_bytes(run.priced)
+    capacity = sum(narrow.cached_frames(13))
+    before = [wide.history_bytes(run.priced, c.span.start) // run.priced.frame_bytes for c in chunks[: observed + 1]]
+    full_wide = before[-1] == sum(wide.cached_frames(13))
+    assert [c.window_full for c in chunks] == [False] * observed + [full_wide] + [True] * (len(chunks) - observed - 1)
+    assert chunks[-1].history_bytes == capacity * run.priced.frame_bytes
+
+
+def test_history_is_as_priced_also_right_after_regrouping_to_a_longer_window():
+    """The price is an upper bound until the ring of a neighbour head, which lost the pinned frame, is full."""
+    run = Run(GivenRoles(local_chunks=2), 6)
+    last = run.chunks()[-1]
+    neighbours = sum(row.count("neighbour") for row in last.plan.roles)
+    assert last.plan.history_bytes(run.priced, 6) - last.history_bytes == neighbours * run.priced.frame_bytes > 0
+    later = Run(GivenRoles(local_chunks=2), 9)
+    last = later.chunks()[-1]
+    assert last.history_bytes == last.plan.history_bytes(later.priced, 9)
+
+
+def calls_per_pass(policy: Policy, frames: int = 12, chunk: int = 3) -> dict[int, set[int]]:
+    """Self-attention calls of one layer, by the pass's first frame."""
+    run, calls, counts = Run(policy, frames, chunk), [], {}
+
+    def attend(q, k, v):
+        calls.append(k.shape[1])
+        return sdpa(q, k, v)
+
+    def count(span, step):
+        if calls:
+            counts.setdefault(at[0], set()).add(len(calls))
+        calls.clear()
+        at[:] = [span.start]
+
+    at: list[int] = []
+    denoise = run.denoise
+    inner = KVCache.__call__
+
+    def only_first_layer(cache, layer, q, k, v):
+        before = list(calls)
+        out = inner(cache, layer, q, k, v)
+        calls[:] = before + calls[len(before) :] if layer == 0 else before
+        return out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KVCache, "__call__", only_first_layer)
+        patch.setattr("dummyforcing_core.models.wan._cross_attention", lambda attn, x, kv, attend: torch.zeros_like(x))
+        list(rollout(denoise, run.shape, SCHEDULE, run.prompts, policy, run.family, run.noise, attend=attend,
+                     on_step=count))  # fmt: skip
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("policy", "chunk", "narrow"),
+    [
+        (GivenRoles(), 3, 2),  # sink and dummy heads share one call
+        (GivenRoles(local_chunks=2), 3, 2),
+        (GivenRoles(packed_frames=2, sink_frames=2), 3, 2),
+        (GivenRoles(packed_frames=2), 3, 3),  # three lengths
+        (GivenRoles(packed_frames=0), 3, 3),
+        (GivenRoles(packed_frames=3), 3, 2),  # dummy and neighbour heads share one
+        (GivenRoles(), 1, 1),  # all lengths equal
+        (GivenRoles(num_dummy=LAYERS * HEADS), 3, 1),
+        (GivenRoles(num_dummy=0), 3, 2),
+    ],
+)
+def test_heads_of_equal_length_share_one_attention_call(policy: DummyForcing, chunk: int, narrow: int):
+    counts = calls_per_pass(policy, 4 * chunk, chunk)
+    observed = 1 if chunk == 3 else 2
+    assert {start: n for start, n in counts.items() if start <= observed * chunk} == {
+        i * chunk: {1} for i in range(observed + 1)
+    }
+    assert {n for start, ns in counts.items() if start > observed * chunk for n in ns} == {narrow}
+
+
+ROLE_TABLES = st.lists(st.sampled_from(ROLE_NAMES), min_size=HEADS, max_size=HEADS)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    ROLE_TABLES, st.integers(0, 2), st.integers(1, 2), st.integers(1, 2), st.sampled_from((1, 3)), st.integers(1, 2),
+    st.integers(0, 99),
+)  # fmt: skip
+def test_packed_attention_equals_a_loop_over_heads_equals_masked_dense_attention(
+    roles, packed, sink, local_chunks, chunk, observe, seed
+):
+    """Any mix of roles in a layer, empty groups and one-group layers among them; re-grouped behind chunk `observe`."""
+    tokens, dim, clip = 2, 12, 5 * chunk
+    shape = KVShape(1, 1, 2, dim, 4, clip, chunk)
+    local = local_chunks * chunk
+    memory = {"sink": HeadMemory(sink, 0), "neighbour": HeadMemory(0, local), "dummy": HeadMemory(0, packed)}
+    wide = HeadPlan.uniform(1, HEADS, HeadMemory(sink, max(local, packed)), WIDE)
+    narrow = HeadPlan((tuple(memory[r] for r in roles),), (tuple(roles),))
+    cache, naive = KVCache(wide, shape, attend=reference), NaiveCache(wide, 1, 2)
+    alone = [KVCache(HeadPlan(((m,),), ((WIDE,),)), replace(shape), attend=reference) for m in wide.memories[0]]
+    g = torch.Generator().manual_seed(seed)
+    for a in range(5):
+        q, k, v = (torch.randn(1, chunk * tokens, HEADS, dim, generator=g) for _ in range(3))
+        for one in (cache, *alone):
+            one.begin(a * chunk, chunk)
+        grouped = cache(0, q, k, v)
+        looped = torch.cat([c(0, *(x[:, :, h : h + 1] for x in (q, k, v))) for h, c in enumerate(alone)], dim=2)
+        torch.testing.assert_close(grouped, looped, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(grouped, naive.attend(0, q, k, v).float(), rtol=1e-4, atol=1e-4)
+        naive.commit([(k, v)])
+        for one in (cache, *alone):
+            one.commit()
+        if a == observe:
+            cache.repack(narrow)
+            naive.repack(narrow)
+            for h, one in enumerate(alone):
+                one.repack(HeadPlan(((narrow.memories[0][h],),), ((roles[h],),)))
+
+
+def test_the_keys_of_sink_heads_stay_bit_for_bit():
+    run, kept = Run(GivenRoles(), 15), []
+    for chunk in run.iterate():
+        if chunk.plan.roles[0][0] == "sink":
+            kept.append([x.clone() for layer in range(LAYERS) for x in run.denoise.cache.export(layer, 0)[1:]])
+        else:
+            first = [x.clone() for layer in range(LAYERS) for x in run.denoise.cache.export(layer, 0)[1:]]
+    assert len(kept) == 4
+    for now in kept:
+        for ours, before, wide in zip(now, kept[0], first, strict=True):
+            assert torch.equal(ours, before)
+            assert torch.equal(ours, wide[:, : ours.shape[1]])
+
+
+# -- which heads -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "dummies"),
+    [({}, 4), ({"dummy_ratio": 0.25}, 2), ({"num_dummy": 3}, 3), ({"num_dummy": 0}, 0), ({"dummy_ratio": 1.0}, 8),
+     ({"dummy_ratio": 0.0}, 0), ({"num_dummy": 1, "dummy_ratio": 1.0}, 1)],
+)  # fmt: skip
+def test_exactly_as_many_dummy_heads_as_asked_for(options: dict, dummies: int):
+    run = Run(DummyForcing(**options), 9)
+    chunk = run.chunks()[-1]
+    assert sum(row.count("dummy") for row in chunk.plan.roles) == dummies
+    assert torch.isfinite(chunk.latent).all()
+
+
+def test_scores_are_what_the_clean_pass_of_the_observed_chunk_gives():
+    run = Run(DummyForcing(), 9)
+    chunks = run.chunks()
+    scores = chunks[1].scores
+    assert [c.scores is not None for c in chunks] == [False, True, False]
+    assert scores.mass.std() > 0.01
+    torch.testing.assert_close(scores.mass.sum(-1), torch.ones(LAYERS, HEADS))
+    cache = new_cache(run.denoise, run.shape, run.policy, run.family)
+    done = latents(chunks)
+    replay(cache, run.denoise, done[:, :, :3], run.prompts, SCHEDULE, run.noise, 3)
+    frame_masses: dict[tuple[int, int], list[float]] = {}
+
+    def look(layer, heads, q, k, regions):
+        weights = torch.einsum("bqhd,bkhd->bhqk", q.double(), k.double()).div(q.shape[-1] ** 0.5).softmax(-1)
+        by_name = {r.name: weights[..., r.start_token : r.stop_token].sum(-1).mean((0, 2)) for r in regions}
+        for i, head in enumerate(heads):
+            frame_masses[layer, head] = [float(by_name[name][i]) for name in ("sink", "recent", "current")]
+
+    cache.begin(3, 3, look)
+    with torch.inference_mode():
+        run.denoise(done[:, :, 3:6], torch.zeros(1, 3), PROMPT, Step(cache))
+    expected = torch.tensor([frame_masses[place] for place in all_heads()]).view(LAYERS, HEADS, 3)
+    torch.testing.assert_close(scores.mass, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_plan_of_a_batch_comes_from_the_mean_over_its_items():
+    together = Run(DummyForcing(), 9, batch=2, seed=10).chunks()[1]
+    alone = [Run(DummyForcing(), 9, seed=10 + item).chunks()[1].scores.mass for item in range(2)]
+    assert relative(alone[0], alone[1]) > 1e-3
+    torch.testing.assert_close(together.scores.mass, sum(alone) / 2, rtol=1e-3, atol=1e-4)
+    mean = DummyForcing(profile=HeadProfile(HeadScores(sum(alone) / 2)))
+    assert together.plan.memories == Run(mean, 9).chunks()[0].plan.memories
+
+
+def test_a_stride_scores_fewer_rows_and_says_about_the_same():
+    exact, strided = (Run(DummyForcing(score_stride=n), 6).chunks()[1].scores.mass for n in (1, 2))
+    assert not torch.equal(exact, strided)
+    torch.testing.assert_close(strided, exact, rtol=0, atol=0.1)
+
+
+# -- saved profiles --------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_profile_is_narrow_from_the_first_chunk_and_observes_nothing():
+    saved, online = DummyForcing(profile=hand_made_profile()), GivenRoles()
+    run, other = Run(saved), Run(online)
+    chunks, observed = run.chunks(), other.chunks()
+    plan = observed[-1].plan
+    assert [c.plan.memories for c in chunks] == [plan.memories] * 4
+    assert [c.scores for c in chunks] == [None] * 4
+    assert [c.resident_bytes for c in chunks] == [plan.resident_bytes(run.priced)] * 4
+    assert max(c.peak_bytes for c in chunks) == plan.resident_bytes(run.priced) < max(c.peak_bytes for c in observed)
+    found = held(run.denoise.cache, plan) if run.denoise.caches[-1]() else None
+    assert found is None  # the cache died with the run
+    assert torch.equal(latents(chunks)[:, :, :3], latents(observed)[:, :, :3])
+    assert relative(latents(chunks)[:, :, 3:6], latents(observed)[:, :, 3:6]) > 1e-3
+
+
+def test_frame_sets_of_a_saved_profile():
+    run, found = Run(DummyForcing(profile=hand_made_profile(), local_chunks=2)), []
+    for chunk in run.iterate():
+        found.append(held(run.denoise.cache, chunk.plan))
+    neighbour = spans((0, 3), (0, 6), (3, 9), (6, 12))
+    assert found == [{"sink": [0], "neighbour": n, "dummy": n[-1:]} for n in neighbour]
+
+
+@pytest.mark.parametrize(("layers", "heads"), [(30, 12), (LAYERS, 12), (3, HEADS)])
+def test_a_profile_of_another_geometry_is_refused_and_both_are_named(layers: int, heads: int):
+    profile = HeadProfile(hand_made_scores(layers, heads))
+    with pytest.raises(PlanError) as error:
+        Run(DummyForcing(profile=profile)).chunks()
+    assert f"{layers} layers x {heads} heads" in str(error.value)
+    assert f"{LAYERS} x {HEADS}" in str(error.value)
+
+
+def test_a_profile_gives_what_is_asked_of_it_at_any_resolution_and_count():
+    for count in (0, 3, 8):
+        plan = Run(DummyForcing(profile=hand_made_profile(), num_dummy=count), 3).chunks()[0].plan
+        assert sum(row.count("dummy") for row in plan.roles) == count
+
+
+# -- looking again ---------------------------------------------------------------------------------------------------
+
+
+def observed_chunks(chunks: list[ChunkResult]) -> list[int]:
+    return [c.span.chunk for c in chunks if c.scores is not None]
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        (DummyForcing(), [1]),
+        (DummyForcing(reclassify_chunks=1), [1, 2, 3, 4, 5, 6]),
+        (DummyForcing(reclassify_chunks=2), [1, 3, 5]),
+        (DummyForcing(reclassify_chunks=3, observe_chunk=2), [2, 5]),
+        (DummyForcing(reclassify_chunks=50), [1]),
+        (DummyForcing(reclassify_chunks=1, profile=hand_made_profile()), []),
+    ],
+)
+def test_heads_are_scored_again_every_so_many_chunks(policy: DummyForcing, expected: list[int]):
+    assert observed_chunks(Run(policy, 21).chunks()) == expected
+
+
+@pytest.mark.parametrize(
+    ("switches", "expected"),
+    [((6,), [1, 2]), ((7,), [1, 3]), ((8,), [1, 3]), ((9,), [1, 3]), ((10, 13), [1, 4, 5]), ((1,), [1]), ((3,), [1])],
+)
+def test_heads_are_scored_again_in_the_chunk_where_a_prompt_switch_takes_effect(switches, expected: list[int]):
+    prompts = PromptSchedule(((0, PROMPT), *((frame, context(frame)) for frame in switches)))
+    assert observed_chunks(Run(DummyForcing(), 18, prompts=prompts).chunks()) == expected
+    assert observed_chunks(Run(DummyForcing(profile=hand_made_profile()), 18, prompts=prompts).chunks()) == []
+
+
+def test_a_repeated_prompt_is_no_switch():
+    prompts = PromptSchedule(((0, PROMPT), (6, PROMPT), (9, PROMPT)))
+    assert observed_chunks(Run(DummyForcing(), 15, prompts=prompts).chunks()) == [1]
+
+
+@pytest.mark.parametrize("policy", [GivenRoles(reclassify_chunks=2), GivenRoles(reclassify_chunks=2, sink_frames=2),
+                                    GivenRoles(reclassify_chunks=2, local_chunks=2)])  # fmt: skip
+def test_a_second_look_sees_the_window_again_rebuilt_from_retained_latents(policy: GivenRoles):
+    """The chunk is scored with sink, neighbours and itself in view, as at the first look."""
+    regions: dict[int, set] = {}
+
+    @dataclass(frozen=True)
+    class Looking(type(policy)):
+        def observation(self, setting):
+            inner = super().observation(setting)
+
+            def observe(layer, heads, q, k, found):
+                named = {r.name: tuple(sorted(r.frames)) for r in found}
+                regions.setdefault(named["current"][0], set()).add((named["sink"], named["recent"]))
+                inner(layer, heads, q, k, found)
+
+            observe.scores = inner.scores
+            return observe
+
+    looking = Looking(**{f.name: getattr(policy, f.name) for f in fields(policy)})
+    run = Run(looking, 18)
+    chunks = run.chunks()
+    assert observed_chunks(chunks) == [1, 3, 5]
+    sink, local = tuple(range(policy.sink_frames)), 3 * policy.local_chunks
+    for chunk in (1, 3, 5):
+        start = 3 * chunk
+        recent = tuple(range(max(policy.sink_frames, start - local), start))
+        assert regions[start] == {(sink, recent)}
+
+
+def test_a_second_look_is_made_by_replaying_the_retained_chunks_in_order():
+    run = Run(GivenRoles(reclassify_chunks=3), 18)
+    assert observed_chunks(run.chunks()) == [1, 4]
+    assert [start for start, clean in run.denoise.passes if clean] == [0, 3, 6, 9, 0, 9, 12, 15]
+
+
+def test_a_second_look_equals_scoring_over_a_cache_that_was_rebuilt_by_hand():
+    run = Run(DummyForcing(reclassify_chunks=2), 12)
+    chunks = run.chunks()
+    done = latents(chunks)
+    cache = new_cache(run.denoise, run.shape, run.policy, run.family)
+    spans_of = {c.span.start: c.span for c in chunks}
+    again = Observation(LAYERS, HEADS)
+    with torch.inference_mode():
+        for start, observation in ((0, None), (6, None), (9, again)):
+            part = done[:, :, start : start + 3]
+            clean_pass(cache, run.denoise, part, spans_of[start], PROMPT, SCHEDULE, run.noise, observation)
+    assert torch.equal(chunks[3].scores.mass, again.scores().mass)
+
+
+def test_a_second_plan_may_move_heads_to_other_roles():
+    @dataclass(frozen=True)
+    class Swapping(DummyForcing):
+        looks: list = field(default_factory=list, hash=False)
+
+        def replan(self, scores, setting):
+            self.looks.append(scores)
+            mass = hand_made_scores().mass
+            return super().replan(HeadScores(mass if len(self.looks) == 1 else mass.flip(1)), setting)
+
+    run, found = Run(Swapping(reclassify_chunks=2), 15), []
+    for _ in run.iterate():
+        found.append([run.denoise.cache.export(0, head)[0] for head in range(HEADS)])
+    assert found[1] == [[0], [3, 4, 5], [5], [5]]
+    assert found[3] == [[11], [11], [9, 10, 11], [0]]
+    assert found[4] == [[14], [14], [12, 13, 14], [0]]
+
+
+def test_looking_again_is_deterministic_and_changes_the_clip_only_behind_it():
+    again = DummyForcing(reclassify_chunks=2)
+    first, second, once = (latents(Run(p, 18).chunks()) for p in (again, again, DummyForcing()))
+    assert torch.equal(first, second)
+    assert torch.equal(first[:, :, :12], once[:, :, :12])
+
+
+@pytest.mark.parametrize("reclassify", [None, 4])
+def test_what_is_kept_for_a_second_look_does_not_grow(reclassify: int | None):
+    run, counts = Run(DummyForcing(reclassify_chunks=reclassify), 60), []
+    wide = run.policy.plan(setting_of(run.denoise, run.shape, run.family)).resident_bytes(run.priced)
+    for chunk in run.iterate():
+        assert chunk.resident_bytes <= wide
+        if chunk.span.chunk in (6, 10, 18):
+            gc.collect()
+            tensors = [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
+            counts.append(sum(x.shape == chunk.latent.shape for x in tensors))
+            del tensors
+    assert len(set(counts)) == 1
+
+
+def test_a_second_look_never_holds_two_caches():
+    run = Run(GivenRoles(reclassify_chunks=2), 15)
+    run.chunks()
+    assert len(run.denoise.caches) > 1
+    assert run.denoise.most_alive == 1
+
+
+@pytest.mark.parametrize("global_sink", [True, False])
+@pytest.mark.parametrize("switch", [6, 9, 18])
+def test_a_family_that_re_caches_at_a_switch_keeps_the_frame_sets(global_sink: bool, switch: int):
+    class LongLive(Run):
+        @property
+        def family(self) -> Family:
+            return replace(FAMILY, window_frames=12, sink_frames=3, recache=True, global_sink=global_sink)
+
+    prompts = PromptSchedule(((0, PROMPT), (switch, context(1))))
+    run, found = LongLive(GivenRoles(), 24, prompts=prompts), []
+    for chunk in run.iterate():
+        found.append(held(run.denoise.cache, chunk.plan))
+        assert (chunk.scores is not None) == (chunk.span.start in (3, switch))
+    for stop, sets in zip(range(6, 25, 3), found[1:], strict=True):
+        renewed = stop > switch == 18 and not global_sink  # the window before frame 18 begins at frame 6
+        assert sets == {"sink": [6 if renewed else 0], "neighbour": [*range(stop - 3, stop)], "dummy": [stop - 1]}
+
+
+def test_the_predicted_peak_counts_the_wide_cache_of_a_second_look():
+    @dataclass(frozen=True)
+    class Turning(DummyForcing):
+        """First layer 0 has all the dummies, then layer 1."""
+
+        looks: list = field(default_factory=list, hash=False)
+
+        def replan(self, scores, setting):
+            self.looks.append(scores)
+            mass = torch.tensor([[[0.01, 0.02, 0.97]] * HEADS, [[0.1, 0.6, 0.3]] * HEADS])
+            return super().replan(HeadScores(mass if len(self.looks) == 1 else mass.flip(0)), setting)
+
+    run = Run(Turning(reclassify_chunks=2), 12)
+    use = MemoryUse(run.priced)
+    for chunk in run.iterate():
+        use.add(chunk)
+    assert use.actual_peak == use.predicted_peak
+
+
+def test_a_long_given_start_is_read_with_the_prompt_it_begins_with():
+    """A switch takes effect at the first chunk that starts at or after it; the given start is one chunk."""
+    contexts = []
+
+    class Noting(Watched):
+        def __call__(self, x, sigma, context, step):
+            contexts.append(context)
+            return super().__call__(x, sigma, context, step)
+
+    prompts = PromptSchedule(((0, PROMPT), (3, context(1))))
+    next(Run(DummyForcing(), 12, given=6, prompts=prompts, denoise=Noting()).iterate())
+    assert all(c is PROMPT for c in contexts)
+
+
+# -- step caching beside it ------------------------------------------------------------------------------------------
+
+
+def test_an_empty_skip_list_equals_off_bit_for_bit():
+    off = Run(DummyForcing()).chunks()
+    empty = Run(DummyForcing(), steps=StepCache.explicit([], SCHEDULE)).chunks()
+    assert torch.equal(latents(empty), latents(off))
+
+
+def test_skipping_changes_the_clip_and_only_clean_passes_fill_the_cache():
+    run = Run(GivenRoles(), steps=StepCache.explicit([1], SCHEDULE))
+    done = []
+    for chunk in run.iterate():
+        done.append(chunk.latent)
+        if chunk.span.chunk > 1:
+            continue
+        rebuilt = new_cache(run.denoise, run.shape, Uniform(HeadMemory(1, 3)), run.family)
+        replay(rebuilt, WanDenoiser(MODEL), torch.cat(done, dim=2), run.prompts, SCHEDULE, run.noise, 3)
+        for layer, head in all_heads():
+            ours, wide = run.denoise.caches[0]().export(layer, head), rebuilt.export(layer, head)
+            places = [wide[0].index(frame) for frame in ours[0]]
+            for mine, theirs in zip(ours[1:], wide[1:], strict=True):
+                assert torch.equal(mine.unflatten(1, (-1, 4)), theirs.unflatten(1, (-1, 4))[:, places])
+    assert relative(torch.cat(done, dim=2), latents(Run(GivenRoles()).chunks())) > 1e-3
