@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,9 @@ from .models.demo_text import encode_prompt
 from .models.denoiser import WanDenoiser
 from .models.families import Family, get_family
 from .models.lora import Lora
+from .models.wan_vae import WanVAE
+from .models.wan_vae_stream import WanVAEDecoder
+from .models.wan_vae_stream import encode as encode_video
 from .streaming import LatentPreview, StreamingDecoder
 
 Warn = Callable[[str], None]
@@ -52,11 +56,14 @@ def load_pipeline(
     text_embedding: Path | None = None,
     warn: Warn = lambda text: None,
     lora: Lora | None = None,
+    vae: WanVAE | None = None,
+    vae_tile: tuple[int, int] | None = None,
 ) -> Pipeline:
     """Loads the model called "demo" or a checkpoint file.
 
-    A file takes its text from `text_embedding`, a .safetensors with one tensor (S, text_dim), and its clips are
-    decoded as a rough preview. `warn` gets one line per thing the user should know.
+    A file takes its text from `text_embedding`, a .safetensors with one tensor (S, text_dim). Its clips are decoded by
+    `vae`, in tiles of `vae_tile` latent rows and columns if given, or as a rough preview without
+    one. `warn` gets one line per thing the user should know.
     """
     began = time.perf_counter()
     encode: Callable[[str], Tensor]
@@ -67,6 +74,8 @@ def load_pipeline(
             raise CheckpointError(f"--family {family} came, --model demo is of family {DEMO}; leave --family out")
         if lora is not None:
             raise CheckpointError(f"{lora.path}: the demo model takes no LoRA; name its base checkpoint with --model")
+        if vae is not None:
+            raise CheckpointError("the demo model has a codec of its own; leave --vae out")
         loaded = load_demo_model(device, dtype)
         codec = load_demo_codec(device)
         encode, new_decoder, encode_pixels = _demo_encoder(warn), codec.decoder_stream, codec.encode
@@ -75,7 +84,11 @@ def load_pipeline(
         config = loaded.model.config
         features = _saved_features(text_embedding, config.text_len, config.text_dim)
         encode, new_decoder = lambda prompt: features, LatentPreview
-        warn("no VAE is loaded: the video is a rough preview of the latents; keep them with --save-latents")
+        if vae is None:
+            warn("no VAE is loaded: the video is a rough preview of the latents; keep them with --save-latents")
+        else:
+            new_decoder = partial(WanVAEDecoder, vae, vae_tile)
+            encode_pixels = partial(encode_video, vae, tile=vae_tile)
     denoiser = WanDenoiser(loaded.model)
     return Pipeline(
         name=model if model == DEMO else Path(model).name,

@@ -12,6 +12,7 @@ from ..errors import DummyForcingError, OutputError
 from ..geometry import SIZES, LatentShape, Span
 from ..models.families import FAMILIES
 from ..models.lora import Lora
+from ..models.wan_vae_file import load_wan_vae
 from ..pipeline import DEMO, Pipeline, load_pipeline
 
 DEMO_SIZE = (64, 64)
@@ -26,6 +27,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--family", help=f"how the checkpoint was trained: {', '.join(FAMILIES)}")
     parser.add_argument("--lora", type=Path, metavar="FILE", help="adapter to merge into the checkpoint (LongLive)")
     parser.add_argument("--lora-strength", type=float, default=1.0, help="its weight (default: 1)")
+    parser.add_argument("--vae", type=Path, metavar="FILE", help="Wan2.1 VAE that decodes a checkpoint's clips")
+    parser.add_argument("--vae-tile", type=tile, metavar="RxC", help="decode in tiles of so many latent rows x columns")
     parser.add_argument("--text-embedding", type=Path, metavar="FILE", help="text features for a checkpoint file")
     parser.add_argument(
         "--size", type=size, metavar="WxH", help="pixels, multiples of 16 (default: 64x64 for the demo)"
@@ -44,6 +47,14 @@ def size(text: str) -> tuple[int, int]:
     if name not in SIZES and not match:
         raise argparse.ArgumentTypeError(f"size {text!r} came; write WIDTHxHEIGHT, e.g. 832x480, or {', '.join(SIZES)}")
     return (int(match[1]), int(match[2])) if match else SIZES[name]
+
+
+def tile(text: str) -> tuple[int, int]:
+    """ "RxC" as latent rows and columns of a tile."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower())
+    if not match or min(int(match[1]), int(match[2])) < 4:
+        raise argparse.ArgumentTypeError(f"tile {text!r} came; write ROWSxCOLUMNS in latents, from 4x4 up")
+    return int(match[1]), int(match[2])
 
 
 def whole_numbers(text: str) -> list[int]:
@@ -116,8 +127,20 @@ def load(args: argparse.Namespace) -> Pipeline:
     dtype = pick_dtype(args.dtype, device)
     if args.model == DEMO:
         _one_thread(device)
-    lora = Lora.read(args.lora, args.lora_strength) if args.lora else None
-    return load_pipeline(args.model, args.family, device, dtype, args.attention, args.text_embedding, warn, lora)
+    if args.vae_tile and not args.vae:
+        raise DummyForcingError("--vae-tile has no effect here: --vae is not given; leave it out")
+    return load_pipeline(
+        args.model,
+        args.family,
+        device,
+        dtype,
+        args.attention,
+        args.text_embedding,
+        warn,
+        Lora.read(args.lora, args.lora_strength) if args.lora else None,
+        load_wan_vae(args.vae, device, dtype) if args.vae else None,
+        args.vae_tile,
+    )
 
 
 def load_demo(device: torch.device) -> Pipeline:

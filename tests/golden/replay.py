@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 from cases import Directory, Errors, block_loop, comfy_loop, constants, head_programming
+from vae_case import vae_stream
 
 Replay = Callable[[Directory, str], Errors]
 
@@ -23,6 +24,7 @@ REPLAYS: dict[str, Replay] = {
     **dict.fromkeys("ABCDF", block_loop),
     "E": head_programming,
     "G": comfy_loop,
+    "H": vae_stream,
     "I": constants,
 }
 
