@@ -13,9 +13,9 @@ from .compare import compare
 
 # One prompt per chunk. The colours are named while the light is on, then never again: what comes back when the
 # light returns is what the cache remembers.
-LIT = "a red circle on the left moving sideways and a blue square on the right moving up and down"
-DARK = "a circle moving sideways and a square moving up and down, lights off"
-AGAIN = "a circle moving sideways and a square moving up and down, lights on"
+LIT = "a red circle at the top left moving sideways and a blue square at the bottom right moving sideways"
+DARK = "a circle moving sideways and a square moving sideways, lights off"
+AGAIN = "a circle moving sideways and a square moving sideways, lights on"
 STORY = (LIT, LIT, DARK, DARK, DARK, AGAIN, AGAIN)
 FRAMES = 81
 

@@ -103,6 +103,7 @@ class DemoDecoderStream:
                 f"with (B, h, w) = {self._size or 'any'}: call reset() before another clip"
             )
         self._size = (batch, height, width)
+        latents = latents.to(self._codec.encoder_matrix)
         out = [latents.new_zeros(batch, 3, 0, PATCH_PX * height, PATCH_PX * width)]
         for latent in latents.unbind(2):
             frames = self._codec.decode_frame(latent).clamp(-1, 1)

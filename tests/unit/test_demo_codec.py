@@ -5,17 +5,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from demo.codec_file import load_codec
 from demo.prompts import sample_clips
 from demo.world import render
 from dummyforcing_core.errors import OutputError
+from dummyforcing_core.models.demo_assets import load_demo_codec
 from dummyforcing_core.models.demo_codec import DemoCodec
 from dummyforcing_core.streaming import StreamingDecoder
 
 
 @pytest.fixture(scope="module")
 def codec() -> DemoCodec:
-    return load_codec()
+    return load_demo_codec()
 
 
 @pytest.fixture(scope="module")
