@@ -65,6 +65,7 @@ def text_to_video(source: Source, clips: Clips) -> dict[str, float]:
         return float(fine[:, :, first:last].all(2).all(1).float().mean())
 
     chunks = judged.shape[2]
+    most = 2 * (right & judged)[:, :, 1:].sum(2) > judged[:, :, 1:].sum(2)
     error = measure.position_error(pixels, clips)
     latent_ends = [8, 12 * chunks - 4]
     return {
@@ -74,6 +75,7 @@ def text_to_video(source: Source, clips: Clips) -> dict[str, float]:
         "right_second_chunk": share(1, 2),
         "right_last_chunk": share(chunks - 1, chunks),
         "right_second_to_last": share(1, chunks),
+        "right_in_most_chunks_from_second": float((most | ~judged[:, :, 1:].any(2)).all(1).float().mean()),
         "shape_chunks_right": float((right & judged).sum() / judged.sum()),
         "position_error_first_chunk_px": float(error[:, latent_ends[0]].nanmedian()),
         "position_error_last_frame_px": float(error[:, latent_ends[1]].nanmedian()),

@@ -82,16 +82,22 @@ def remembered(codec: DemoCodec, clips: Clips, latents: Tensor) -> dict[str, Ten
     """Of the last two chunks of clips, both lit, as the latents (B, C, T, h, w) show them; (B,) each.
 
     recall: share of coloured pixels in a true colour in the chunk in which the light returns. kept: share of the
-    shapes that are there, in colour and kind, in the last chunk; nan where the truth hides them.
+    shapes that are there, in colour and kind, in the last 9 pixel frames; nan where the truth hides them.
     """
     pixels = decode(codec, latents[:, :, -7:])[:, 1:]
-    tail = Clips(
-        clips.colour, clips.kind, clips.present, clips.centre[:, :, -33:], clips.light[:, -3:], clips.slots[:, -3:]
-    )
-    pixels = torch.cat([pixels.new_zeros(len(pixels), 9, *pixels.shape[2:]), pixels], 1)
-    right, judged = measure.shapes_right(pixels, tail)
-    right, judged = right[:, :, -1], judged[:, :, -1]
-    return {"recall": measure.colour_recall(pixels, tail, 1), "kept": (right & judged).sum(1) / judged.sum(1)}
+    padded = torch.cat([pixels.new_zeros(len(pixels), 9, *pixels.shape[2:]), pixels], 1)  # a chunk 0 before them
+    right, judged = measure.shapes_right(pixels[:, -9:], _tail(clips, 9, 1))
+    right, judged = right[:, :, 0], judged[:, :, 0]
+    return {
+        "recall": measure.colour_recall(padded, _tail(clips, 33, 3), 1),
+        "kept": (right & judged).sum(1) / judged.sum(1),
+    }
+
+
+def _tail(clips: Clips, frames: int, chunks: int) -> Clips:
+    """The last so many pixel frames as a clip of their own, which must be as long as its chunks say."""
+    centre, light, slots = clips.centre[:, :, -frames:], clips.light[:, -chunks:], clips.slots[:, -chunks:]
+    return Clips(clips.colour, clips.kind, clips.present, centre, light, slots)
 
 
 def ceiling(codec: DemoCodec, clips: Clips) -> dict[str, float]:
@@ -125,17 +131,13 @@ def make_dense(subject: Subject, scene: Scene, first: int, with_reference: bool)
 
 
 def measure_entry(subject: Subject, entry: Entry, scenes: dict[str, Scene], dense: dict[str, Dense], main: str) -> dict:
-    """Everything about one policy: per-clip lists under "values", and its memory and time in the main scene.
-
-    Random draws are measured in the main scene only, without packing by their velocity error alone.
-    """
+    """Everything about one policy: per-clip lists under "values", and its memory and time in the main scene."""
     named = entry.draw is None
     began = subject.seconds()
     result: dict = {"key": entry.key, "values": {}}
-    for name, scene in scenes.items():
-        if named or (name == main and entry.table != "bare"):
-            for key, values in _remembered_in(subject, entry, scene, dense[name]).items():
-                result["values"][f"{key}_{name}"] = values
+    for name in entry.scenes(list(scenes), main):
+        for key, values in _remembered_in(subject, entry, scenes[name], dense[name]).items():
+            result["values"][f"{key}_{name}"] = values
     result |= _along_dense(subject, entry, scenes[main], dense[main], result["values"])
     if named:
         result["time"] = _time_ratio(subject, entry, scenes[main], dense[main])

@@ -94,6 +94,19 @@ class Entry:
         parts = (self.table, "" if self.ratio is None else f"{self.ratio:.0%}", self.kind)
         return " | ".join(part for part in parts if part) + ("" if self.draw is None else f" | draw {self.draw}")
 
+    def scenes(self, names: Sequence[str], main: str) -> list[str]:
+        """Where it is asked what the clips remember: most rows in the main scene, those that carry the study in more.
+
+        Random draws beyond LONG_RATIOS, and those without packing, are judged by their velocity error alone.
+        """
+        if self.draw is not None:
+            return [main] if self.table != "bare" and self.ratio in LONG_RATIOS else []
+        if self.table == "uniform":
+            return list(names)
+        rival = self.kind.startswith("first") and self.table in ("packed", "long")
+        ours = self.kind == "profile, later chunks" and self.table != "bare"
+        return [name for name in names if name == main or (name == names[-1] and (rival or ours))]
+
 
 def entries(setting: Setting, profiles: Profiles, ratios: Sequence[float], draws: int) -> list[Entry]:
     """Everything that is compared, the policies with a name of their own first."""
@@ -121,8 +134,8 @@ def entries(setting: Setting, profiles: Profiles, ratios: Sequence[float], draws
             long = DummyForcing(ratio, local_chunks=LONG_CHUNKS, profile=profiles.later_long)
             found += [Entry("long", "profile, later chunks", ratio, long), *_rivals("long", ratio, long, setting)]
     shuffled = [entry for entry in found if entry.kind == "profile, later chunks" and entry.table != "long"]
-    shuffled.sort(key=lambda entry: entry.table == "bare")
-    return found + [_draw(entry, number, setting) for number in range(draws) for entry in shuffled]
+    shuffled.sort(key=lambda entry: (entry.table == "bare", entry.ratio not in LONG_RATIOS))
+    return found + [_draw(entry, number, setting) for entry in shuffled for number in range(draws)]
 
 
 def _sources(profiles: Profiles) -> list[tuple[str, HeadProfile]]:

@@ -64,9 +64,9 @@ def _conditions(document: dict) -> str:
         "- **Time**: diffusion of one clip over the full cache's, alternating in one process. At 16 tokens per frame "
         "attention is a small part of the work: this column says what the bookkeeping costs, not what is saved.\n"
         f"- Brackets: {COVERAGE:.0%} bootstrap interval over clips; for random heads least .. greatest of the draws "
-        "(dummy, sink and neighbour roles in equal numbers, shuffled over the model; main scene only, and "
-        "without packing velocity error only).\n"
-        f"- Main scene: {c['main_scene'].replace('_', ' ')}; velocity error, memory, time and random draws are of it.\n"
+        "(dummy, sink and neighbour roles in equal numbers, shuffled over the model).\n"
+        f"- Velocity error, frames, bytes and time are of the clips of {c['main_scene'].replace('_', ' ')}; an empty "
+        "cell was not measured.\n"
         "- **Profile, later chunks**: scores averaged over all steps of chunks 2 and later; **first chunk**: the clean "
         "pass of chunk 1, the paper's choice; both from "
         f"{document['heads']['profile_clips']} other clips. **Online**: each clip alone, scored in its own chunk 1 and "
@@ -96,7 +96,7 @@ def _table(document: dict, name: str, title: str, note: str) -> str:
     rows = [row for row in document["rows"] if row["table"] == name]
     if not rows:
         return ""
-    columns = metrics_of(document)
+    columns = {m: text for m, text in metrics_of(document).items() if any(m in row["metrics"] for row in rows)}
     head = ["dummy heads"] * (name != "uniform") + ["policy", "frames", "KiB", *columns.values(), "time"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for ratio in dict.fromkeys(row["ratio"] for row in rows):

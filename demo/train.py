@@ -1,6 +1,6 @@
 """Trains the demo model by teacher forcing; always ends annealed after --minutes of wall time.
 
-    python -m demo.train --minutes 95 --out out/train --export dummyforcing_core/assets/demo_model.safetensors
+    python -m demo.train --minutes 88 --out out/train --export dummyforcing_core/assets/demo_model.safetensors
 
 Run it again with the same --out to resume. Each of --processes works on one thread; the gradients
 are averaged. A step is a batch of whole clips (clean history and two noisy copies of every chunk)
@@ -40,9 +40,9 @@ class Settings:
     drift_share: float
 
 
-def batches(progress: float, settings: Settings) -> list[Batch]:
+def batches(warm: bool) -> list[Batch]:
     """The batches of a step: short clips and many first chunks at first, whole clips after that."""
-    if progress < settings.warm_share:
+    if warm:
         return [Batch(24, 1, 1), Batch(4, 3, 2)]
     return [Batch(8, 1, 1), Batch(3, 7, 2)]
 
@@ -103,7 +103,7 @@ class Trainer:
         )
         total = 0.0
         drift = 0.5 if progress > 1 - self.settings.drift_share else 0.0
-        for batch in batches(progress, self.settings):
+        for batch in batches(warm=progress < self.settings.warm_share):
             loss = loss_of(self.model, self.codec, batch, generator, drift)
             (loss / 2).backward()
             total += float(loss.detach()) / 2
@@ -161,9 +161,9 @@ def worker(rank: int, settings: Settings, store: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=95.0, help="wall time, resumed time included")
+    parser.add_argument("--minutes", type=float, default=88.0, help="wall time, resumed time included")
     parser.add_argument("--warm-share", type=float, default=0.12, help="first part of the run, on short clips")
-    parser.add_argument("--drift-share", type=float, default=0.15, help="last part, with the model's own history")
+    parser.add_argument("--drift-share", type=float, default=0.77, help="last part, with the model's own history")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--muon-lr", type=float, default=0.02)

@@ -36,7 +36,13 @@ class Family:
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        Family("demo", "Bundled demo model (synthetic shapes)", "this repository, demo/"),
+        Family(
+            "demo",
+            "Bundled demo model (synthetic shapes)",
+            "this repository, demo/",
+            window_frames=12,
+            sink_frames=3,
+        ),
         Family("self_forcing", "Self-Forcing 1.3B", "guandeh17/Self-Forcing"),
         Family("causal_forcing", "Causal-Forcing 1.3B, chunk-wise", "thu-ml/Causal-Forcing"),
         Family(

@@ -51,7 +51,8 @@ def test_teacher_forcing_equals_the_rollout():
     generator = torch.Generator().manual_seed(4)
     clean = torch.randn(BATCH, 16, 3 * CHUNKS, 8, 8, generator=generator)
     sigma = torch.full((BATCH, COPIES * CHUNKS), SIGMA)
-    context = torch.randn(BATCH, CHUNKS, CONFIG.text_len, CONFIG.text_dim, generator=generator)
+    # The rollout reads a given start with its first prompt: one prompt for all.
+    context = torch.randn(BATCH, 1, CONFIG.text_len, CONFIG.text_dim, generator=generator).expand(-1, CHUNKS, -1, -1)
     order = [*range(CHUNKS - 1), *(COPIES * [*range(CHUNKS)])]
     text = wan.text_kv(model, context[:, order].flatten(0, 1))
     for history_chunks, policy in ((None, Full()), (1, SlidingWindow(6, 0))):

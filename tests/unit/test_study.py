@@ -112,6 +112,7 @@ def test_last_chunks_are_measured_as_the_evaluation_does() -> None:
     assert torch.equal(found["recall"], measure.colour_recall(pixels, clips, 3))
     right, judged = (x[:, :, -1] for x in measure.shapes_right(pixels, clips))
     assert torch.equal(found["kept"], (right & judged).sum(1) / judged.sum(1))
+    assert found["kept"].tolist() == [0.0, 0.0]
 
 
 def test_verdicts_need_an_interval_that_excludes_zero() -> None:
