@@ -37,5 +37,9 @@ class MemoryUse:
             },
             "resident_bytes": {"predicted": plan.resident_bytes(self.shape), "actual": self.last.resident_bytes},
             "peak_bytes": {"predicted": self.predicted_peak, "actual": self.actual_peak},
-            "cached_frames": {"mean": sum(cached) / len(cached), "max": max(cached)},
+            "cached_frames": {
+                "mean": sum(cached) / len(cached),
+                "max": max(cached),
+                "context_ratio": sum(cached) / len(cached) / frames,
+            },
         }

@@ -46,7 +46,8 @@ class RunReport:
     init_ms: loading and warming up. first_frame_ms: from the start of the run to the first pixel frame.
     total_ms: from the start of the run to the closed file, so init, diffusion, decode and the rest.
     memory: {"history_bytes" | "resident_bytes" | "peak_bytes": {"predicted": bytes, "actual": bytes},
-        "cached_frames": {"mean": latent frames per head, "max": ...}}; what was not measured is left out or None.
+        "cached_frames": {"mean": latent frames per head, "max": ..., "context_ratio": mean / frames of the clip}}; what
+        was not measured is left out or None.
     """
 
     conditions: dict[str, Any] = field(default_factory=dict)
@@ -175,6 +176,9 @@ class RunReport:
                 [*([f"mean {mean:.2f}"] if mean is not None else []), *([f"max {most:g}"] if most is not None else [])]
             )
             lines += _pairs({"cached latents": f"{text or '-'} per head"})
+            ratio = cached.get("context_ratio")
+            if ratio is not None:
+                lines += _pairs({"context ratio": f"{ratio:.3f} of the clip, mean over heads"})
         return lines
 
 

@@ -14,7 +14,7 @@ def report() -> RunReport:
     memory = {
         "history_bytes": {"predicted": 3 * 2**20, "actual": 3 * 2**20},
         "resident_bytes": {"predicted": 5 * 2**20, "actual": None},
-        "cached_frames": {"mean": 6.5, "max": 9},
+        "cached_frames": {"mean": 6.5, "max": 9, "context_ratio": 0.31},
     }
     return RunReport(
         conditions={
@@ -77,7 +77,14 @@ def test_table_shows_every_number_in_narrow_lines():
     assert ["6", "18..20", "500.0", "14.7", "100.0", "full"] in rows
     assert ["history,", "MiB", "3.00", "3.00"] in rows
     assert ["resident,", "MiB", "5.00", "-"] in rows
-    for text in ("23.82 FPS", "15.58 FPS", "1510.0 ms", "81 (21 latent)", "mean 6.50, max 9 per head", "torch 2.13.0"):
+    for text in (
+        "23.82 FPS",
+        "15.58 FPS",
+        "1510.0 ms",
+        "81 (21 latent)",
+        "mean 6.50, max 9 per head",
+        "0.310 of the clip",
+    ):
         assert text in table
     assert "peak" not in table  # not measured, not shown
 
