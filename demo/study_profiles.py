@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from dummyforcing_core.head_programming import ROLES, assign_roles
 from dummyforcing_core.profile import HeadProfile
 from dummyforcing_core.profiling import (
     CLEAN,
@@ -76,6 +77,18 @@ def head_figures(samples: Sequence[Sample], profiles: Profiles, ratios: Sequence
             for ratio, count in counts.items()
             if count
         },
+        "roles": {
+            f"{ratio:.0%}": {
+                name: _role_counts(p, count) for name, p in (("first", profiles.first), ("later", profiles.later))
+            }
+            for ratio, count in counts.items()
+        },
         "mass_later": mass.tolist(),
         "mass_first": profiles.first.scores.mass.tolist(),
     }
+
+
+def _role_counts(profile: HeadProfile, dummies: int) -> dict[str, int]:
+    """How many heads of each role a profile makes."""
+    flat = [role for row in assign_roles(profile.scores.mass, dummies) for role in row]
+    return {name: flat.count(i) for i, name in enumerate(ROLES)}

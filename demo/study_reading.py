@@ -26,12 +26,14 @@ def reading(document: dict) -> str:
     """One bullet per question; the other columns are in the table of verdicts."""
     points = [
         _dial(document),
+        _glance(document),
         *(_chance(document, table, name) for table, name in SETTINGS.items()),
         *(_rivals(document, table, name) for table, name in SETTINGS.items()),
         _pair(document, "Later-chunk profile against first-chunk profile", "profile, first chunk"),
         _pair(document, "Saved profile against online classification", "online"),
         _pair(document, "The packed frame, which costs bytes, against none", "without the packed frame"),
         _history(document),
+        _disagreements(document),
     ]
     lines = [f"- {point}" for point in points if point]
     return "\n".join(["## What it says", *lines]) if lines else ""
@@ -50,6 +52,7 @@ def limits(document: dict) -> str:
     )
 
 
+GLANCE_RATIOS = (0.25, 0.5)
 SETTINGS = {
     "packed": "Dummy Forcing, packed",
     "bare": "Dummy Forcing without packing",
@@ -73,6 +76,26 @@ def _dial(document: dict) -> str:
         f"**The dial.** Recall after gaps {' / '.join(map(str, gaps))}: full cache {recall(rows['full cache'])}; "
         f"{windows}."
     )
+
+
+def _glance(document: dict) -> str:
+    """The main recall of every kind at the middle shares, side by side."""
+    metric = f"recall_{document['conditions']['main_scene']}"
+    if metric not in metrics_of(document):
+        return ""
+    parts = []
+    for table, name in SETTINGS.items():
+        for ratio in GLANCE_RATIOS:
+            rows = [row for row in document["rows"] if (row["table"], row["ratio"]) == (table, ratio)]
+            chance = [r for r in document["random"] if (r["table"], r["ratio"]) == (table, ratio)]
+            shown = [f"{row['kind']} {number(metric, row['metrics'][metric]['mean'])}" for row in rows]
+            for row in chance:
+                if metric in row["metrics"]:
+                    low, high = (number(metric, row["metrics"][metric][end]) for end in ("min", "max"))
+                    shown.append(f"random heads {low} to {high}")
+            if shown:
+                parts.append(f"{name}, {ratio:.0%}, {rows[0]['frames']:.2f} frames per head: {', '.join(shown)}.")
+    return f"**{metrics_of(document)[metric].capitalize()}, at a glance.** {' '.join(parts)}"
 
 
 def _chance(document: dict, table: str, name: str) -> str:
@@ -118,6 +141,22 @@ def _history(document: dict) -> str:
     return (
         "**Taking the history of dummy heads only** (the paper: of 25 % of the heads for 0.26 % of quality) changes "
         f"{metrics_of(document)[metric]} against the full cache by {losses}."
+    )
+
+
+def _disagreements(document: dict) -> str:
+    """Comparisons in which velocity error and recall rank two policies in opposite ways."""
+    main, found = f"recall_{document['conditions']['main_scene']}", []
+    if main not in metrics_of(document):
+        return ""
+    for row in document["comparisons"]:
+        verdicts = {row["metrics"][metric]["verdict"] for metric in ("error", main) if metric in row["metrics"]}
+        if verdicts == {"better", "worse"}:
+            found.append(SETTINGS[row["table"]])
+    listed = ", ".join(f"{name} {found.count(name)}" for name in SETTINGS.values() if name in found)
+    total = len(document["comparisons"])
+    return (
+        f"**Velocity error and recall rank two policies in opposite ways** in {len(found)} of {total} rows: {listed}."
     )
 
 

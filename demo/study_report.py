@@ -26,6 +26,7 @@ def markdown(document: dict) -> str:
     parts = [
         "# Head policies at equal memory",
         _conditions(document),
+        "![Velocity error and recall against history frames per head](study.png)",
         _heads(document),
         *(_table(document, name, *text) for name, text in TABLES.items()),
         _verdicts(document),
@@ -52,7 +53,7 @@ def _conditions(document: dict) -> str:
             "- **Recall after a dark gap**: two lit chunks, then so many dark ones in which both shapes are grey, then "
             "two lit ones whose prompts do not name the colours; share of coloured pixels with a true colour in the "
             "chunk in which the light returns. The clips are "
-            + ", ".join(f"{3 * (4 + gap)}" for gap in c["gaps"])
+            + ", ".join(str(c["chunk_frames"] * (4 + gap)) for gap in c["gaps"])
             + " latent frames long; the model was trained on up to 21.\n"
             "- **Shapes kept**: share of the visible shapes that are there in the last chunk, in colour and kind.\n"
         )
@@ -60,7 +61,8 @@ def _conditions(document: dict) -> str:
         text += "- Recall and object persistence need the synthetic world's truth and are left out for this model.\n"
     return text + (
         "- **Frames**: mean history frames per head while the last chunk is made; KiB: their keys and values in one "
-        "clip. Windows under a table hold equally many frames in all as the first row of their block.\n"
+        "clip. Windows in a block hold as many frames in all as its first row; below 2 per head, some heads of "
+        "`first + window` hold frame 0 alone.\n"
         "- **Time**: diffusion of one clip over the full cache's, alternating in one process. At 16 tokens per frame "
         "attention is a small part of the work: this column says what the bookkeeping costs, not what is saved.\n"
         f"- Brackets: {COVERAGE:.0%} bootstrap interval over clips; for random heads least .. greatest of the draws "
@@ -83,13 +85,21 @@ def _heads(document: dict) -> str:
     first = ", ".join(f"{number('overlap', value)} at {ratio}" for ratio, value in h["first_later_overlap"].items())
     layers = ", ".join(f"{share:.0%}" for share in h["current_share_by_layer"])
     mass = ", ".join(f"{name} {number('mass', value)}" for name, value in h["mean_mass"].items())
+    roles = "; ".join(
+        f"{ratio}: {_counts(counts['first'])} (first chunk), {_counts(counts['later'])} (later)"
+        for ratio, counts in h["roles"].items()
+    )
     return (
         "## Heads\n"
         f"{h['layers']} layers x {h['heads']} heads. Mean attention mass: {mass}. Heads with more than 80 % of their "
         f"mass on the current chunk: {h['current_share']:.0%} (paper: about {h['paper_current_share']:.0%}); by layer "
         f"{layers}. Overlap of the lower half between {overlaps}. Dummy heads that first-chunk and later-chunk "
-        f"profiles agree on: {first}."
+        f"profiles agree on: {first}. Sink / neighbour / dummy heads at {roles}."
     )
+
+
+def _counts(roles: dict[str, int]) -> str:
+    return " / ".join(map(str, roles.values()))
 
 
 def _table(document: dict, name: str, title: str, note: str) -> str:

@@ -109,7 +109,7 @@ def test_every_row_end_to_end(capsys, tmp_path):
         assert rows[name]["cached_frames"]["mean"] == mean
         assert rows[name]["bytes"]["history"]["actual"] == 8 * mean * frame
         assert rows[name]["bytes"]["resident"]["actual"] == 8 * (mean + 3) * frame
-    assert rows["dummy 50 lc 20"]["context_ratio"] == 15.75 / 60
+    assert rows["dummy 50 lc 20"]["context_ratio"] == 15.75 / 66
     for name, row in rows.items():
         for kind in ("history", "resident", "peak"):
             assert row["bytes"][kind]["predicted"] == row["bytes"][kind]["actual"]
