@@ -104,11 +104,11 @@ def _chance(document: dict, table: str, name: str) -> str:
         return ""
     parts = []
     for metric, title in _judged(document).items():
-        if metric not in rows[0]["metrics"]:
-            continue
-        beaten = [f"{row['metrics'][metric]['beaten']} at {row['ratio']:.0%}" for row in rows]
-        draws = rows[0]["metrics"][metric]["draws"]
-        parts.append(f"{title}: {_verdicts(rows, metric)}, ahead of {_and(beaten)} of {draws} draws")
+        measured = [row for row in rows if metric in row["metrics"]]
+        if measured:
+            beaten = [f"{row['metrics'][metric]['beaten']} at {row['ratio']:.0%}" for row in measured]
+            draws = measured[0]["metrics"][metric]["draws"]
+            parts.append(f"{title} {_verdicts(measured, metric)}, ahead of {_and(beaten)} of {draws} draws")
     return f"**{name}, head-aware against the mean of random heads.** {'; '.join(parts)}."
 
 

@@ -61,8 +61,8 @@ def _conditions(document: dict) -> str:
         text += "- Recall and object persistence need the synthetic world's truth and are left out for this model.\n"
     return text + (
         "- **Frames**: mean history frames per head while the last chunk is made; KiB: their keys and values in one "
-        "clip. Windows in a block hold as many frames in all as its first row; below 2 per head, some heads of "
-        "`first + window` hold frame 0 alone.\n"
+        "clip. Windows in a block hold as many frames in all as its first row; where these are too few for first and "
+        "recent frames in every head (below 2, or 4 with three first frames), some heads hold first frames alone.\n"
         "- **Time**: diffusion of one clip over the full cache's, alternating in one process. At 16 tokens per frame "
         "attention is a small part of the work: this column says what the bookkeeping costs, not what is saved.\n"
         f"- Brackets: {COVERAGE:.0%} bootstrap interval over clips; for random heads least .. greatest of the draws "
