@@ -46,7 +46,7 @@ BAD_WORDS: dict[str, tuple[str, str]] = {
     "unknown policy": ("--policy nope", "unknown policy 'nope'; known policies: full, window"),
     "unknown attention backend": ("--attention nope", "known: auto, flash3, flash2, sdpa, reference"),
     "attention backend that cannot serve": ("--attention flash2", "cannot be used here"),
-    "unknown dtype": ("--dtype int4", "known: bf16, fp16, fp32"),
+    "unknown dtype": ("--dtype int4", "known dtypes: bf16, fp16, fp32"),
     "unknown device": ("--device warp", "device 'warp' cannot be used"),
     "device with no memory": ("--device meta", "device 'meta' cannot be used"),
     "device without its module": ("--device hpu", "device 'hpu' cannot be used"),
@@ -83,7 +83,7 @@ def test_bad_words(run, tiny_demo, tmp_path: Path, case: str) -> None:
     [
         ((), "required"),
         (("paint",), "invalid choice: 'paint'"),
-        (("generate", "--out", "c.mp4"), "one of the arguments --prompt --prompts is required"),
+        (("generate", "--out", "c.mp4"), "one of the arguments --prompt --prompts --schedule is required"),
         (("generate", "--prompt", "a circle"), "required: --out"),
     ],
 )

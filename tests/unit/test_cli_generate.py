@@ -100,7 +100,7 @@ class TestShippedModel:
         assert memory["history_bytes"] == {"predicted": 6 * frame, "actual": 6 * frame}
         assert memory["resident_bytes"] == {"predicted": 9 * frame, "actual": 9 * frame}
         assert memory["peak_bytes"]["actual"] == memory["peak_bytes"]["predicted"] >= 9 * frame
-        assert memory["cached_frames"] == {"mean": 6, "max": 6}
+        assert memory["cached_frames"] == {"mean": 6, "max": 6, "context_ratio": 1.0}
         assert [(c["start_frame"], c["frames"]) for c in report["chunks"]] == [(0, 3), (3, 3)]
         assert all(c["diffuse_ms"] > 0 and c["decode_ms"] > 0 for c in report["chunks"])
         assert 0 < report["first_frame_ms"] < report["total_ms"]
@@ -219,7 +219,7 @@ def test_unknown_words_are_named(run, tiny_demo, tmp_path: Path) -> None:
 def test_full_beyond_the_trained_range_warns_once(made, words: tuple, warned: int) -> None:
     clip = made(*words)
     assert len(clip.warnings) == warned
-    assert all("22 latent frames" in text and "--policy window --window 21" in text for text in clip.warnings)
+    assert all("22 latent frames" in text and "--policy window --window 12 --sink 3" in text for text in clip.warnings)
 
 
 class TestPromptFile:
