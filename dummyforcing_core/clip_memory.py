@@ -46,6 +46,7 @@ class ClipMemory:
         self._recache_frames = family.default_window_frames if again else 0
         self._empty = lambda: new_cache(denoise, shape, policy, family, attend, given_frames, again)
         self.cache = self._empty()
+        self._widest = self.cache.plan
         self.observed: list[int] = []
         self.scores: HeadScores | None = None  # of the last observed chunk
         self.predicted_peak_bytes = self.cache.plan.resident_bytes(self.cache.shape)
@@ -87,7 +88,7 @@ class ClipMemory:
         on_pass -- called before every clean pass; a long given start takes more than one
         """
         parts = [
-            (part, latent[:, :, part.start - span.start : part.stop - span.start].clone())
+            (part, latent[:, :, part.start - span.start : part.stop - span.start])
             for part in span.passes(self.setting.chunk_frames)
         ]
         observation = self._observation(span)
@@ -102,15 +103,16 @@ class ClipMemory:
             self.observed.append(span.chunk)
         self._prompt = self.prompts.at(span.start)
         if self.policy.may_observe_again or self._recache_frames:
-            widest = self.policy.plan(self.setting)
-            self._past = _retained(self._past + parts, span.stop, widest, self._recache_frames)
+            # Copies: a part of a long given start must not keep all of it alive.
+            parts = [(part, frames.clone()) for part, frames in parts]
+            self._past = _retained(self._past + parts, span.stop, self._widest, self._recache_frames)
 
     def _observation(self, span: Span) -> Observation | None:
         """An observation if the policy wants to score heads in this chunk, over a cache that is wide again."""
         switched = self._switched(span)
         if span.given or not self.policy.observes(span, self.setting, self.observed, switched):
             return None
-        if self.cache.plan != self.policy.plan(self.setting):  # heads cannot be widened in place
+        if self.cache.plan != self._widest:  # heads cannot be widened in place
             del self.cache
             self.cache = self._empty()
             self._price(self.cache.plan.resident_bytes(self.cache.shape))

@@ -53,6 +53,8 @@ def teacher_forced(
     for span in memories[0].setting.spans:
         latent = latents[:, :, span.start : span.stop]
         velocity, heads = [], []
+        for memory in memories:
+            memory.begin(span)
         for i, sigma in enumerate(schedule.sigmas):
             x = add_noise(latent, noise(i, span), sigma)
             (x0, outputs), (other_x0, other_outputs) = (_step(memory, x, sigma, span) for memory in memories)

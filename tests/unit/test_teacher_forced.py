@@ -1,5 +1,6 @@
 """Teacher-forced error of a policy, and what attention costs under it."""
 
+from dataclasses import replace
 from functools import cache
 from typing import ClassVar
 
@@ -60,6 +61,23 @@ def test_a_policy_has_no_error_against_itself(policy: Policy) -> None:
         assert e.velocity == 0
         assert e.heads.shape == (2, 4)
         assert not e.heads.any()
+
+
+def test_both_memories_recache_on_a_switch_as_the_rollout_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[range] = []
+    model = denoiser()
+    velocity = model.velocity
+
+    def noted(x: Tensor, sigma: Tensor, context: Tensor, step: Step) -> Tensor | None:
+        passes.append(step.cache.query_frames)
+        return velocity(x, sigma, context, step)
+
+    monkeypatch.setattr(model, "velocity", noted)
+    family = replace(FAMILY, window_frames=6, recache=True)
+    prompts = PromptSchedule((*PROMPTS.entries, (7, PROMPTS.entries[0][1].flip(1))))
+    policies = SlidingWindow(6, 0), SlidingWindow(6, 0)
+    list(teacher_forced(model, latents(), SCHEDULE, prompts, *policies, family, NOISE))
+    assert [frames for frames in passes if len(frames) > 3] == [range(3, 9)] * 2
 
 
 @pytest.mark.parametrize("window", [SlidingWindow(12, 0), SlidingWindow(12, 3), SlidingWindow(30, 5)])
