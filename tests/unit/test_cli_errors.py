@@ -12,24 +12,11 @@ from safetensors.torch import save_file
 
 from dummyforcing_core.models.wan import CausalWan, WanConfig
 from dummyforcing_core.video import VideoWriter
+from tests.unit.refusals import assert_refused, files
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[2]
 DEMO = "--model", "demo", "--prompt", "a red circle", "--frames", "9", "--size", "16x16", "--device", "cpu"
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def assert_refused(code: int, err: str, message: str) -> None:
-    """Exit 2 and one error line with these words; before it, warnings only (a bar that was there is wiped away)."""
-    assert code == 2, err
-    assert "Traceback" not in err
-    *before, last = (line.rsplit("\r", 1)[-1] for line in err.removesuffix("\n").split("\n"))
-    assert last.startswith("error: "), err
-    assert message.lower() in last.lower()
-    assert all(line.startswith("warning: ") for line in before), err
 
 
 # Words after the good ones above, and what the message must hold; {tmp} is a folder with the regular file "file".

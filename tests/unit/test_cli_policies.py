@@ -9,25 +9,12 @@ import torch
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.profile import HeadProfile
 from dummyforcing_core.scoring import HeadScores
+from tests.unit.refusals import assert_refused, files
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GENERATE = "generate", "--prompt", "a red circle", "--size", "16x16", "--device", "cpu"  # one token per frame
 LAYERS = HEADS = 2  # of the tiny stand-in for the bundled model
 FRAME_BYTES = 2 * 32 * 4  # K and V of one frame of one head: one token, head_dim 32, float32
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def assert_refused(code: int, err: str, message: str) -> None:
-    """Exit 2 and one error line with these words; before it, warnings only (a bar that was there is wiped away)."""
-    assert code == 2, err
-    assert "Traceback" not in err
-    *before, last = (line.rsplit("\r", 1)[-1] for line in err.removesuffix("\n").split("\n"))
-    assert last.startswith("error: "), err
-    assert message.lower() in last.lower()
-    assert all(line.startswith("warning: ") for line in before), err
 
 
 def write_profile(path: Path, layers: int = LAYERS, heads: int = HEADS, fingerprint: str = "") -> Path:
