@@ -1,7 +1,7 @@
 """Policies side by side: the same prompts, seed and noise, one row of figures each and one video of all."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -120,14 +120,24 @@ def side_by_side(videos: Sequence[Path], out: Path) -> None:
     """One video of all, left to right, frame by frame."""
     writer: VideoWriter | None = None
     try:
-        for frames in zip_longest(*(read_frames(video) for video in videos)):
-            height = max(frame.shape[0] for frame in frames if frame is not None)
-            gap = np.full((height, _GAP, 3), 24, np.uint8)
-            parts = [part for frame in frames if frame is not None for part in (frame, gap)][:-1]
-            joined = np.concatenate(parts, axis=1)
+        for joined, _ in joined_frames(videos):
             if writer is None:
                 writer = VideoWriter(out, joined.shape[1], joined.shape[0], FPS)
             writer.write(joined[None])
     finally:
         if writer is not None:
             writer.close()
+
+
+def joined_frames(videos: Sequence[Path]) -> Iterator[tuple[np.ndarray, tuple[np.ndarray | None, ...]]]:
+    """Frames of all videos beside each other, (H, W, 3) uint8, and the frames they are made of.
+
+    A clip that has ended holds its last frame (None in the tuple); lower ones stand on black.
+    """
+    last: list[np.ndarray] = []
+    for frames in zip_longest(*(read_frames(video) for video in videos)):
+        last = [frame if frame is not None else held for frame, held in zip_longest(frames, last)]
+        height = max(frame.shape[0] for frame in last)
+        gap = np.full((height, _GAP, 3), 24, np.uint8)
+        padded = [np.pad(frame, ((0, height - frame.shape[0]), (0, 0), (0, 0))) for frame in last]
+        yield np.concatenate([part for frame in padded for part in (frame, gap)][:-1], axis=1), frames

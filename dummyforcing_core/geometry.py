@@ -27,6 +27,12 @@ SIZES: dict[str, tuple[int, int]] = {"480p": (832, 480), "720p": (1280, 720), "1
 SIZES |= {f"{name}-portrait": (height, width) for name, (width, height) in SIZES.items()}
 
 
+def screen_size(width: int, height: int) -> tuple[int, int]:
+    """What is shown of decoded frames: a named size whose sides had to be rounded up, else all of them."""
+    rounded = {tuple(-(-side // 16) * 16 for side in size): size for size in SIZES.values()}
+    return rounded.get((width, height), (width, height))
+
+
 @dataclass(frozen=True)
 class LatentShape:
     """Shape of a clip's latents (B, C, T, h, w)."""

@@ -20,6 +20,7 @@ _KEYFRAME_SECONDS = 2
 _BT709 = 1  # one number in all three of H.273's tables: primaries, transfer, matrix
 _RGB, _UNSPECIFIED = 0, 2  # matrix values of a file that does not say
 _LIMITED_RANGE, _FULL_RANGE = 1, 2
+_KNOWN_TAGS = frozenset({"title", "artist", "album", "comment", "genre", "copyright", "date", "description"})
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
     errno.EACCES: "no permission to write there; choose another folder",
@@ -43,7 +44,8 @@ class VideoWriter:
     new file behind. The same frames give the same bytes, whatever the number of cores.
 
     Colours: RGB is converted with, and tagged as, BT.709 in limited range. The sides, times `scale` (an integer
-    nearest-neighbour enlargement), must be even. `metadata` takes the tags mp4 knows: title, artist, comment, ...
+    nearest-neighbour enlargement), must be even. `metadata` takes the tags mp4 knows (title, artist, comment, ...) and
+    any other key, such as a workflow.
 
     Raises OutputError, one line each: no PyAV, no libx264, odd sides, a folder that cannot be written, a full disk.
     """
@@ -151,8 +153,10 @@ class VideoWriter:
     def _new_container(self, index: int) -> tuple[io.BytesIO, Any, Any]:
         """An mp4 in memory, (bytes, container, its h264 stream); its next fragment has the number `index`."""
         memory = io.BytesIO()
+        # Keys that mp4 does not know, such as a workflow, are dropped unless all are written as free tags.
+        free = "+use_metadata_tags" if set(self._metadata) - _KNOWN_TAGS else ""
         options = {
-            "movflags": "frag_keyframe+empty_moov+default_base_moof+frag_discont",
+            "movflags": f"frag_keyframe+empty_moov+default_base_moof+frag_discont{free}",
             "fragment_index": str(index),
             "avoid_negative_ts": "disabled",  # or a fragment that starts later would be moved to time 0
         }
@@ -253,6 +257,21 @@ def read_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
                 yield rgb.to_ndarray()
     except (OSError, av.error.FFmpegError) as error:
         raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def clip_bytes(frames: np.ndarray, fps: int) -> bytes:
+    """Frames (f, H, W, 3) uint8, even sides, as a small mp4 in memory: for previews, so fast rather than fine."""
+    av = _import_av()
+    memory = io.BytesIO()
+    with av.open(memory, "w", format="mp4", options={"movflags": "frag_keyframe+empty_moov"}) as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        stream.options = {"crf": "26", "preset": "ultrafast", "tune": "zerolatency"}
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return memory.getvalue()
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:

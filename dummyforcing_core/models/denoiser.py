@@ -47,13 +47,14 @@ class Denoiser(Protocol):
 
 
 class WanDenoiser:
-    """Runs our own CausalWan. Text K/V are kept per prompt, time embeddings per noise level."""
+    """Runs our own CausalWan. Text K/V are kept per prompt, time embeddings per noise level.
 
-    def __init__(self, model: Any):
+    geometry -- of a host's modules; our own model tells it itself
+    """
+
+    def __init__(self, model: Any, geometry: ModelGeometry | None = None):
         self.model = model
-        weight = model.patch_embedding.weight
-        c = model.config
-        self.geometry = ModelGeometry(c.num_layers, c.num_heads, c.head_dim, c.in_dim, weight.device, weight.dtype)
+        self.geometry = geometry or _geometry(model)
         self._text: tuple[Tensor, TextKV] | None = None
         self._time: dict[tuple, tuple[Tensor, Tensor]] = {}
 
@@ -83,3 +84,8 @@ class WanDenoiser:
             timesteps = (sigma * TRAIN_STEPS).to(self.geometry.device)
             self._time[key] = time_embedding(self.model, timesteps, self.geometry.dtype)
         return self._time[key]
+
+
+def _geometry(model: Any) -> ModelGeometry:
+    weight, c = model.patch_embedding.weight, model.config
+    return ModelGeometry(c.num_layers, c.num_heads, c.head_dim, c.in_dim, weight.device, weight.dtype)

@@ -5,6 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
@@ -59,6 +60,15 @@ class Lora:
                 "give the LoRA that belongs to this model"
             )
         return (weight.float() + delta.to(weight.device)).to(weight.dtype)
+
+    def host_names(self) -> dict[str, Tensor]:
+        """The adapter under the names that ComfyUI patches a diffusion model by."""
+        tensors: dict[str, Tensor] = {}
+        for name, update in self.updates.items():
+            module = f"diffusion_model.{name.removesuffix('.weight')}"
+            tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = update.down, update.up
+            tensors[f"{module}.alpha"] = torch.tensor(update.scale * update.down.shape[0])
+        return tensors
 
     def check(self, names: set[str]) -> None:
         """CheckpointError if it changes weights that the model does not have."""

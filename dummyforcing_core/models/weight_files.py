@@ -72,6 +72,17 @@ def read_weights(path: Path) -> tuple[Tree, dict[str, str]]:
         raise CheckpointError(_unreadable(path, error)) from error
 
 
+def read_header(path: Path) -> dict[str, str]:
+    """The text metadata of a .safetensors file; {} for other files, which have none."""
+    if path.suffix.lower() != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except Exception as error:  # a damaged file makes the parser raise almost anything
+        raise CheckpointError(_unreadable(path, error)) from error
+
+
 def _unreadable(path: Path, error: Exception) -> str:
     code = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if code:

@@ -1,0 +1,38 @@
+"""Compare Clips."""
+
+from typing import Any
+
+from comfy_api.latest import InputImpl, io, ui
+
+from .host.comparison import compare
+from .schema import schema
+
+
+class CompareClips(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="DummyForcingCompareClips",
+            display_name="Compare Clips",
+            description="Two videos side by side, and how they differ: frame by frame, in motion, colour and seams.",
+            search_aliases=["side by side", "a/b"],
+            inputs=[
+                io.Video.Input("first", tooltip="Left, and the one that the report compares against."),
+                io.Video.Input("second", tooltip="Right."),
+                io.String.Input(
+                    "filename_prefix", default="video/compare", advanced=True, tooltip="In the output folder."
+                ),
+            ],
+            outputs=[io.Video.Output(display_name="VIDEO"), io.String.Output(display_name="report")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, first: Any, second: Any, filename_prefix: str) -> io.NodeOutput:
+        file, report = compare(first, second, filename_prefix)
+        shown = [ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output)]
+        return io.NodeOutput(
+            InputImpl.VideoFromFile(str(file.path)),
+            report,
+            ui={**ui.PreviewVideo(shown).as_dict(), "text": [report]},
+        )

@@ -1,0 +1,42 @@
+"""The list of nodes, and what has to happen once when the host loads them."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .compare_clips import CompareClips
+from .conditioning import PromptAt, PromptSchedule
+from .demo import LoadDemoModel
+from .head_profiles import LoadHeadProfile, ProfileHeads, SaveHeadProfile
+from .host.files import add_profile_folder
+from .host.live import add_routes
+from .load_ar_model import LoadARModel
+from .policies import ApplyCacheWindow, ApplyDummyForcing, TeaCacheAR
+from .sampling import ClipSize, SamplerStreaming, StreamingDecode, StreamingSampler
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadARModel,
+    LoadDemoModel,
+    ClipSize,
+    ProfileHeads,
+    SaveHeadProfile,
+    LoadHeadProfile,
+    ApplyDummyForcing,
+    ApplyCacheWindow,
+    TeaCacheAR,
+    PromptSchedule,
+    PromptAt,
+    StreamingSampler,
+    SamplerStreaming,
+    StreamingDecode,
+    CompareClips,
+]
+
+
+class DummyForcingExtension(ComfyExtension):
+    """What the host asks for."""
+
+    async def on_load(self) -> None:
+        add_profile_folder()
+        add_routes()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

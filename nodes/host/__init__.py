@@ -1,0 +1,1 @@
+"""Everything that knows ComfyUI's internals, one idea per file."""

@@ -1,0 +1,107 @@
+"""The video side of a streaming run: every chunk is decoded, written and shown as soon as it is done."""
+
+import logging
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import comfy.model_management
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...dummyforcing_core.geometry import SPATIAL, LatentShape, screen_size
+from ...dummyforcing_core.streaming import to_uint8
+from ...dummyforcing_core.video import VideoWriter
+from .decoder import SMALL_TILE, HostWanStream, load, stream_of
+from .files import OutputFile
+
+
+class ClipOutput:
+    """Decodes and writes a clip chunk by chunk; one file per batch item.
+
+        with ClipOutput(vae, shape, fps, prefix, tags) as output:
+            for chunk in ...:
+                pixels = output.add(latents)       # (B, f, H, W, 3) uint8, on disk and playable
+            output.finish()
+
+    Leaving it without finish() keeps the playable part and names it in the log.
+    """
+
+    def __init__(self, vae: Any, shape: LatentShape, fps: int, prefix: str, tags: Mapping[str, str]):
+        self._vae, self._shape = vae, shape
+        self.size = screen_size(shape.width * SPATIAL, shape.height * SPATIAL)
+        self.files = [OutputFile(prefix, *self.size, item) for item in range(shape.batch)]
+        self._writers = [VideoWriter(file.part, *self.size, fps, metadata=tags) for file in self.files]
+        self._stream = stream_of(vae)
+        self._pushed: list[Tensor] = []  # on the CPU, for a second try with tiles
+        self._finished = False
+        self.decode_ms: list[float] = []
+
+    def add(self, latents: Tensor) -> np.ndarray:
+        """Latents (B, 16, t, h, w) of a LATENT -> the pixels that are ready, (B, f, H, W, 3) uint8."""
+        began = time.perf_counter()
+        pixels = self._written(self._decoded(latents))
+        self.decode_ms.append(1000 * (time.perf_counter() - began))
+        return pixels
+
+    def finish(self) -> np.ndarray:
+        """The pixels that were held back; the files get their names."""
+        rest = self._written(self._stream.flush())
+        for writer, file in zip(self._writers, self.files, strict=True):
+            writer.close()
+            file.finish()
+        self._finished = True
+        return rest
+
+    def __enter__(self) -> "ClipOutput":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stream.reset()
+        for writer, file in zip(self._writers, self.files, strict=True):
+            writer.close()
+            if not self._finished:
+                file.abandon()
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        if not self._pushed:
+            load(self._vae, latents.shape)
+        self._pushed.append(latents.cpu())
+        try:
+            return self._stream.push(latents)
+        except comfy.model_management.OOM_EXCEPTION:
+            if not isinstance(self._stream, HostWanStream):
+                raise
+        logging.warning(
+            "Dummy Forcing: decoding ran out of memory, trying again in tiles of %dx%d latents", *SMALL_TILE
+        )
+        self._stream = stream_of(self._vae, SMALL_TILE)
+        comfy.model_management.soft_empty_cache()
+        for earlier in self._pushed[:-1]:  # their pixels are written already; the tiles need their past
+            self._stream.push(earlier)
+        return self._stream.push(latents)
+
+    def _written(self, pixels: Tensor) -> np.ndarray:
+        if not pixels.shape[2]:
+            return np.empty((self._shape.batch, 0, self.size[1], self.size[0], 3), np.uint8)
+        frames = to_uint8(pixels, self.size)
+        for writer, item in zip(self._writers, frames, strict=True):
+            writer.write(item)
+        return frames
+
+
+def rough_pixels(latents: Tensor, latent_format: Any, frames: int) -> np.ndarray:
+    """A preview without a VAE: the newest latent (B, C, t, h, w) of item 0 as `frames` equal frames, 8x enlarged."""
+    factors = getattr(latent_format, "latent_rgb_factors", None)
+    if factors is None:
+        return np.empty((0, 2, 2, 3), np.uint8)
+    x = latents[0, :, -1].float().cpu()
+    rgb = torch.einsum("chw,cr->hwr", x, torch.tensor(factors))
+    bias = getattr(latent_format, "latent_rgb_factors_bias", None)
+    rgb = rgb + torch.tensor(bias) if bias is not None else rgb
+    levels = ((rgb + 1) * 127.5).clamp(0, 255).to(torch.uint8).numpy()
+    return np.repeat(levels.repeat(8, axis=0).repeat(8, axis=1)[None], frames, axis=0)

@@ -1,0 +1,61 @@
+"""Two VIDEOs of the host's side by side, frame by frame."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import numpy as np
+
+from ...dummyforcing_core.comparison import joined_frames
+from ...dummyforcing_core.geometry import FPS
+from ...dummyforcing_core.video import VideoWriter
+from ...dummyforcing_core.video_metrics import VideoMetrics, metrics_table
+from .files import OutputFile
+
+
+def compare(first: Any, second: Any, prefix: str) -> tuple[OutputFile, str]:
+    """Writes both beside each other to the output folder and tells how they differ. Holds one frame of each."""
+    with _on_disk(first) as left, _on_disk(second) as right:
+        fps = round(float(first.get_frame_rate())) if hasattr(first, "get_frame_rate") else FPS
+        metrics = {"first": VideoMetrics(fps=fps), "second": VideoMetrics(fps=fps)}
+        difference: list[float] = []
+        file = writer = None
+        try:
+            for joined, (a, b) in joined_frames([left, right]):
+                if writer is None:
+                    height, width = joined.shape[:2]
+                    file = OutputFile(prefix, width, height)
+                    writer = VideoWriter(file.part, width, height, fps)
+                writer.write(joined[None])
+                for name, frame in zip(metrics, (a, b), strict=True):
+                    if frame is not None:
+                        metrics[name].add(frame)
+                if a is not None and b is not None and a.shape == b.shape:
+                    difference.append(float(np.abs(a.astype(np.float32) - b).mean()))
+        finally:
+            if writer is not None:
+                writer.close()
+        assert file is not None  # a VIDEO has a frame
+        file.finish()
+        return file, metrics_table(metrics, difference)
+
+
+@contextlib.contextmanager
+def _on_disk(video: Any) -> Iterator[Path]:
+    source = video.get_stream_source() if hasattr(video, "get_stream_source") else None
+    if isinstance(source, str):
+        yield Path(source)
+        return
+    with tempfile.TemporaryDirectory(dir=_temp()) as folder:
+        path = Path(folder) / "clip.mp4"
+        video.save_to(str(path))
+        yield path
+
+
+def _temp() -> str:
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder)

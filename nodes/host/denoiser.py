@@ -1,0 +1,109 @@
+"""The host's model call as the core's denoiser.
+
+The call goes through the host's guider, so LoRA, hooks, fp8, offload and wrappers of other nodes stay in force; a
+DIFFUSION_MODEL wrapper then answers it with the core's forward over the host's own modules.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import comfy.model_patcher
+import comfy.patcher_extension
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor
+
+from ...dummyforcing_core.attention import AttentionFn
+from ...dummyforcing_core.errors import DummyForcingError
+from ...dummyforcing_core.models.denoiser import ModelGeometry, Step, WanDenoiser
+from ...dummyforcing_core.schedule import x0_from_velocity
+from .settings import KEY, Wrappers
+
+
+class HostWan:
+    """The host's Wan modules under the names the core's forward calls."""
+
+    def __init__(self, model: Any):
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def patch_embedding(self, x: Tensor) -> Tensor:
+        """The host keeps this layer in float32."""
+        return self._model.patch_embedding(x.float()).to(x.dtype)
+
+
+def wan_of(model: Any) -> Any:
+    """The diffusion model of a MODEL; DummyForcingError unless it is a Wan2.1 text-to-video transformer."""
+    wan = model.model.diffusion_model
+    wan = getattr(wan, "_orig_mod", wan)
+    kind = type(wan).__name__
+    if kind not in ("WanModel", "CausalWanModel") or getattr(wan, "model_type", "") != "t2v" or wan.in_dim != 16:
+        raise DummyForcingError(
+            f"this MODEL is a {kind} with {getattr(wan, 'in_dim', '?')} input channels; "
+            "autoregressive sampling needs a Wan2.1 text-to-video model: load one with Load AR Model"
+        )
+    return wan
+
+
+def geometry_of(model: Any) -> ModelGeometry:
+    """What a cache must know of a MODEL; works before its weights are on the device."""
+    wan = wan_of(model)
+    dtype = model.model.get_dtype_inference()
+    return ModelGeometry(len(wan.blocks), wan.num_heads, wan.dim // wan.num_heads, wan.in_dim, model.load_device, dtype)
+
+
+def host_attention(transformer_options: Mapping[str, Any]) -> AttentionFn:
+    """The attention that the user chose for the host (its command line, or an override on the MODEL)."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        heads = q.shape[2]
+        out = optimized_attention(
+            q.flatten(2), k.flatten(2), v.flatten(2), heads=heads, transformer_options=transformer_options
+        )
+        return out.unflatten(-1, (heads, -1))
+
+    return attend
+
+
+class HostDenoiser:
+    """Predicts the clean chunk through a guider; made for one run, dead when it ends.
+
+    conditions -- the guider's positive condition for every text tensor of the prompt schedule, by id()
+    """
+
+    def __init__(self, guider: Any, model_options: dict, seed: int, conditions: Mapping[int, Any]):
+        self.geometry = geometry_of(guider.model_patcher)
+        self._guider, self._seed, self._conditions = guider, seed, conditions
+        self._core = WanDenoiser(HostWan(wan_of(guider.model_patcher)), self.geometry)
+        self._options = comfy.model_patcher.create_model_options_clone(model_options)
+        comfy.patcher_extension.add_wrapper_with_key(
+            Wrappers.DIFFUSION_MODEL, KEY, self._run, self._options, is_model_options=True
+        )
+        self._call: tuple[Tensor, Tensor, Step] | None = None
+
+    def __call__(self, x: Tensor, sigma: Tensor, context: Tensor, step: Step) -> Tensor | None:
+        """x0 of x (B, C, T, h, w) at noise levels sigma (B, T); None if the step's output is not read."""
+        mixed = bool((sigma != sigma[:, :1]).any())
+        level = torch.ones_like(sigma[:, 0]) if mixed else sigma[:, 0]  # the host knows one level per clip
+        self._guider.conds = {**self._guider.conds, "positive": [self._conditions[id(context)]]}
+        self._call = sigma, context, step
+        try:
+            x0 = self._guider(x, level.to(x), model_options=self._options, seed=self._seed)
+        finally:
+            self._call = None
+        if not step.output:
+            return None
+        return x0_from_velocity(x, x - x0, sigma) if mixed else x0
+
+    def time_signal(self, sigma: float, modulation: bool) -> Tensor:
+        return self._core.time_signal(sigma, modulation)
+
+    @torch.compiler.disable
+    def _run(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self._call is None:
+            return executor(x, *args, **kwargs)
+        sigma, context, step = self._call
+        velocity = self._core.velocity(x, sigma, context, step)
+        return torch.zeros_like(x) if velocity is None else velocity

@@ -1,0 +1,82 @@
+"""Where the host keeps files: output videos with the workflow inside, checkpoints, profiles."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy.cli_args import args
+
+from ...dummyforcing_core.errors import DummyForcingError
+
+PROFILES = "dummyforcing_profiles"
+
+
+def add_profile_folder() -> None:
+    """Makes models/dummyforcing_profiles known to the host."""
+    folder = Path(folder_paths.models_dir) / PROFILES
+    folder_paths.add_model_folder_path(PROFILES, str(folder))
+    folder_paths.folder_names_and_paths[PROFILES][1].add(".json")
+
+
+def profile_names() -> list[str]:
+    """Saved head profiles."""
+    return folder_paths.get_filename_list(PROFILES)
+
+
+def profile_path(name: str) -> Path | None:
+    """A saved head profile; None if it is not on this machine."""
+    found = folder_paths.get_full_path(PROFILES, name)
+    return Path(found) if found else None
+
+
+def new_profile_path(name: str) -> Path:
+    """Where a profile of this name is saved: a plain file name, no folders above the profile folder."""
+    folder = Path(folder_paths.get_folder_paths(PROFILES)[0])
+    path = (folder / f"{name.removesuffix('.json')}.json").resolve()
+    if not name.strip() or folder.resolve() not in path.parents:
+        raise DummyForcingError(f"{name!r} is no name for a head profile; write a plain name, e.g. self_forcing_480p")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def model_names(kind: str) -> list[str]:
+    """Files of a model folder such as diffusion_models or loras."""
+    return folder_paths.get_filename_list(kind)
+
+
+def model_path(kind: str, name: str) -> Path:
+    """One of them."""
+    return Path(folder_paths.get_full_path_or_raise(kind, name))
+
+
+class OutputFile:
+    """A video of the output folder: `part` while it grows, `path` when it is whole."""
+
+    def __init__(self, prefix: str, width: int, height: int, item: int = 0):
+        folder, name, counter, self.subfolder, _ = folder_paths.get_save_image_path(
+            prefix, folder_paths.get_output_directory(), width, height
+        )
+        self.path = Path(folder) / f"{name}_{counter + item:05}_.mp4"
+        self.part = self.path.with_name(f"{self.path.stem}.part.mp4")
+
+    def finish(self) -> Path:
+        """Gives the video its name."""
+        self.part.replace(self.path)
+        return self.path
+
+    def abandon(self) -> None:
+        """Says where the playable part of an unfinished clip is."""
+        if self.part.exists():
+            logging.warning("Dummy Forcing: the clip was not finished; what was made plays: %s", self.part)
+
+
+def workflow_tags(hidden: Any) -> dict[str, str]:
+    """The prompt and workflow as the host's own save nodes put them into a video."""
+    if args.disable_metadata:
+        return {}
+    tags = {key: json.dumps(value) for key, value in (hidden.extra_pnginfo or {}).items()}
+    if hidden.prompt is not None:
+        tags["prompt"] = json.dumps(hidden.prompt)
+    return tags

@@ -1,0 +1,150 @@
+"""Device memory: what a run will need, asked of the host before anything is allocated."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management
+import torch
+
+from ...dummyforcing_core.clip_memory import kv_shape, setting_of
+from ...dummyforcing_core.errors import DummyForcingError
+from ...dummyforcing_core.geometry import SPATIAL, LatentShape
+from ...dummyforcing_core.models.denoiser import ModelGeometry
+from ...dummyforcing_core.models.families import Family
+from ...dummyforcing_core.plan import HeadPlan
+from ...dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
+from ...dummyforcing_core.profile import HeadProfile
+from ...dummyforcing_core.scoring import HeadScores
+from .denoiser import geometry_of
+from .settings import KEY, Wrappers
+
+if TYPE_CHECKING:
+    from .sampler import Clip, Session
+
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Device memory of a run in bytes. Weights may be offloaded, the rest may not."""
+
+    weights: int
+    kv: int
+    activations: int
+    decode: int
+
+    @property
+    def fixed(self) -> int:
+        """What has to fit whatever the host offloads."""
+        return self.kv + max(self.activations, self.decode)
+
+    def __str__(self) -> str:
+        parts = {"weights": self.weights, "K/V": self.kv, "activations": self.activations, "decode": self.decode}
+        return ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items()) + " GiB"
+
+
+class _Sized:
+    """A model's geometry where the core expects a denoiser; pricing calls nothing."""
+
+    def __init__(self, geometry: ModelGeometry):
+        self.geometry = geometry
+
+
+def kv_bytes(
+    geometry: ModelGeometry,
+    shape: LatentShape,
+    policy: Policy,
+    family: Family,
+    given_frames: int = 0,
+    switches: int = 0,
+) -> int:
+    """K/V bytes of a clip at its widest: the plan it starts with, and a re-packing that copies the largest layer."""
+    sized: Any = _Sized(geometry)
+    setting = setting_of(sized, shape, family, given_frames)
+    plan: HeadPlan = policy.plan(setting)
+    price = kv_shape(sized, shape, family, family.recache and switches > 0)
+    return max(plan.resident_bytes(price), plan.repack_peak_bytes(price, plan))
+
+
+def needs_of(
+    model: Any, shape: LatentShape, policy: Policy, family: Family, given_frames: int, switches: int, vae: Any = None
+) -> Needs:
+    """What sampling this clip takes; `vae` if every chunk is decoded beside the model."""
+    chunk = [shape.batch, shape.channels, min(family.chunk_frames, shape.frames), shape.height, shape.width]
+    return Needs(
+        weights=int(model.model_size()),
+        kv=kv_bytes(geometry_of(model), shape, policy, family, given_frames, switches),
+        activations=int(model.model.memory_required(chunk)),
+        decode=0 if vae is None else int(vae.memory_used_decode(chunk, vae.vae_dtype)),
+    )
+
+
+def check_fits(
+    model: Any, needs: Needs, shape: LatentShape, policy: Policy, family: Family, total_bytes: int | None = None
+) -> None:
+    """DummyForcingError with what would fit, if the device cannot hold the run even with all weights offloaded."""
+    if total_bytes is None:
+        total_bytes = comfy.model_management.get_total_memory(model.load_device)
+    if needs.fixed <= total_bytes:
+        return
+    raise DummyForcingError(
+        f"this clip needs {needs.fixed / GIB:.1f} GiB beside its weights ({needs}), the device has "
+        f"{total_bytes / GIB:.1f} GiB in all; {advice(geometry_of(model), shape, policy, family)}"
+    )
+
+
+def advice(geometry: ModelGeometry, shape: LatentShape, policy: Policy, family: Family) -> str:
+    """Settings that need less K/V memory than `policy`, with what they need, most memory first."""
+    now = kv_bytes(geometry, shape, policy, family)
+    even = HeadScores(torch.full((geometry.layers, geometry.heads, 3), 1 / 3))
+    narrow = replace(policy, profile=HeadProfile(even)) if isinstance(policy, DummyForcing) else DummyForcing()
+    smaller = replace(shape, height=max(2, shape.height // 4 * 2), width=max(2, shape.width // 4 * 2))
+    window = family.sink_frames + 2 * family.chunk_frames
+    options = {
+        f"Apply Cache Window with window {window} and sink {family.sink_frames}": kv_bytes(
+            geometry, shape, SlidingWindow(window, family.sink_frames), family
+        ),
+        "Apply Dummy Forcing": kv_bytes(geometry, shape, DummyForcing(), family),
+        "Apply Dummy Forcing with a saved head profile": kv_bytes(
+            geometry, shape, replace(narrow, profile=HeadProfile(even)), family
+        ),
+        f"half the size ({smaller.width * SPATIAL}x{smaller.height * SPATIAL})": kv_bytes(
+            geometry, smaller, policy, family
+        ),
+    }
+    lower = sorted(((size, name) for name, size in options.items() if size < now), reverse=True)
+    if not lower:
+        return "make the clip smaller or the batch shorter"
+    return f"K/V now {now / GIB:.2f} GiB; " + "; ".join(f"{name}: {size / GIB:.2f} GiB" for size, name in lower)
+
+
+def free_for(session: "Session", policy: Policy, clip: "Clip") -> None:
+    """Asks the host to make room for the clip's K/V beside the models of this run."""
+    given = 0 if clip.start is None else clip.start.shape[2]
+    needed = kv_bytes(
+        session.denoise.geometry, clip.shape, policy, session.family, given, len(session.prompts.entries) - 1
+    )
+    device = session.device
+    if device.type == "cpu":
+        return
+    free = comfy.model_management.get_free_memory(device)
+    if free < needed:
+        comfy.model_management.free_memory(needed, device, keep_loaded=comfy.model_management.current_loaded_models[:2])
+        comfy.model_management.soft_empty_cache()
+
+
+def reserve(model: Any, needed_bytes: int) -> None:
+    """Makes the host load this MODEL (a clone of ours) beside `needed_bytes` of other use.
+
+    The host plans memory by the latent's shape, so it is told of a latent long enough to cover them.
+    """
+
+    def prepare(executor: Any, patcher: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
+        batch, channels, frames, height, width = noise_shape
+        per_frame = patcher.model.memory_required([batch, channels, 1, height, width])
+        longer = frames + math.ceil(needed_bytes / max(per_frame, 1))
+        return executor(patcher, torch.Size((batch, channels, longer, height, width)), *args, **kwargs)
+
+    model.add_wrapper_with_key(Wrappers.PREPARE_SAMPLING, KEY, prepare)

@@ -1,0 +1,49 @@
+"""Head scores of a MODEL of the host's."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...dummyforcing_core.errors import DummyForcingError
+from ...dummyforcing_core.geometry import LatentShape
+from ...dummyforcing_core.head_map import head_map
+from ...dummyforcing_core.profile import HeadProfile
+from ...dummyforcing_core.profiling import ProfilePlan, take_samples
+from ...dummyforcing_core.prompts import PromptSchedule
+from ...dummyforcing_core.scoring import HeadScores
+from .run import run_on
+from .sampler import Given, Session
+from .settings import family_of
+
+
+def profile_heads(
+    model: Any, conditioning: list, latent: dict, seed: int, chunks: int, node: str | None
+) -> HeadProfile:
+    """Mean scores over every prompt of the conditioning, one clip of `chunks` chunks each."""
+    family, _ = family_of(model)
+    shape = replace(LatentShape(*latent["samples"].shape), batch=1, frames=chunks * family.chunk_frames)
+    found: list[HeadProfile] = []
+
+    def work(session: Session, given: Given) -> Tensor:
+        prompts = [PromptSchedule.constant(context) for _, context in session.prompts.entries]
+        plan = ProfilePlan(prompts, [session.seed], shape)
+        samples = [sample.scores for sample in take_samples(session.denoise, family, plan, session.attend)]
+        if not samples:
+            raise DummyForcingError(f"{chunks} chunks hold no neighbour frame to score; use more chunks")
+        conditions = {"prompts": len(prompts), "chunks": chunks, "samples": len(samples), "seed": seed}
+        conditions["size"] = f"{shape.width * 8}x{shape.height * 8}"
+        scores = HeadScores.mean(samples)
+        found.append(HeadProfile(scores, family.name, session.settings.fingerprint, conditions))
+        return given.noise
+
+    run_on(model, conditioning, shape, seed, work)
+    return found[0]
+
+
+def head_map_image(roles: list[list[str]], scores: HeadScores, title: str) -> Tensor:
+    """The head map as a host IMAGE (1, H, W, 3)."""
+    picture = np.asarray(head_map(roles, scores, title).convert("RGB"), dtype=np.float32)
+    return torch.from_numpy(picture / 255)[None]

@@ -1,0 +1,70 @@
+"""Prompts over time as CONDITIONING: every entry may carry the second from which it speaks."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...dummyforcing_core.errors import DummyForcingError
+from ...dummyforcing_core.geometry import TEMPORAL
+from ...dummyforcing_core.prompts import PromptSchedule
+from ...dummyforcing_core.script import LATENTS_PER_SECOND, Script
+
+STARTS = "dummyforcing_start_seconds"
+
+
+def starts_at(conditioning: list, seconds: float) -> list:
+    """The conditioning, speaking from `seconds` on."""
+    return [[tensor, {**options, STARTS: seconds}] for tensor, options in conditioning]
+
+
+def joined(previous: list, later: list, seconds: float) -> list:
+    """`previous`, then `later` from `seconds` on; times must rise."""
+    if len(later) != 1:
+        raise DummyForcingError(f"{len(later)} prompts came at once for second {seconds:g}; connect one text encoder")
+    last = max(options.get(STARTS, 0.0) for _, options in previous)
+    if seconds <= last:
+        raise DummyForcingError(
+            f"this prompt starts at second {seconds:g}, the one before it at {last:g}; give a later second"
+        )
+    return [*previous, *starts_at(later, seconds)]
+
+
+def scheduled(clip: Any, text: str) -> list:
+    """Lines `0:15 | prompt` encoded by the host's CLIP; text without a time is one prompt for the whole clip."""
+    if clip is None:
+        raise DummyForcingError(
+            "the CLIP input is empty: the checkpoint has no text encoder; load umt5-xxl with Load CLIP, type wan"
+        )
+    script = Script.parse(text) if "|" in text else Script.constant(text.strip())
+    entries: list = []
+    for start, prompt in script.lines:
+        encoded = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+        entries += starts_at(encoded[:1], start / LATENTS_PER_SECOND)
+    return entries
+
+
+def schedule_of(conditions: list[dict], fps: float) -> tuple[PromptSchedule, dict[int, dict]]:
+    """The schedule of a guider's positive conditions, and the condition of each of its tensors, by id()."""
+    entries: dict[int, Tensor] = {}
+    by_tensor: dict[int, dict] = {}
+    seen: list[tuple[Tensor, dict]] = []
+    for condition in sorted(conditions, key=lambda c: c.get(STARTS, 0.0)):
+        frame = round(condition.get(STARTS, 0.0) * fps / TEMPORAL)
+        if frame in entries:
+            raise DummyForcingError(
+                "two prompts speak at the same time (Conditioning Combine, or two times within one latent frame); "
+                "use one prompt, or a Prompt Schedule with times further apart"
+            )
+        text = condition["model_conds"].get("c_crossattn")
+        if text is None:
+            raise DummyForcingError("the conditioning holds no text; connect CLIP Text Encode or a Prompt Schedule")
+        tensor = text.cond
+        # Equal prompts are one tensor, so that a repeat is no switch.
+        tensor = next((t for t, _ in seen if t.shape == tensor.shape and torch.equal(t, tensor)), tensor)
+        seen.append((tensor, condition))
+        entries[frame] = tensor
+        by_tensor.setdefault(id(tensor), condition)
+    if not entries:
+        raise DummyForcingError("the conditioning is empty; connect CLIP Text Encode or a Prompt Schedule")
+    return PromptSchedule(tuple(entries.items())), by_tensor

@@ -1,0 +1,220 @@
+"""The streaming sampler as the host's SAMPLER: one rollout of the core, whatever guider calls it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ...dummyforcing_core.attention import AttentionFn
+from ...dummyforcing_core.errors import DummyForcingError
+from ...dummyforcing_core.geometry import FPS, LatentShape, Span
+from ...dummyforcing_core.models.denoiser import Denoiser
+from ...dummyforcing_core.models.families import Family
+from ...dummyforcing_core.noise import NoiseFn, SeededNoise
+from ...dummyforcing_core.prompts import PromptSchedule
+from ...dummyforcing_core.rollout import ChunkResult, rollout
+from ...dummyforcing_core.schedule import Schedule
+from .denoiser import HostDenoiser, host_attention
+from .memory import free_for
+from .prompts import schedule_of
+from .settings import ARSettings, StreamingSamplerBase, default_policy, family_of, settings_of
+
+
+@dataclass(frozen=True)
+class Session:
+    """A MODEL that is loaded and ready to be sampled by the core, inside one call of a guider."""
+
+    denoise: Denoiser
+    attend: AttentionFn
+    family: Family
+    settings: ARSettings
+    schedule: Schedule
+    prompts: PromptSchedule
+    seed: int
+    device: torch.device
+    to_model: Callable[[Tensor], Tensor]
+    to_latent: Callable[[Tensor], Tensor]
+    latent_format: Any
+
+    def seeded_noise(self, shape: LatentShape) -> SeededNoise:
+        """The core's own noise: chunk k is the same however long the clip is."""
+        return SeededNoise(self.seed, shape, self.family.chunk_frames, self.device)
+
+
+class ARSampler(StreamingSamplerBase, comfy.samplers.Sampler):
+    """Runs `work` on a ready session; what it returns, (B, 16, T, h, w) in the model's space, are the samples."""
+
+    def __init__(self, work: Callable[[Session, "Given"], Tensor], fps: float = FPS):
+        self._work, self._fps = work, fps
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict,
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        """The host's entry; model_wrap is its guider."""
+        cfg = getattr(model_wrap, "cfg", 1.0)
+        if cfg != 1.0:
+            raise DummyForcingError(
+                f"cfg {cfg:g} came; few-step autoregressive models are sampled without guidance: set cfg to 1, or use "
+                "a Basic Guider"
+            )
+        if denoise_mask is not None:
+            raise DummyForcingError("the latent has a noise mask, which streaming cannot follow; remove the mask")
+        if noise.ndim != 5:
+            raise DummyForcingError(
+                f"a latent of shape {tuple(noise.shape)} came; connect a video latent (batch, 16, frames, h, w), e.g. "
+                "of Clip Size"
+            )
+        patcher, model = model_wrap.model_patcher, model_wrap.inner_model
+        family, _ = family_of(patcher)
+        settings = settings_of(patcher)
+        seed = int(extra_args.get("seed") or 0)
+        prompts, conditions = schedule_of(model_wrap.conds.get("positive", []), self._fps)
+        options = extra_args["model_options"]
+        session = Session(
+            denoise=HostDenoiser(model_wrap, options, seed, conditions),
+            attend=host_attention(options.get("transformer_options", {})),
+            family=family,
+            settings=settings,
+            schedule=schedule_from(sigmas),
+            prompts=prompts,
+            seed=seed,
+            device=noise.device,
+            to_model=model.process_latent_in,
+            to_latent=model.process_latent_out,
+            latent_format=model.latent_format,
+        )
+        given = Given(noise, latent_image, _scaled(model, model_wrap, sigmas), callback, len(sigmas) - 1)
+        return self._work(session, given)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the host's guider handed over. `scaled` turns noise and a latent into a chunk's first input."""
+
+    noise: Tensor
+    latent: Tensor | None
+    scaled: Callable[[Tensor, Tensor], Tensor]
+    callback: Any
+    steps: int
+
+
+def _scaled(model: Any, guider: Any, sigmas: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    sampler = comfy.samplers.Sampler()
+    full = sampler.max_denoise(guider, sigmas)
+
+    def scaled(noise: Tensor, latent: Tensor) -> Tensor:
+        return model.model_sampling.noise_scaling(sigmas[0], noise, latent, full)
+
+    return scaled
+
+
+def schedule_from(sigmas: Tensor) -> Schedule:
+    """Host SIGMAS, high to low and ending at 0, as the core's schedule."""
+    levels = [float(s) for s in sigmas]
+    if len(levels) < 2 or levels[-1] != 0:
+        raise DummyForcingError(
+            f"SIGMAS {[round(s, 4) for s in levels]} came; they must fall to 0 (denoise 1, no split): the last step of "
+            "every chunk has to finish it"
+        )
+    return Schedule(tuple(levels[:-1]))
+
+
+def sigmas_of(schedule: Schedule) -> Tensor:
+    """The core's schedule as host SIGMAS."""
+    return torch.tensor([*schedule.sigmas, 0.0])
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One streaming run. Latents in the model's space.
+
+    start    -- (B, C, n, h, w) of a given image or clip, counted in shape.frames
+    noise    -- of a session; None: the core's seeded noise
+    on_chunk -- called with every finished chunk; True ends the clip there
+    """
+
+    shape: LatentShape
+    start: Tensor | None = None
+    noise: NoiseFn | None = None
+    on_step: Callable[[Span, int], None] = lambda span, step: None
+    on_chunk: Callable[[ChunkResult], bool] = field(default=lambda chunk: False)
+
+
+def stream(session: Session, clip: Clip) -> Tensor:
+    """Samples a clip chunk by chunk: (B, C, T, h, w) in the model's space, on the host's intermediate device."""
+    policy = session.settings.policy or default_policy(session.family)
+    where = comfy.model_management.intermediate_device()
+    latents: list[Tensor] = []
+
+    def on_step(span: Span, step: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        clip.on_step(span, step)
+
+    free_for(session, policy, clip)
+    chunks = rollout(
+        session.denoise,
+        clip.shape,
+        session.schedule,
+        session.prompts,
+        policy,
+        session.family,
+        clip.noise or session.seeded_noise(clip.shape),
+        start=clip.start,
+        on_step=on_step,
+        attend=session.attend,
+        steps=session.settings.step_cache(session.denoise, session.schedule),
+    )
+    try:
+        for chunk in chunks:
+            latents.append(chunk.latent.to(where))
+            if clip.on_chunk(chunk):
+                break
+    finally:
+        chunks.close()  # the cache dies now, not when the traceback does
+    return torch.cat(latents, dim=2)
+
+
+def full_clip_sampler() -> ARSampler:
+    """The SAMPLER for SamplerCustomAdvanced: shape, first noise and start come with the host's latent and noise."""
+
+    def work(session: Session, given: Given) -> Tensor:
+        batch, channels, frames, height, width = given.noise.shape
+        shape = LatentShape(batch, channels, frames, height, width)
+        return stream(session, Clip(shape, noise=host_noise(session, given), on_chunk=_reporting(given, shape)))
+
+    return ARSampler(work)
+
+
+def host_noise(session: Session, given: Given) -> NoiseFn:
+    """The host's noise starts every chunk (over its latent, where sigmas start below 1); ours renoises."""
+    shape = LatentShape(*given.noise.shape)
+    renoise = session.seeded_noise(shape)
+    latent = torch.zeros_like(given.noise) if given.latent is None else given.latent
+
+    def noise(step: int, span: Span) -> Tensor:
+        frames = slice(span.start, span.stop)
+        return renoise(step, span) if step else given.scaled(given.noise[:, :, frames], latent[:, :, frames])
+
+    return noise
+
+
+def _reporting(given: Given, shape: LatentShape) -> Callable[[ChunkResult], bool]:
+    def on_chunk(chunk: ChunkResult) -> bool:
+        if given.callback is not None:
+            newest = chunk.latent[:, :, -1:]
+            given.callback(chunk.span.stop * given.steps // shape.frames - 1, newest, newest, given.steps)
+        return False
+
+    return on_chunk

@@ -1,0 +1,95 @@
+"""What our nodes write on a MODEL: a frozen value in its transformer options, and a guard against samplers that
+would ignore it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import comfy.patcher_extension
+
+from ...dummyforcing_core.errors import DummyForcingError
+from ...dummyforcing_core.models.families import Family
+from ...dummyforcing_core.models.metadata import parse_metadata, resolve_family
+from ...dummyforcing_core.models.weight_files import read_header
+from ...dummyforcing_core.policies import Policy, SlidingWindow
+from ...dummyforcing_core.schedule import Schedule
+from ...dummyforcing_core.stepcache import NO_STEPS, StepCache, TeaCache
+
+KEY = "dummyforcing"
+Wrappers = comfy.patcher_extension.WrappersMP
+
+
+class StreamingSamplerBase:
+    """Marks samplers that read `ARSettings`; the guard lets only these pass."""
+
+
+@dataclass(frozen=True)
+class ARSettings:
+    """How a MODEL is to be sampled. None: the family's own.
+
+    known_from -- where the family is known from, for the report
+    steps      -- TeaCache, or the steps to skip
+    notes      -- lines that the report must show
+    """
+
+    family: Family | None = None
+    known_from: str = ""
+    policy: Policy | None = None
+    steps: TeaCache | tuple[int, ...] = ()
+    fingerprint: str = ""
+    notes: tuple[str, ...] = ()
+
+    def step_cache(self, denoise: Any, schedule: Schedule) -> StepCache:
+        """The steps to skip on this schedule."""
+        if isinstance(self.steps, TeaCache):
+            return self.steps.pattern(denoise, schedule)
+        return StepCache.explicit(self.steps, schedule) if self.steps else NO_STEPS
+
+
+def settings_of(model: Any) -> ARSettings:
+    """The MODEL's settings, empty if no node of ours has touched it."""
+    return model.model_options.get("transformer_options", {}).get(KEY) or ARSettings()
+
+
+def with_settings(model: Any, **changes: Any) -> Any:
+    """A clone of the MODEL with these settings changed."""
+    clone = model.clone()
+    clone.model_options.setdefault("transformer_options", {})[KEY] = replace(settings_of(model), **changes)
+    clone.remove_wrappers_with_key(Wrappers.OUTER_SAMPLE, KEY)
+    clone.add_wrapper_with_key(Wrappers.OUTER_SAMPLE, KEY, _guard)
+    return clone
+
+
+def _guard(executor: Any, noise: Any, latent_image: Any, sampler: Any, *args: Any, **kwargs: Any) -> Any:
+    settings = settings_of(executor.class_obj)
+    if not isinstance(sampler, StreamingSamplerBase) and (settings.policy is not None or settings.steps):
+        raise DummyForcingError(
+            "this MODEL carries a Dummy Forcing, cache window or TeaCache setting, which this sampler would ignore; "
+            "sample it with the Streaming Sampler (or its SAMPLER in SamplerCustomAdvanced)"
+        )
+    return executor(noise, latent_image, sampler, *args, **kwargs)
+
+
+def family_of(model: Any) -> tuple[Family, str]:
+    """The family of a MODEL and where that is known from: our loader, or the file that a stock loader names."""
+    settings = settings_of(model)
+    if settings.family is not None:
+        return settings.family, settings.known_from
+    arguments = (getattr(model, "cached_patcher_init", None) or (None, ()))[1]
+    path = Path(str(arguments[0])) if arguments and isinstance(arguments[0], str) else None
+    family = None
+    if path is not None:
+        stated = parse_metadata(read_header(path))
+        family = resolve_family(None, stated.family, path)
+        if family is not None:
+            return family, f"{'the metadata' if stated.family else 'the name'} of {path.name}"
+    raise DummyForcingError(
+        f"nothing tells how {path.name if path else 'this MODEL'} was trained: it may be an ordinary (bidirectional) "
+        "Wan model, which cannot be sampled chunk by chunk; load an autoregressive checkpoint with Load AR Model and "
+        "pick its family there"
+    )
+
+
+def default_policy(family: Family) -> Policy:
+    """Dense attention as the family was trained: its window, or the whole of its trained length."""
+    return SlidingWindow(family.default_window_frames, family.sink_frames)

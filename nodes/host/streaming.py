@@ -1,0 +1,221 @@
+"""The Streaming Sampler's run: sample, decode, write and show chunk by chunk, and say where time and memory went."""
+
+import contextlib
+import logging
+import time
+import warnings
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...dummyforcing_core import __version__
+from ...dummyforcing_core.clip_memory import kv_shape, recaches
+from ...dummyforcing_core.errors import DummyForcingError
+from ...dummyforcing_core.geometry import SPATIAL, LatentShape, Span, chunk_spans, pixel_frames, screen_size
+from ...dummyforcing_core.memory_use import MemoryUse
+from ...dummyforcing_core.policies import Policy
+from ...dummyforcing_core.render import device_name
+from ...dummyforcing_core.report import ChunkTiming, RunReport
+from ...dummyforcing_core.rollout import ChunkResult
+from .clip_output import ClipOutput, rough_pixels
+from .decoder import streams
+from .files import OutputFile, workflow_tags
+from .live import LiveView, live_view
+from .memory import check_fits, needs_of
+from .run import run_on
+from .sampler import Clip, Given, Session, stream
+from .settings import default_policy, family_of, settings_of
+
+
+def empty_latent(batch: int, frames: int, height: int, width: int) -> dict[str, Tensor]:
+    """A LATENT of zeros, (batch, 16, frames, height, width)."""
+    device = comfy.model_management.intermediate_device()
+    return {"samples": torch.zeros(batch, 16, frames, height, width, device=device)}
+
+
+@dataclass
+class Made:
+    """What a run leaves: latents as a LATENT holds them, its files (none without a VAE), the report as text."""
+
+    latents: Tensor
+    files: list[OutputFile]
+    report: str
+
+
+def sample_clip(
+    model: Any,
+    conditioning: list,
+    latent: dict,
+    seed: int,
+    fps: int,
+    prefix: str,
+    hidden: Any,
+    vae: Any = None,
+    start_latent: dict | None = None,
+    sigmas: Tensor | None = None,
+) -> Made:
+    """One clip, streamed. `hidden` is the node's: its id, prompt and workflow."""
+    began = time.perf_counter()
+    canvas = latent["samples"]
+    if canvas.ndim != 5 or latent.get("noise_mask") is not None:
+        raise DummyForcingError(
+            f"a latent of shape {tuple(canvas.shape)}{' with a noise mask' if 'noise_mask' in latent else ''} came; "
+            "connect the empty video latent of Clip Size (batch, 16, frames, h, w), without a mask"
+        )
+    shape = LatentShape(*canvas.shape)
+    start = None if start_latent is None else _checked_start(start_latent["samples"], shape)
+    given = 0 if start is None else start.shape[2]
+    family, known_from = family_of(model)
+    settings = settings_of(model)
+    policy = settings.policy or default_policy(family)
+    streaming_vae = vae if vae is not None and streams(vae) else None
+    needs = needs_of(model, shape, policy, family, given, len(conditioning) - 1, streaming_vae)
+    check_fits(model, needs, shape, policy, family)
+    logging.info("Dummy Forcing: predicted memory: %s", needs)
+    spans = chunk_spans(shape.frames, family.chunk_frames, given)
+    report = RunReport()
+    notes = list(settings.notes)
+
+    with contextlib.ExitStack() as stack:
+        levels = family.schedule.sigmas if sigmas is None else tuple(float(s) for s in sigmas[:-1])
+        view = stack.enter_context(live_view(hidden.unique_id, len(spans), len(levels) + 1, fps))
+        told = stack.enter_context(warnings.catch_warnings(record=True))
+        warnings.simplefilter("always")
+        output = None
+        if vae is not None:
+            output = stack.enter_context(ClipOutput(vae, shape, fps, prefix, workflow_tags(hidden)))
+
+        def work(session: Session, host: Given) -> Tensor:
+            run = _Run(session, output, view, report, shape, began)
+            first = None if start is None else session.to_model(start.to(session.device, torch.float32))
+            run.skipped = session.settings.step_cache(session.denoise, session.schedule).skipped
+            memory = MemoryUse(kv_shape(session.denoise, shape, family, recaches(family, session.prompts)))
+            run.memory = memory
+            made = stream(session, Clip(shape, start=first, on_step=run.step, on_chunk=run.chunk))
+            report.memory = memory.rows()
+            report.conditions.update({"skipped steps": ", ".join(map(str, sorted(run.skipped))) or "none"})
+            return made
+
+        report.conditions = {
+            "family": f"{family.name} ({known_from})",
+            "policy": policy_text(policy),
+            "size": "{}x{}".format(*screen_size(shape.width * SPATIAL, shape.height * SPATIAL)),
+            "frames": pixel_frames(shape.frames),
+            "prompts": len(conditioning),
+            "steps": ", ".join(f"{level:.3f}" for level in levels),
+            "seed": seed,
+            "predicted memory": str(needs),
+            "device": device_name(model.load_device),
+            "versions": {"dummyforcing": __version__, "torch": torch.__version__},
+        }
+        beside = [] if streaming_vae is None else [streaming_vae.patcher]
+        latents = run_on(model, conditioning, shape, seed, work, sigmas, fps, needs.kv + needs.decode, beside)
+        latents = latents.to(comfy.model_management.intermediate_device())
+        if output is not None:
+            output.finish()
+        notes += [str(warning.message) for warning in told if issubclass(warning.category, UserWarning)]
+    if view.finish_asked.is_set():
+        notes.append(f"ended early after {len(report.chunks)} of {len(spans)} chunks")
+    report.total_ms = 1000 * (time.perf_counter() - began)
+    text = "\n".join([*(f"note: {note}" for note in notes), report.table()])
+    logging.info("Dummy Forcing:\n%s", text)
+    return Made(latents, output.files if output else [], text)
+
+
+@dataclass
+class _Run:
+    """What happens around the rollout's chunks."""
+
+    session: Session
+    output: ClipOutput | None
+    view: LiveView
+    report: RunReport
+    shape: LatentShape
+    began: float
+    memory: MemoryUse | None = None
+    skipped: frozenset[int] = frozenset()
+    _calls: int = 0
+    _chunk_began: float = field(default_factory=time.perf_counter)
+
+    def step(self, span: Span, step: int) -> None:
+        self.view.step(self._calls)
+        self._calls += 1
+
+    def chunk(self, chunk: ChunkResult) -> bool:
+        _check_finite(chunk)
+        device = self.session.device
+        if device.type != "cpu":
+            getattr(torch, device.type).synchronize()
+        diffuse_ms = 1000 * (time.perf_counter() - self._chunk_began)
+        latents = self.session.to_latent(chunk.latent)
+        decode_ms, pixels = 0.0, np.empty((0, 2, 2, 3), np.uint8)
+        if self.output is not None:
+            pixels = self.output.add(latents)[0]
+            decode_ms = self.output.decode_ms[-1]
+        if not len(pixels):
+            frames = pixel_frames(chunk.span.stop) - pixel_frames(chunk.span.start)
+            pixels = rough_pixels(chunk.latent, self.session.latent_format, frames)
+        self.report.first_frame_ms = self.report.first_frame_ms or 1000 * (time.perf_counter() - self.began)
+        span = chunk.span
+        self.report.chunks.append(
+            ChunkTiming(span.chunk, span.start, span.frames, diffuse_ms, decode_ms, chunk.window_full)
+        )
+        if self.memory is not None:
+            self.memory.add(chunk)
+        self.view.chunk(chunk, pixels)
+        self._chunk_began = time.perf_counter()
+        return self.view.finish_asked.is_set()
+
+
+def policy_text(policy: Policy) -> str:
+    """A policy by name and what differs from its defaults."""
+    changed = {
+        field.name: getattr(policy, field.name)
+        for field in fields(policy)  # type: ignore[arg-type]
+        if getattr(policy, field.name) != field.default
+    }
+    return ", ".join([type(policy).__name__, *(f"{name} {value}" for name, value in changed.items())])
+
+
+def decode_clip(latent: dict, vae: Any, fps: int, prefix: str, hidden: Any, piece_frames: int = 4) -> list[OutputFile]:
+    """Decodes a LATENT to one video per batch item, `piece_frames` latent frames at a time."""
+    samples = latent["samples"]
+    if samples.ndim != 5:
+        raise DummyForcingError(f"a latent of shape {tuple(samples.shape)} came; connect a video latent")
+    shape = LatentShape(*samples.shape)
+    bar = comfy.utils.ProgressBar(shape.frames, node_id=hidden.unique_id)
+    with ClipOutput(vae, shape, fps, prefix, workflow_tags(hidden)) as output:
+        for piece in samples.split(piece_frames, dim=2):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            output.add(piece)
+            bar.update(piece.shape[2])
+        output.finish()
+    return output.files
+
+
+def _checked_start(start: Tensor, shape: LatentShape) -> Tensor:
+    wanted = (shape.channels, shape.height, shape.width)
+    if start.ndim != 5 or (start.shape[1], *start.shape[3:]) != wanted or start.shape[0] not in (1, shape.batch):
+        raise DummyForcingError(
+            f"a start_latent of shape {tuple(start.shape)} came; this clip needs ({shape.batch} or 1, "
+            f"{shape.channels}, frames, {shape.height}, {shape.width}): scale the image to "
+            f"{shape.width * SPATIAL}x{shape.height * SPATIAL} before encoding it"
+        )
+    if start.shape[2] >= shape.frames:
+        raise DummyForcingError(
+            f"the start has {start.shape[2]} latent frames, the clip {shape.frames} in all; make the clip longer"
+        )
+    return start.expand(shape.batch, -1, -1, -1, -1)
+
+
+def _check_finite(chunk: ChunkResult) -> None:
+    if not bool(chunk.latent.isfinite().all()):
+        raise DummyForcingError(
+            f"chunk {chunk.span.chunk + 1} came out as NaN or infinity; check that the checkpoint is of the family in "
+            "the report, and try another weight_dtype"
+        )

@@ -1,0 +1,172 @@
+"""Size, sampling and decoding nodes."""
+
+from typing import Any
+
+import torch
+from comfy_api.latest import InputImpl, io, ui
+
+from ..dummyforcing_core.geometry import FPS, SIZES, SPATIAL, latent_frames
+from .host.sampler import full_clip_sampler
+from .host.streaming import decode_clip, empty_latent, sample_clip
+from .schema import schema
+
+CUSTOM, LANDSCAPE, PORTRAIT = "custom", "landscape", "portrait"
+PRESETS = [name.upper() for name in SIZES if not name.endswith("-portrait")]
+
+
+class ClipSize(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="DummyForcingClipSize",
+            display_name="Clip Size",
+            description="The empty canvas: size, length and batch of a clip at 16 frames per second.",
+            search_aliases=["empty latent video", "resolution"],
+            inputs=[
+                io.Combo.Input(
+                    "preset",
+                    options=[*PRESETS, CUSTOM],
+                    default="480P",
+                    tooltip="480P is 832x480, 720P 1280x720, 1080P 1920x1080 (1088 rows are made, the middle is kept).",
+                ),
+                io.Combo.Input("orientation", options=[LANDSCAPE, PORTRAIT], default=LANDSCAPE),
+                io.Float.Input("seconds", default=5.0, min=0.1, max=3600.0, step=0.1),
+                io.Int.Input(
+                    "batch_size", default=1, min=1, max=64, advanced=True, tooltip="Clips at once; seed + 1 each."
+                ),
+                io.Int.Input(
+                    "width", default=832, min=16, max=8192, step=16, advanced=True, tooltip="For custom only."
+                ),
+                io.Int.Input(
+                    "height", default=480, min=16, max=8192, step=16, advanced=True, tooltip="For custom only."
+                ),
+            ],
+            outputs=[io.Latent.Output(display_name="LATENT")],
+        )
+
+    @classmethod
+    def execute(
+        cls, preset: str, orientation: str, seconds: float, batch_size: int, width: int, height: int
+    ) -> io.NodeOutput:
+        if preset != CUSTOM:
+            width, height = (-(-side // 16) * 16 for side in SIZES[preset.lower()])
+            if orientation == PORTRAIT:
+                width, height = height, width
+        frames = latent_frames(max(1, round(seconds * FPS)))
+        return io.NodeOutput(empty_latent(batch_size, frames, height // SPATIAL, width // SPATIAL))
+
+
+class StreamingSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="DummyForcingStreamingSampler",
+            display_name="Streaming Sampler",
+            description="Makes a clip chunk by chunk. With a VAE every chunk is decoded, shown and written to the "
+            "output folder as soon as it is done, in memory that does not grow with the clip.",
+            search_aliases=["self-forcing", "autoregressive", "dummy forcing", "long video"],
+            inputs=[
+                io.Model.Input("model", tooltip="An autoregressive Wan2.1 model, with or without our settings on it."),
+                io.Conditioning.Input("conditioning", tooltip="A prompt, a Prompt Schedule or a chain of Prompt At."),
+                io.Latent.Input("latent", tooltip="The empty canvas: size, length and batch. Clip Size makes one."),
+                io.Vae.Input("vae", optional=True, tooltip="Decodes every chunk while the next is made."),
+                io.Latent.Input(
+                    "start_latent",
+                    optional=True,
+                    tooltip="A clip to go on from, or an encoded image (one frame). It counts in the length.",
+                ),
+                io.Sigmas.Input("sigmas", optional=True, tooltip="Instead of the model family's own steps."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Chunk k of a seed is the same however long the clip is.",
+                ),
+                io.Int.Input(
+                    "fps", default=FPS, min=1, max=120, advanced=True, tooltip="Of the video; the models make 16."
+                ),
+                io.String.Input(
+                    "filename_prefix", default="video/streaming", advanced=True, tooltip="In the output folder."
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="LATENT"),
+                io.Video.Output(display_name="VIDEO", is_output_list=True),
+                io.String.Output(display_name="report"),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        conditioning: list,
+        latent: dict,
+        seed: int,
+        fps: int,
+        filename_prefix: str,
+        vae: Any = None,
+        start_latent: dict | None = None,
+        sigmas: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        made = sample_clip(
+            model, conditioning, latent, seed, fps, filename_prefix, cls.hidden, vae, start_latent, sigmas
+        )
+        videos: list = [InputImpl.VideoFromFile(str(file.path)) for file in made.files]
+        if not videos:
+            from comfy_execution.graph import ExecutionBlocker
+
+            videos = [ExecutionBlocker("the Streaming Sampler makes a VIDEO only with a VAE: connect one")]
+        shown = [ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output) for file in made.files]
+        display = ui.PreviewVideo(shown).as_dict() if shown else {}
+        return io.NodeOutput({"samples": made.latents}, videos, made.report, ui={**display, "text": [made.report]})
+
+
+class SamplerStreaming(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="DummyForcingSampler",
+            display_name="Sampler (Streaming)",
+            description="The Streaming Sampler's engine as a SAMPLER for SamplerCustomAdvanced. "
+            "Use a Basic Guider, and sigmas of 4 steps with shift 5.",
+            inputs=[],
+            outputs=[io.Sampler.Output(display_name="SAMPLER")],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(full_clip_sampler())
+
+
+class StreamingDecode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="DummyForcingStreamingDecode",
+            display_name="Streaming Decode",
+            description="Decodes a long latent clip into a video of the output folder, in constant memory.",
+            search_aliases=["vae decode", "long video"],
+            inputs=[
+                io.Latent.Input("latent"),
+                io.Vae.Input("vae"),
+                io.Int.Input("fps", default=FPS, min=1, max=120),
+                io.String.Input(
+                    "filename_prefix", default="video/streaming", advanced=True, tooltip="In the output folder."
+                ),
+            ],
+            outputs=[io.Video.Output(display_name="VIDEO", is_output_list=True)],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, latent: dict, vae: Any, fps: int, filename_prefix: str) -> io.NodeOutput:
+        files = decode_clip(latent, vae, fps, filename_prefix, cls.hidden)
+        shown = [ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output) for file in files]
+        videos = [InputImpl.VideoFromFile(str(file.path)) for file in files]
+        return io.NodeOutput(videos, ui=ui.PreviewVideo(shown))
