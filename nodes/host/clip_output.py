@@ -8,7 +8,6 @@ from typing import Any
 
 import comfy.model_management
 import numpy as np
-import torch
 from torch import Tensor
 
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape, screen_size
@@ -92,16 +91,3 @@ class ClipOutput:
         for writer, item in zip(self._writers, frames, strict=True):
             writer.write(item)
         return frames
-
-
-def rough_pixels(latents: Tensor, latent_format: Any, frames: int) -> np.ndarray:
-    """A preview without a VAE: the newest latent (B, C, t, h, w) of item 0 as `frames` equal frames, 8x enlarged."""
-    factors = getattr(latent_format, "latent_rgb_factors", None)
-    if factors is None:
-        return np.empty((0, 2, 2, 3), np.uint8)
-    x = latents[0, :, -1].float().cpu()
-    rgb = torch.einsum("chw,cr->hwr", x, torch.tensor(factors))
-    bias = getattr(latent_format, "latent_rgb_factors_bias", None)
-    rgb = rgb + torch.tensor(bias) if bias is not None else rgb
-    levels = ((rgb + 1) * 127.5).clamp(0, 255).to(torch.uint8).numpy()
-    return np.repeat(levels.repeat(8, axis=0).repeat(8, axis=1)[None], frames, axis=0)

@@ -18,6 +18,7 @@ from ...dummyforcing_core.noise import NoiseFn, SeededNoise
 from ...dummyforcing_core.prompts import PromptSchedule
 from ...dummyforcing_core.rollout import ChunkResult, rollout
 from ...dummyforcing_core.schedule import Schedule
+from ...dummyforcing_core.stepcache import NO_STEPS, StepCache
 from .denoiser import HostDenoiser, host_attention
 from .memory import free_for
 from .prompts import schedule_of
@@ -43,6 +44,11 @@ class Session:
     def seeded_noise(self, shape: LatentShape) -> SeededNoise:
         """The core's own noise: chunk k is the same however long the clip is."""
         return SeededNoise(self.seed, shape, self.family.chunk_frames, self.device)
+
+    @property
+    def step_cache(self) -> StepCache:
+        """The steps that the MODEL's settings skip."""
+        return self.settings.step_cache(self.denoise, self.schedule)
 
 
 class ARSampler(StreamingSamplerBase, comfy.samplers.Sampler):
@@ -142,12 +148,14 @@ class Clip:
 
     start    -- (B, C, n, h, w) of a given image or clip, counted in shape.frames
     noise    -- of a session; None: the core's seeded noise
+    steps    -- to skip
     on_chunk -- called with every finished chunk; True ends the clip there
     """
 
     shape: LatentShape
     start: Tensor | None = None
     noise: NoiseFn | None = None
+    steps: StepCache = NO_STEPS
     on_step: Callable[[Span, int], None] = lambda span, step: None
     on_chunk: Callable[[ChunkResult], bool] = field(default=lambda chunk: False)
 
@@ -174,7 +182,7 @@ def stream(session: Session, clip: Clip) -> Tensor:
         start=clip.start,
         on_step=on_step,
         attend=session.attend,
-        steps=session.settings.step_cache(session.denoise, session.schedule),
+        steps=clip.steps,
     )
     try:
         for chunk in chunks:
@@ -192,7 +200,10 @@ def full_clip_sampler() -> ARSampler:
     def work(session: Session, given: Given) -> Tensor:
         batch, channels, frames, height, width = given.noise.shape
         shape = LatentShape(batch, channels, frames, height, width)
-        return stream(session, Clip(shape, noise=host_noise(session, given), on_chunk=_reporting(given, shape)))
+        clip = Clip(
+            shape, noise=host_noise(session, given), steps=session.step_cache, on_chunk=_reporting(given, shape)
+        )
+        return stream(session, clip)
 
     return ARSampler(work)
 

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 import warnings
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import comfy.model_management
@@ -22,11 +22,12 @@ from ...dummyforcing_core.policies import Policy
 from ...dummyforcing_core.render import device_name
 from ...dummyforcing_core.report import ChunkTiming, RunReport
 from ...dummyforcing_core.rollout import ChunkResult
-from .clip_output import ClipOutput, rough_pixels
+from .clip_output import ClipOutput
 from .decoder import streams
 from .files import OutputFile, workflow_tags
 from .live import LiveView, live_view
 from .memory import check_fits, needs_of
+from .preview import preview_for
 from .run import run_on
 from .sampler import Clip, Given, Session, stream
 from .settings import default_policy, family_of, settings_of
@@ -77,31 +78,9 @@ def sample_clip(
     needs = needs_of(model, shape, policy, family, given, len(conditioning) - 1, streaming_vae)
     check_fits(model, needs, shape, policy, family)
     logging.info("Dummy Forcing: predicted memory: %s", needs)
-    spans = chunk_spans(shape.frames, family.chunk_frames, given)
-    report = RunReport()
-    notes = list(settings.notes)
-
-    with contextlib.ExitStack() as stack:
-        levels = family.schedule.sigmas if sigmas is None else tuple(float(s) for s in sigmas[:-1])
-        view = stack.enter_context(live_view(hidden.unique_id, len(spans), len(levels) + 1, fps))
-        told = stack.enter_context(warnings.catch_warnings(record=True))
-        warnings.simplefilter("always")
-        output = None
-        if vae is not None:
-            output = stack.enter_context(ClipOutput(vae, shape, fps, prefix, workflow_tags(hidden)))
-
-        def work(session: Session, host: Given) -> Tensor:
-            run = _Run(session, output, view, report, shape, began)
-            first = None if start is None else session.to_model(start.to(session.device, torch.float32))
-            run.skipped = session.settings.step_cache(session.denoise, session.schedule).skipped
-            memory = MemoryUse(kv_shape(session.denoise, shape, family, recaches(family, session.prompts)))
-            run.memory = memory
-            made = stream(session, Clip(shape, start=first, on_step=run.step, on_chunk=run.chunk))
-            report.memory = memory.rows()
-            report.conditions.update({"skipped steps": ", ".join(map(str, sorted(run.skipped))) or "none"})
-            return made
-
-        report.conditions = {
+    levels = family.schedule.sigmas if sigmas is None else tuple(float(s) for s in sigmas[:-1])
+    report = RunReport(
+        {
             "family": f"{family.name} ({known_from})",
             "policy": policy_text(policy),
             "size": "{}x{}".format(*screen_size(shape.width * SPATIAL, shape.height * SPATIAL)),
@@ -113,63 +92,88 @@ def sample_clip(
             "device": device_name(model.load_device),
             "versions": {"dummyforcing": __version__, "torch": torch.__version__},
         }
+    )
+    chunks = len(chunk_spans(shape.frames, family.chunk_frames, given))
+    notes = list(settings.notes)
+
+    with contextlib.ExitStack() as stack:
+        view = stack.enter_context(live_view(hidden.unique_id, chunks, len(levels) + 1, fps))
+        told = stack.enter_context(warnings.catch_warnings(record=True))
+        warnings.simplefilter("always")
+        output = None
+        if vae is not None:
+            output = stack.enter_context(ClipOutput(vae, shape, fps, prefix, workflow_tags(hidden)))
+
+        def work(session: Session, host: Given) -> Tensor:
+            run = _Run(session, shape, output, view, report, began)
+            first = None if start is None else session.to_model(start.to(session.device, torch.float32))
+            steps = session.step_cache
+            report.conditions["skipped steps"] = ", ".join(map(str, sorted(steps.skipped))) or "none"
+            made = stream(session, Clip(shape, first, steps=steps, on_step=run.step, on_chunk=run.chunk))
+            report.memory = run.memory.rows()
+            return made
+
         beside = [] if streaming_vae is None else [streaming_vae.patcher]
         latents = run_on(model, conditioning, shape, seed, work, sigmas, fps, needs.kv + needs.decode, beside)
-        latents = latents.to(comfy.model_management.intermediate_device())
         if output is not None:
             output.finish()
         notes += [str(warning.message) for warning in told if issubclass(warning.category, UserWarning)]
     if view.finish_asked.is_set():
-        notes.append(f"ended early after {len(report.chunks)} of {len(spans)} chunks")
+        notes.append(f"ended early after {len(report.chunks)} of {chunks} chunks")
     report.total_ms = 1000 * (time.perf_counter() - began)
     text = "\n".join([*(f"note: {note}" for note in notes), report.table()])
     logging.info("Dummy Forcing:\n%s", text)
+    latents = latents.to(comfy.model_management.intermediate_device())
     return Made(latents, output.files if output else [], text)
 
 
-@dataclass
 class _Run:
-    """What happens around the rollout's chunks."""
+    """What happens around the rollout's chunks: time, pixels, report, the page."""
 
-    session: Session
-    output: ClipOutput | None
-    view: LiveView
-    report: RunReport
-    shape: LatentShape
-    began: float
-    memory: MemoryUse | None = None
-    skipped: frozenset[int] = frozenset()
-    _calls: int = 0
-    _chunk_began: float = field(default_factory=time.perf_counter)
+    def __init__(
+        self,
+        session: Session,
+        shape: LatentShape,
+        output: ClipOutput | None,
+        view: LiveView,
+        report: RunReport,
+        began: float,
+    ):
+        self.memory = MemoryUse(
+            kv_shape(session.denoise, shape, session.family, recaches(session.family, session.prompts))
+        )
+        self._session, self._output, self._view, self._report, self._began = session, output, view, report, began
+        self._preview = preview_for(session.latent_format, shape.height, shape.width, session.device)
+        self._calls = 0
+        self._chunk_began = time.perf_counter()
 
     def step(self, span: Span, step: int) -> None:
-        self.view.step(self._calls)
+        """Before every model call."""
+        self._view.step(self._calls)
         self._calls += 1
 
     def chunk(self, chunk: ChunkResult) -> bool:
+        """After every chunk; True if the page asked to end here."""
         _check_finite(chunk)
-        device = self.session.device
+        device = self._session.device
         if device.type != "cpu":
             getattr(torch, device.type).synchronize()
         diffuse_ms = 1000 * (time.perf_counter() - self._chunk_began)
-        latents = self.session.to_latent(chunk.latent)
         decode_ms, pixels = 0.0, np.empty((0, 2, 2, 3), np.uint8)
-        if self.output is not None:
-            pixels = self.output.add(latents)[0]
-            decode_ms = self.output.decode_ms[-1]
-        if not len(pixels):
-            frames = pixel_frames(chunk.span.stop) - pixel_frames(chunk.span.start)
-            pixels = rough_pixels(chunk.latent, self.session.latent_format, frames)
-        self.report.first_frame_ms = self.report.first_frame_ms or 1000 * (time.perf_counter() - self.began)
+        if self._output is not None:
+            pixels = self._output.add(self._session.to_latent(chunk.latent))[0]
+            decode_ms = self._output.decode_ms[-1]
         span = chunk.span
-        self.report.chunks.append(
+        if not len(pixels):
+            pixels = self._preview(chunk.latent, pixel_frames(span.stop) - pixel_frames(span.start))
+        self._report.first_frame_ms = self._report.first_frame_ms or 1000 * (time.perf_counter() - self._began)
+        self._report.chunks.append(
             ChunkTiming(span.chunk, span.start, span.frames, diffuse_ms, decode_ms, chunk.window_full)
         )
-        if self.memory is not None:
-            self.memory.add(chunk)
-        self.view.chunk(chunk, pixels)
+        self.memory.add(chunk)
+        self._view.chunk(chunk, pixels)
         self._chunk_began = time.perf_counter()
-        return self.view.finish_asked.is_set()
+        return self._view.finish_asked.is_set()
 
 
 def policy_text(policy: Policy) -> str:
