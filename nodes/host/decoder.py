@@ -70,6 +70,7 @@ class HostWanStream(StreamingDecoder):
 
     def reset(self) -> None:
         self._held: Tensor | None = None
+        self._nothing = torch.empty(1, 3, 0, 0, 0)
         self._started = False
         self._tiles: list[Tile] = []
         self._caches: list[list] = []
@@ -82,6 +83,7 @@ class HostWanStream(StreamingDecoder):
                 f"latents of shape {tuple(latents.shape)} came; this VAE decodes (batch, {self._vae.latent_channels}, "
                 "frames, h, w): connect the VAE of the model"
             )
+        self._nothing = _no_frames(latents)
         if self._held is not None:
             latents = torch.cat([self._held, latents], dim=2)
             self._held = None
@@ -94,12 +96,12 @@ class HostWanStream(StreamingDecoder):
             out.append(self._decoded(latents[:, :, :count]))
             latents = latents[:, :, count:]
         self._held = latents if latents.shape[2] else None
-        return torch.cat(out, dim=2) if out else _no_frames(latents)
+        return torch.cat(out, dim=2) if out else self._nothing
 
     def flush(self) -> Tensor:
         """The frame that was held back, if any."""
         held, self._held = self._held, None
-        return _no_frames(torch.zeros(1, 1, 0, 0, 0)) if held is None else self._decoded(held)
+        return self._nothing if held is None else self._decoded(held)
 
     def _decoded(self, latents: Tensor) -> Tensor:
         vae = self._vae
@@ -130,4 +132,4 @@ def _move(cache: list, device: torch.device) -> None:
 
 def _no_frames(latents: Tensor) -> Tensor:
     batch, _, _, height, width = latents.shape
-    return torch.empty(batch, 3, 0, SPATIAL * height, SPATIAL * width)
+    return torch.empty(batch, 3, 0, SPATIAL * height, SPATIAL * width, device=latents.device)
