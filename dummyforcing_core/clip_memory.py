@@ -53,6 +53,10 @@ class ClipMemory:
         self._past: Past = []
         self._prompt: Tensor | None = None
 
+    def levels(self, span: Span) -> tuple[float, ...]:
+        """Noise levels of a chunk's denoising steps."""
+        return self.schedule.levels(first=span.start == self.setting.given_frames)
+
     def begin(self, span: Span) -> None:
         """Before a chunk is denoised: if its prompt is new and the family wants it, re-caches the window."""
         if self._recache_frames and self._switched(span):

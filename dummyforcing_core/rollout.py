@@ -106,18 +106,19 @@ def _result(memory: ClipMemory, span: Span, latent: Tensor, full: bool) -> Chunk
 def _denoised(
     memory: ClipMemory, span: Span, shape: LatentShape, on_step: OnStep, steps: StepCache, watch: Watch
 ) -> Tensor:
-    schedule, noise, context = memory.schedule, memory.noise, memory.prompts.at(span.start)
-    residual = Residual() if steps.skipped else None
+    noise, context = memory.noise, memory.prompts.at(span.start)
+    levels = memory.levels(span)
+    residual = Residual() if steps.skipped and levels is memory.schedule.sigmas else None
     x = noise(0, span)
-    for i, sigma in enumerate(schedule.sigmas):
+    for i, sigma in enumerate(levels):
         on_step(span, i)
         memory.cache.begin(span.start, span.frames, watch(span, i))
         if i > 0:
             x = add_noise(x, noise(i, span), sigma)
         if residual is not None:
             residual.reuse = i in steps.skipped
-        levels = torch.full((shape.batch, span.frames), sigma)
-        x0 = memory.denoise(x, levels, context, Step(memory.cache, residual=residual))
+        per_frame = torch.full((shape.batch, span.frames), sigma)
+        x0 = memory.denoise(x, per_frame, context, Step(memory.cache, residual=residual))
         assert x0 is not None
         x = x0
     return x

@@ -7,6 +7,7 @@ The schedule is Self-Forcing's (arXiv 2506.08009, section 4): the steps 1000, 75
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -50,25 +51,43 @@ def per_frame(sigma: float | Tensor, like: Tensor) -> float | Tensor:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Noise levels of one chunk: `sigmas` from high to low, one model call each; then the clean pass."""
+    """Noise levels of one chunk: `sigmas` from high to low, one model call each; then the clean pass.
+
+    first_sigmas -- of the first chunk that is generated, where a model of very few steps needs more there
+    """
 
     sigmas: tuple[float, ...]
     context_noise: float = 0.0
+    first_sigmas: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
-        if not self.sigmas or not falling or not all(0 < s <= 1 and math.isfinite(s) for s in self.sigmas):
-            raise DummyForcingError(
-                f"sigmas {self.sigmas} cannot be sampled: give one or more levels, 0 < sigma <= 1, each below the last"
-            )
-
+        for sigmas in (self.sigmas, self.levels(first=True)):
+            falling = all(a > b for a, b in pairwise(sigmas))
+            if not sigmas or not falling or not all(0 < s <= 1 and math.isfinite(s) for s in sigmas):
+                raise DummyForcingError(
+                    f"sigmas {sigmas} cannot be sampled: give one or more levels, 0 < sigma <= 1, each below the last"
+                )
         if not 0 <= self.context_noise < 1:
             raise DummyForcingError(f"a context noise of {self.context_noise} came; give a noise level, 0 <= sigma < 1")
 
     @classmethod
-    def few_step(cls, steps: Sequence[float] = (1000, 750, 500, 250), shift: float = 5.0) -> "Schedule":
-        """Warps the step list of a checkpoint (in thousandths) into noise levels."""
-        return cls(tuple(warp(step / TRAIN_STEPS, shift) for step in steps))
+    def few_step(
+        cls,
+        steps: Sequence[float] = (1000, 750, 500, 250),
+        shift: float = 5.0,
+        first_steps: Sequence[float] | None = None,
+    ) -> "Schedule":
+        """Warps the step lists of a checkpoint (in thousandths) into noise levels."""
+        warped = [
+            None if these is None else tuple(warp(step / TRAIN_STEPS, shift) for step in these)
+            for these in (steps, first_steps)
+        ]
+        return cls(warped[0] or (), first_sigmas=warped[1])
+
+    def levels(self, first: bool) -> tuple[float, ...]:
+        """Noise levels of a chunk; `first` of the clip's generated ones."""
+        return self.first_sigmas if first and self.first_sigmas is not None else self.sigmas
 
     def __len__(self) -> int:
-        return len(self.sigmas)
+        """Steps of the longest chunk."""
+        return max(len(self.sigmas), len(self.levels(first=True)))

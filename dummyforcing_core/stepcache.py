@@ -26,17 +26,21 @@ LAYERS = {30: "1.3B", 40: "14B"}
 
 @dataclass(frozen=True)
 class StepCache:
-    """Which denoising steps (0 is the first) reuse the last residual."""
+    """Which denoising steps (0 is the first) reuse the last residual.
+
+    A first chunk with noise levels of its own skips none.
+    """
 
     skipped: frozenset[int] = frozenset()
 
     @classmethod
     def explicit(cls, steps: Sequence[int], schedule: Schedule) -> "StepCache":
         """The named steps; the first step and the clean pass can never be skipped."""
+        count = len(schedule.sigmas)
         for step in steps:
-            if not 0 < step < len(schedule):
+            if not 0 < step < count:
                 raise DummyForcingError(
-                    f"step {step} cannot be skipped; of {len(schedule)} steps, 1 to {len(schedule) - 1} can "
+                    f"step {step} cannot be skipped; of {count} steps, 1 to {count - 1} can "
                     "(step 0 comes first, the clean pass always runs)"
                 )
         return cls(frozenset(steps))

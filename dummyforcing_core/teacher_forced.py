@@ -55,7 +55,7 @@ def teacher_forced(
         velocity, heads = [], []
         for memory in memories:
             memory.begin(span)
-        for i, sigma in enumerate(schedule.sigmas):
+        for i, sigma in enumerate(memories[0].levels(span)):
             x = add_noise(latent, noise(i, span), sigma)
             (x0, outputs), (other_x0, other_outputs) = (_step(memory, x, sigma, span) for memory in memories)
             velocity.append(float((other_x0 - x0).norm() / (x - x0).norm()))

@@ -22,10 +22,11 @@ class Family:
     recache: bool = False  # on a prompt switch, the window is read again with the new prompt
     global_sink: bool = True  # and the sink keeps what the first prompt made of it
     containers: tuple[str, ...] = ("generator_ema", "generator", "model", "state_dict")  # first present wins
+    first_steps: tuple[int, ...] | None = None  # of the first generated chunk, where it takes more
 
     @property
     def schedule(self) -> Schedule:
-        return Schedule.few_step(self.steps, self.shift)
+        return Schedule.few_step(self.steps, self.shift, self.first_steps)
 
     @property
     def default_window_frames(self) -> int:
@@ -55,6 +56,22 @@ FAMILIES: dict[str, Family] = {
             containers=("generator", "generator_ema", "model", "state_dict"),
         ),
         Family("causal_forcing_framewise", "Causal-Forcing 1.3B, frame-wise", "thu-ml/Causal-Forcing", chunk_frames=1),
+        Family(
+            "causal_forcing_2step",
+            "Causal-Forcing++ 1.3B, frame-wise, 2 steps",
+            "thu-ml/Causal-Forcing",
+            chunk_frames=1,
+            steps=(1000, 500),
+            first_steps=(1000, 750, 500, 250),
+        ),
+        Family(
+            "causal_forcing_1step",
+            "Causal-Forcing++ 1.3B, frame-wise, 1 step",
+            "thu-ml/Causal-Forcing",
+            chunk_frames=1,
+            steps=(1000,),
+            first_steps=(1000, 750, 500, 250),
+        ),
     )
 }
 

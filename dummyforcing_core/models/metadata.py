@@ -19,15 +19,17 @@ KEY = "dummyforcing"
 HOST_CONFIG = json.dumps({"transformer": {"causal_ar": True}})
 
 # Searched in "folder/stem", lower case. The chunk-wise and the frame-wise Causal-Forcing files are both called
-# causal_forcing.pt upstream, and only their folders tell them apart. Files of 1 or 2 steps are other schedules.
+# causal_forcing.pt upstream, and only their folders tell them apart. Files of 1 or 2 steps are families of their own.
 NAME_HINTS: tuple[tuple[str, str], ...] = (
     (r"self[-_ .]?forcing(?![^/]*frame[-_ ]?wise)[^/]*$", "self_forcing"),
     (r"frame[-_ ]?wise[^/]*/[^/]*causal[-_ .]?forcing[^/]*$", "causal_forcing_framewise"),
     (r"/(?![^/]*self)[^/]*frame[-_ ]?wise[^/]*$", "causal_forcing_framewise"),
     (r"chunk[-_ ]?wise[^/]*/[^/]*causal[-_ .]?forcing[^/]*$", "causal_forcing"),
     (r"/(?=[^/]*causal[-_ .]?forcing)[^/]*chunk[-_ ]?wise[^/]*$", "causal_forcing"),
+    (r"/[^/]*long[-_ ]?live(?![-_ ]?2)[^/]*$", "longlive"),
 )
-OTHER_SCHEDULE = re.compile(r"(?<!\d)[12][-_ ]?steps?[^/]*$")
+FEW_STEPS = re.compile(r"(?<!\d)([12])[-_ ]?steps?[^/]*$")
+FEW_STEP_FAMILY = re.compile(r"causal[-_ .]?forcing.*frame[-_ ]?wise|frame[-_ ]?wise.*causal[-_ .]?forcing")
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,10 @@ def build_metadata(family: str, config: WanConfig) -> dict[str, str]:
 def guess_family(path: Path) -> str | None:
     """The family that the file's folder and name point to, if they point to exactly one."""
     where = f"{path.absolute().parent.name}/{path.stem}".lower()
+    if few := FEW_STEPS.search(where):
+        return f"causal_forcing_{few[1]}step" if FEW_STEP_FAMILY.search(where) else None
     found = {family for pattern, family in NAME_HINTS if re.search(pattern, where)}
-    return found.pop() if len(found) == 1 and not OTHER_SCHEDULE.search(where) else None
+    return found.pop() if len(found) == 1 else None
 
 
 def resolve_family(wanted: str | None, stated: str | None, path: Path) -> Family | None:

@@ -93,7 +93,7 @@ class ARSampler(StreamingSamplerBase, comfy.samplers.Sampler):
             attend=host_attention(options.get("transformer_options", {})),
             family=family,
             settings=settings,
-            schedule=schedule_from(sigmas),
+            schedule=schedule_from(sigmas, family.schedule),
             prompts=prompts,
             seed=seed,
             device=noise.device,
@@ -126,15 +126,16 @@ def _scaled(model: Any, guider: Any, sigmas: Tensor) -> Callable[[Tensor, Tensor
     return scaled
 
 
-def schedule_from(sigmas: Tensor) -> Schedule:
-    """Host SIGMAS, high to low and ending at 0, as the core's schedule."""
+def schedule_from(sigmas: Tensor, own: Schedule) -> Schedule:
+    """Host SIGMAS, high to low and ending at 0, as the core's schedule; `own` if they are the family's levels."""
     levels = [float(s) for s in sigmas]
     if len(levels) < 2 or levels[-1] != 0:
         raise DummyForcingError(
             f"SIGMAS {[round(s, 4) for s in levels]} came; they must fall to 0 (denoise 1, no split): the last step of "
             "every chunk has to finish it"
         )
-    return Schedule(tuple(levels[:-1]))
+    same = len(levels) == len(own.sigmas) + 1 and torch.allclose(sigmas.cpu().float(), sigmas_of(own), atol=1e-4)
+    return own if same else Schedule(tuple(levels[:-1]))
 
 
 def sigmas_of(schedule: Schedule) -> Tensor:

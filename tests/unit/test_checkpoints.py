@@ -271,7 +271,12 @@ def test_loading_reads_through_the_map(tmp_path: Path) -> None:
         ("x/wan_causal-forcing_frame-wise.safetensors", "causal_forcing_framewise"),
         ("x/framewise.safetensors", "causal_forcing_framewise"),
         ("x/causal_forcing.pt", None),  # both upstream files are called so
-        ("causal-forcing++/framewise-2step.pt", None),  # another schedule
+        ("causal-forcing++/framewise-2step.pt", "causal_forcing_2step"),
+        ("causal-forcing++/framewise-1step.pt", "causal_forcing_1step"),
+        ("x/causal_forcing_framewise_2_steps_bf16.safetensors", "causal_forcing_2step"),
+        ("x/wan_lightx2v_2step.safetensors", None),
+        ("models/longlive_base.pt", "longlive"),
+        ("x/LongLive-2.0-5B.safetensors", None),
         ("x/self_forcing_framewise.pt", None),
         ("self_forcing/model.pt", None),
         ("x/wan2.1_t2v_1.3B_bf16.safetensors", None),
