@@ -51,6 +51,7 @@ class ClipMemory:
         self.scores: HeadScores | None = None  # of the last observed chunk
         self.predicted_peak_bytes = self.cache.plan.resident_bytes(self.cache.shape)
         self._past: Past = []
+        self._recached: set[int] = set()  # first frames of the chunks before which the window was read again
         self._prompt: Tensor | None = None
 
     def levels(self, span: Span) -> tuple[float, ...]:
@@ -72,11 +73,14 @@ class ClipMemory:
         unless the window still begins with the clip; then the oldest frames of the pass are queries only.
         """
         window = self._recache_frames
-        first = max(span.start - window, 0)
+        parts = self._before(span, window)
+        if not parts:  # a rebuilt cache, and the frames before this switch are out of every head's sight
+            return
+        latent = torch.cat(parts, dim=2)[:, :, -window:]
+        frames = latent.shape[2]
+        first = span.start - frames
         keep_sink = self.setting.family.global_sink and first > 0
         kept = max(memory.sink_frames for row in self.cache.plan.memories for memory in row) if keep_sink else 0
-        frames = span.start - first
-        latent = torch.cat([part for passed, part in self._past if passed.stop > first], dim=2)[:, :, -frames:]
         plan = self.cache.plan
         self._price(plan.repack_peak_bytes(self.cache.shape, plan))
         self.cache.clear(keep_sink)
@@ -85,6 +89,17 @@ class ClipMemory:
         self.denoise(latent, sigma, self.prompts.at(span.start), Step(self.cache, output=False))
         self.cache.commit()
         self.cache.repack(plan)  # heads that were apart while their sinks stayed share buffers again
+        self._recached.add(span.start)
+
+    def _before(self, span: Span, frames: int) -> list[Tensor]:
+        """Passes that hold the `frames` latent frames right before `span`, as far as they are there without a gap."""
+        parts: list[Tensor] = []
+        start = span.start
+        for passed, latent in reversed(self._past):
+            if passed.stop == start and start > span.start - frames:
+                parts.insert(0, latent)
+                start = passed.start
+        return parts
 
     def commit(self, span: Span, latent: Tensor, on_pass: OnPass = lambda part: None) -> None:
         """Reads a finished chunk, latent (B, C, span.frames, h, w), into the cache; observes and plans anew if due.
@@ -121,6 +136,8 @@ class ClipMemory:
             self.cache = self._empty()
             self._price(self.cache.plan.resident_bytes(self.cache.shape))
             for passed, latent in self._past:
+                if passed.start in self._recached:
+                    self._recache(passed)
                 self._clean_pass(passed, latent, None)
             self.begin(span)
         return self.policy.observation(self.setting)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .errors import DummyForcingError
@@ -36,3 +37,40 @@ class PromptSchedule:
     def at(self, chunk_start: int) -> Tensor:
         """The features that a chunk starting at this latent frame is made with."""
         return [context for start, context in self.entries if start <= chunk_start][-1]
+
+    def blended(self, chunks: int, chunk_starts: Sequence[int]) -> "PromptSchedule":
+        """The same schedule with soft switches: over the `chunks` chunks that begin at a switch, then the prompt whole.
+
+        The k-th of n chunks is made with features at k / (n + 1) of the straight line from what was spoken last to the
+        new prompt. A switch that comes before a blend has ended starts from where that one has come.
+        chunk_starts -- first latent frame of every chunk of the clip, a given start included
+
+        To all that acts on a switch every step of a blend is one: a family that re-caches reads its window n times
+        more, and a policy that scores heads after a switch scores them at every step.
+        """
+        if chunks < 0:
+            raise DummyForcingError(f"a blend over {chunks} chunks came; give 0 (a hard switch) or more")
+        if chunks == 0:
+            return self
+        entries: list[tuple[int, Tensor]] = []
+        spoken = origin = target = self.entries[0][1]
+        step = chunks  # the first prompt is whole from the start
+        for start in chunk_starts:
+            wanted = self.at(start)
+            if wanted is not target:
+                origin, target, step = spoken, wanted, 0
+            step += 1
+            spoken = target if step > chunks else _between(origin, target, step / (chunks + 1))
+            if not entries or spoken is not entries[-1][1]:
+                entries.append((start, spoken))
+        return PromptSchedule(tuple(entries))
+
+
+def _between(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """Features at `share` of the way from first to second, both (B or 1, S, text_dim)."""
+    if first.shape[1:] != second.shape[1:]:
+        raise DummyForcingError(
+            f"text features of shapes {tuple(first.shape)} and {tuple(second.shape)} came; prompts of equally many "
+            "rows and channels can be blended: pad them alike, or switch hard (blend over 0 chunks)"
+        )
+    return torch.lerp(first, second, share)

@@ -16,7 +16,7 @@ from . import __version__
 from .clip_memory import kv_shape, recaches
 from .contact_sheet import ContactSheet
 from .errors import OutputError
-from .geometry import FPS, SPATIAL, LatentShape, Span, pixel_frames
+from .geometry import FPS, SPATIAL, LatentShape, Span, chunk_spans, pixel_frames
 from .memory_use import MemoryUse
 from .noise import SeededNoise
 from .pipeline import Pipeline
@@ -173,9 +173,12 @@ def _timed_chunks(
 
 
 def prompt_schedule(pipeline: Pipeline, clip: Clip) -> PromptSchedule:
-    """The clip's prompts as features; equal prompts are one tensor, so a repeat is no switch."""
+    """The clip's prompts as features, blended if the script says so; equal prompts are one tensor: no switch."""
     contexts = {prompt: pipeline.encode(prompt) for prompt in clip.script.prompts}
-    return PromptSchedule(tuple((start, contexts[prompt]) for start, prompt in clip.script.lines))
+    prompts = PromptSchedule(tuple((start, contexts[prompt]) for start, prompt in clip.script.lines))
+    given = 0 if clip.start is None else clip.start.shape[2]
+    spans = chunk_spans(clip.shape.frames, pipeline.family.chunk_frames, given)
+    return prompts.blended(clip.script.blend_chunks, [span.start for span in spans])
 
 
 def _check_finite(chunk: ChunkResult) -> None:

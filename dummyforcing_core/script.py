@@ -14,11 +14,17 @@ LATENTS_PER_SECOND = FPS / TEMPORAL
 
 @dataclass(frozen=True)
 class Script:
-    """(first latent frame, prompt) lines by rising frame, the first at 0."""
+    """(first latent frame, prompt) lines by rising frame, the first at 0.
+
+    blend_chunks -- chunks over which a switch goes from one prompt to the next; 0 switches at once
+    """
 
     lines: tuple[tuple[int, str], ...]
+    blend_chunks: int = 0
 
     def __post_init__(self) -> None:
+        if self.blend_chunks < 0:
+            raise DummyForcingError(f"a blend over {self.blend_chunks} chunks came; give 0 (a hard switch) or more")
         starts = [start for start, _ in self.lines]
         if not starts or starts[0] != 0:
             raise DummyForcingError(f"prompts that start at latent frames {starts} came; the first must start at 0")

@@ -3,17 +3,21 @@
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from ..errors import DummyForcingError, OutputError
+from ..errors import CheckpointError, DummyForcingError, OutputError
 from ..geometry import SIZES, LatentShape, Span
 from ..models.families import FAMILIES
 from ..models.lora import Lora
+from ..models.tiny_vae import TinyDecoder
+from ..models.tiny_vae_file import is_tiny_decoder, load_tiny_decoder
+from ..models.wan_vae import WanVAE
 from ..models.wan_vae_file import load_wan_vae
-from ..pipeline import DEMO, Pipeline, load_pipeline
+from ..models.weight_files import flat_names, read_weights
+from ..pipeline import DEMO, Pipeline, is_demo, load_pipeline
 
 DEMO_SIZE = (64, 64)
 DEFAULT_SIZE = (832, 480)
@@ -27,9 +31,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--family", help=f"how the checkpoint was trained: {', '.join(FAMILIES)}")
     parser.add_argument("--lora", type=Path, metavar="FILE", help="adapter to merge into the checkpoint (LongLive)")
     parser.add_argument("--lora-strength", type=float, default=1.0, help="its weight (default: 1)")
-    parser.add_argument("--vae", type=Path, metavar="FILE", help="Wan2.1 VAE that decodes a checkpoint's clips")
+    parser.add_argument("--vae", type=Path, metavar="FILE", help="Wan2.1 VAE or tiny decoder for a checkpoint")
     parser.add_argument("--vae-tile", type=tile, metavar="RxC", help="decode in tiles of so many latent rows x columns")
-    parser.add_argument("--text-embedding", type=Path, metavar="FILE", help="text features for a checkpoint file")
+    parser.add_argument(
+        "--text-encoder", type=Path, metavar="PATH", help="umt5-xxl that reads a checkpoint's prompts: file or folder"
+    )
+    parser.add_argument("--tokenizer", type=Path, metavar="PATH", help="its tokenizer, if that lies elsewhere")
+    parser.add_argument("--text-embedding", type=Path, metavar="FILE", help="saved text features, instead of both")
     parser.add_argument(
         "--size", type=size, metavar="WxH", help="pixels, multiples of 16 (default: 64x64 for the demo)"
     )
@@ -118,15 +126,17 @@ def clip_shape(args: argparse.Namespace) -> LatentShape:
 
 def shown_size(args: argparse.Namespace) -> tuple[int, int]:
     """Width and height of the video that --size describes."""
-    return args.size or (DEMO_SIZE if args.model == DEMO else DEFAULT_SIZE)
+    return args.size or (DEMO_SIZE if is_demo(args.model) else DEFAULT_SIZE)
 
 
-def load(args: argparse.Namespace) -> Pipeline:
-    """The model that the run arguments name, on their device."""
+def load(args: argparse.Namespace, prompts: Sequence[str] = ()) -> Pipeline:
+    """The model that the run arguments name, on their device; a text encoder reads all `prompts` before it."""
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
-    if args.model == DEMO:
+    if is_demo(args.model):
         _one_thread(device)
+    if args.tokenizer and not args.text_encoder:
+        raise DummyForcingError("--tokenizer has no effect here: --text-encoder is not given; leave it out")
     if args.vae_tile and not args.vae:
         raise DummyForcingError("--vae-tile has no effect here: --vae is not given; leave it out")
     return load_pipeline(
@@ -138,9 +148,21 @@ def load(args: argparse.Namespace) -> Pipeline:
         args.text_embedding,
         warn,
         Lora.read(args.lora, args.lora_strength) if args.lora else None,
-        load_wan_vae(args.vae, device, dtype) if args.vae else None,
+        _vae(args.vae, device, dtype) if args.vae else None,
         args.vae_tile,
+        args.text_encoder,
+        args.tokenizer,
+        prompts,
     )
+
+
+def _vae(path: Path, device: torch.device, dtype: torch.dtype) -> WanVAE | TinyDecoder:
+    """The VAE in a file, or the tiny decoder."""
+    try:
+        tiny = is_tiny_decoder(flat_names(read_weights(path)[0]))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return load_tiny_decoder(path, device, dtype) if tiny else load_wan_vae(path, device, dtype)
 
 
 def load_demo(device: torch.device) -> Pipeline:

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     refuse_surplus(args, [get_policy(name) for name in names])
     shape = clip_shape(args)
     make_folder(args.out)
-    pipeline = load(args)
+    pipeline = load(args, [args.prompt])
     policies = [pick_policy(args, pipeline, name) for name in names]
     for policy in policies:  # a plan that cannot be must not cost a clip
         with warnings.catch_warnings():

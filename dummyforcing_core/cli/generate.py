@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from .common import (
     warn,
     whole_numbers,
 )
-from .policy_arguments import add_policy_arguments, add_step_arguments, pick_policy, pick_steps
+from .policy_arguments import add_policy_arguments, add_step_arguments, pick_policy, pick_steps, refuse_together
 
 
 def add_parser(subparsers: Any) -> None:
@@ -39,6 +40,12 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--switch-frames", type=whole_numbers, default=[], metavar="LIST", help="latent frames, for .jsonl"
+    )
+    parser.add_argument(
+        "--blend-chunks",
+        type=int,
+        metavar="N",
+        help="with --schedule: chunks that a switch takes (default: 0, at once)",
     )
     add_run_arguments(parser)
     add_policy_arguments(parser)
@@ -59,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     jobs = _jobs(args)
     if not jobs:
         return 0
-    pipeline = load(args)
+    pipeline = load(args, [prompt for script, _ in jobs for prompt in script.prompts])
     policy, steps = pick_policy(args, pipeline), pick_steps(args, pipeline)
     start = _start(args, pipeline, shape)
     for script, outputs in jobs:
@@ -94,11 +101,14 @@ def make_clip(pipeline: Pipeline, clip: Clip, outputs: Outputs, verbose: bool = 
 
 def _jobs(args: argparse.Namespace) -> list[tuple[Script, Outputs]]:
     """(script, files) of every clip still to be made; checks all outputs before any work is done."""
+    if args.schedule is None:
+        refuse_together(args, "--schedule is not given", ("blend_chunks",))
     if args.prompt is not None:
         return [(Script.constant(args.prompt), _single(args))]
     if args.prompts is not None:
         return _folder_jobs(args, [Script.constant(prompt) for prompt in read_prompts(args.prompts)])
     scripts = Script.read(args.schedule, args.switch_frames)
+    scripts = [replace(script, blend_chunks=args.blend_chunks or 0) for script in scripts]
     if args.schedule.suffix.lower() == ".jsonl":
         return _folder_jobs(args, scripts)
     return [(scripts[0], _single(args))]

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     for path in (args.out, args.picture):
         if path is not None:
             make_folder(path.parent)
-    pipeline = load(args)
+    pipeline = load(args, lines)
     prompts = [PromptSchedule.constant(pipeline.encode(line)) for line in lines]
     clips = ProfilePlan(prompts, range(args.seed, args.seed + args.seeds), shape, args.local_chunks)
     samples = list(take_samples(pipeline.denoiser, pipeline.family, clips, pipeline.backend.run))

@@ -78,3 +78,10 @@ def test_files_are_told_apart_by_name_and_named_in_errors(tmp_path: Path):
 def test_a_repeated_prompt_per_chunk_is_no_switch():
     assert Script.per_chunk(["a", "a", "b", "a"], 3).lines == ((0, "a"), (6, "b"), (9, "a"))
     assert Script.constant("a").title == "a"
+
+
+def test_a_blend_over_less_than_nothing_is_refused():
+    assert Script.parse("0 | a\n1 | b").blend_chunks == 0
+    assert Script(((0, "a"),), blend_chunks=2).blend_chunks == 2
+    with pytest.raises(DummyForcingError, match=r"-1 chunks came; give 0"):
+        Script(((0, "a"),), blend_chunks=-1)
