@@ -69,7 +69,7 @@ class StreamingSampler(io.ComfyNode):
                 io.Model.Input("model", tooltip="An autoregressive Wan2.1 model, with or without our settings on it."),
                 io.Conditioning.Input("conditioning", tooltip="A prompt, a Prompt Schedule or a chain of Prompt At."),
                 io.Latent.Input("latent", tooltip="The empty canvas: size, length and batch. Clip Size makes one."),
-                io.Vae.Input("vae", optional=True, tooltip="Decodes every chunk while the next is made."),
+                io.Vae.Input("vae", optional=True, tooltip="Decodes every chunk as soon as it is done."),
                 io.Latent.Input(
                     "start_latent",
                     optional=True,
