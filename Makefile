@@ -1,4 +1,4 @@
-# make demo | test | lint | bench.  PYTHON=python3.12 picks an interpreter, TORCH_INDEX=URL a wheel index for torch.
+# make demo | test | test-host | lint | bench.  PYTHON=python3.12 picks an interpreter, TORCH_INDEX=URL a wheel index for torch.
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
@@ -6,7 +6,7 @@ OUT ?= out
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-host lint bench clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -14,6 +14,12 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# The tests against a real ComfyUI and its page, which `make test` skips where there is none; here they must run.
+test-host: $(STAMP)
+	.ci/setup-host
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[browser]"
+	COMFYUI_REQUIRED=1 $(BIN)/python -m pytest tests/host tests/web
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import torch
 from comfy_api.latest import InputImpl, io, ui
 
 from ..dummyforcing_core.geometry import FPS, SIZES, SPATIAL, latent_frames
+from .host.live import early_ends
 from .host.sampler import full_clip_sampler
 from .host.streaming import decode_clip, empty_latent, sample_clip
 from .schema import schema
@@ -99,6 +100,10 @@ class StreamingSampler(io.ComfyNode):
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, seed: int, fps: int, filename_prefix: str, **kwargs: Any) -> int:
+        return early_ends[seed, fps, filename_prefix]
 
     @classmethod
     def execute(

@@ -1,8 +1,8 @@
 """What the page sees while a clip is made: progress, the newest chunk as a small video, and a way to stop early."""
 
-import base64
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,11 +17,15 @@ from ...dummyforcing_core.rollout import ChunkResult
 from ...dummyforcing_core.video import clip_bytes
 
 EVENT = "dummyforcing.chunk"
-ROUTE = "/dummyforcing/finish"
+FINISH, PREVIEW = "/dummyforcing/finish", "/dummyforcing/preview"
 PREVIEW_PX = 512
 
-# Runs that a page may end early, by node id. Entries live as long as their run.
-_running: dict[str, threading.Event] = {}
+# Runs that a page may look at or end early, by node id. Entries live as long as their run.
+_running: dict[str, "LiveView"] = {}
+# How often a clip with these widgets was ended early: the host must not answer the next one from its cache.
+early_ends: Counter[tuple] = Counter()
+# The last one that ended: a page may still be fetching its last chunk.
+_ended: dict[str, "LiveView"] = {}
 
 
 def server() -> Any:
@@ -34,31 +38,48 @@ def server() -> Any:
 
 
 def add_routes() -> None:
-    """POST /dummyforcing/finish {"node": id}: the run of that node ends after its current chunk."""
+    """POST /dummyforcing/finish {"node": id}: the run of that node ends after its current chunk.
+
+    GET /dummyforcing/preview?node=ID: its newest chunk as mp4 (the host's page may load media from its server only).
+    """
     if server() is None:
         return
     from aiohttp import web
 
-    @server().routes.post(ROUTE)
+    def unknown(node: str) -> Any:
+        return web.json_response({"error": f"node {node or '(none)'} is not sampling"}, status=404)
+
+    @server().routes.post(FINISH)
     async def finish(request: Any) -> Any:
         node = str((await request.json()).get("node", ""))
-        flag = _running.get(node)
-        if flag is None:
-            return web.json_response({"error": f"node {node or '(none)'} is not sampling"}, status=404)
-        flag.set()
+        view = _running.get(node)
+        if view is None:
+            return unknown(node)
+        view.finish_asked.set()
         return web.json_response({"node": node})
+
+    @server().routes.get(PREVIEW)
+    async def preview(request: Any) -> Any:
+        node = request.query.get("node", "")
+        view = _running.get(node) or _ended.get(node)
+        if view is None or not view.newest:
+            return unknown(node)
+        view.watched = True
+        return web.Response(body=view.newest, content_type="video/mp4", headers={"Cache-Control": "no-store"})
 
 
 @contextmanager
 def live_view(node: str | None, chunks: int, steps: int, fps: int) -> Iterator["LiveView"]:
     """A view of one run, registered while it lasts."""
     view = LiveView(str(node or ""), chunks, steps, fps)
-    _running[view.node] = view.finish_asked
+    _running[view.node] = view
     try:
         yield view
     finally:
-        if _running.get(view.node) is view.finish_asked:
+        if _running.get(view.node) is view:
             del _running[view.node]
+        _ended.clear()
+        _ended[view.node] = view
         view.send(running=False)
 
 
@@ -67,9 +88,11 @@ class LiveView:
 
     def __init__(self, node: str, chunks: int, steps: int, fps: int):
         self.node, self.finish_asked = node, threading.Event()
+        self.newest = b""  # the newest chunk as mp4
+        self.watched = False  # whether a page with our script shows it
         self._chunks, self._steps, self._fps = chunks, steps, fps
         self._began = time.perf_counter()
-        self._frames = 0
+        self._frames = 0  # pixel frames so far
         self._bar = comfy.utils.ProgressBar(chunks * steps, node_id=node or None)
 
     def step(self, done: int) -> None:
@@ -91,9 +114,10 @@ class LiveView:
         }
         if len(pixels):
             small = shrunk(pixels)
-            details["video"] = base64.b64encode(clip_bytes(small, self._fps)).decode("ascii")
-            picture = ("JPEG", Image.fromarray(small[-1]), PREVIEW_PX)
-            self._bar.update_absolute(done * self._steps, self._chunks * self._steps, picture)
+            self.newest = clip_bytes(small, self._fps)
+            if done > 1 and not self.watched:  # the host's own preview, where our script is not there
+                picture = ("JPEG", Image.fromarray(small[-1]), PREVIEW_PX)
+                self._bar.update_absolute(done * self._steps, self._chunks * self._steps, picture)
         self.send(running=True, **details)
 
     def send(self, **details: Any) -> None:

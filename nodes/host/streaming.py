@@ -25,7 +25,7 @@ from ...dummyforcing_core.rollout import ChunkResult
 from .clip_output import ClipOutput
 from .decoder import streams
 from .files import OutputFile, workflow_tags
-from .live import LiveView, live_view
+from .live import LiveView, early_ends, live_view
 from .memory import check_fits, needs_of
 from .preview import preview_for
 from .run import run_on
@@ -119,6 +119,7 @@ def sample_clip(
             output.finish()
         notes += [str(warning.message) for warning in told if issubclass(warning.category, UserWarning)]
     if view.finish_asked.is_set():
+        early_ends[seed, fps, prefix] += 1
         notes.append(f"ended early after {len(report.chunks)} of {chunks} chunks")
     report.total_ms = 1000 * (time.perf_counter() - began)
     text = "\n".join([*(f"note: {note}" for note in notes), report.table()])

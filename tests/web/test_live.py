@@ -1,0 +1,179 @@
+"""The Streaming Sampler and Profile Heads on the page: live chunks, Finish now, cancel, the head map."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.web.browser import ComfyPage
+
+BOTH_LOOKS = pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes 2.0"])
+SAMPLER = "DummyForcingStreamingSampler"
+
+GRAPH = """([seconds, nodes]) => {
+    const make = (type, x, y) => {
+        const node = LiteGraph.createNode(type);
+        node.pos = [x, y];
+        app.graph.add(node);
+        return node;
+    };
+    const join = (from, output, to, input) =>
+        from.connect(from.findOutputSlot(output), to, to.findInputSlot(input));
+    const set = (node, values) => {
+        for (const [name, value] of Object.entries(values)) node.widgets.find((w) => w.name === name).value = value;
+    };
+    const demo = make("DummyForcingLoadDemoModel", 50, 100);
+    const text = make("CLIPTextEncode", 50, 250);
+    const size = make("DummyForcingClipSize", 50, 500);
+    const last = make(nodes.last, 550, 100);
+    set(text, {text: "a red circle on the left moving sideways and a blue square"});
+    set(size, {preset: "custom", width: 64, height: 64, seconds});
+    join(demo, "CLIP", text, "clip");
+    join(demo, "MODEL", last, "model");
+    join(text, "CONDITIONING", last, "conditioning");
+    join(size, "LATENT", last, "latent");
+    if (nodes.vae) join(demo, "VAE", last, "vae");
+    if (nodes.image) {
+        const shown = make("PreviewImage", 950, 100);
+        join(last, "IMAGE", shown, "images");
+    }
+    return last.id;
+}"""
+FIND = """const find = (graph) =>
+    graph._nodes.flatMap((node) => (node.comfyClass === TYPE ? [node] : find(node.subgraph ?? {_nodes: []})));
+const node = find(app.rootGraph)[0];"""
+LIVE = (
+    "() => {"
+    + FIND.replace("TYPE", f"'{SAMPLER}'")
+    + """
+    const box = node?.widgets.find((w) => w.name === "dummyforcing_live")?.element;
+    const video = box?.querySelector("video"), button = box?.querySelector("button");
+    const area = box?.getBoundingClientRect();
+    return {open: !!box && box.style.display !== "none", line: box?.querySelector("[aria-live]").textContent,
+            seen: area?.width > 50 && area?.height > 50, width: video?.videoWidth ?? 0, time: video?.currentTime ?? 0,
+            disabled: button?.disabled};
+}"""
+)
+
+
+@pytest.fixture(autouse=True)
+def idle(page: ComfyPage) -> Iterator[None]:
+    """A failed test leaves no run behind."""
+    yield
+    page.server.interrupt()
+
+
+SEEDS = count()
+
+
+def build(page: ComfyPage, seconds: float, last: str = SAMPLER, vae: bool = True, image: bool = False) -> int:
+    """The demo graph, with a seed that no test had before: an equal prompt would come from the cache."""
+    node = page.page.evaluate(GRAPH, [seconds, {"last": last, "vae": vae, "image": image}])
+    page.set_widget(node, "seed", next(SEEDS))
+    page.set_widget(node, "control_after_generate", "fixed")
+    page.frames()
+    return node
+
+
+def live(page: ComfyPage) -> dict[str, Any]:
+    return page.page.evaluate(LIVE)
+
+
+def wait_live(page: ComfyPage, condition: str) -> dict[str, Any]:
+    """Until a JavaScript condition on the live view's state `s` holds."""
+    page.page.wait_for_function(f"() => {{ const s = ({LIVE})(); return {condition}; }}", timeout=20_000)
+    return live(page)
+
+
+def report(page: ComfyPage, prompt_id: str) -> str:
+    outputs = page.server.get(f"/history/{prompt_id}")[prompt_id]["outputs"]
+    return next(out["text"][0] for out in outputs.values() if "text" in out)
+
+
+@BOTH_LOOKS
+@pytest.mark.parametrize("subgraph", [False, True], ids=["root", "subgraph"])
+def test_chunks_play_while_the_queue_runs_and_finish_now_ends_it(
+    page: ComfyPage, tmp_path: Path, nodes_2: bool, subgraph: bool
+) -> None:
+    page.use_nodes_2(nodes_2)
+    node = build(page, 240.0)
+    if subgraph:
+        page.to_subgraph(node)
+    page.fit()
+    assert not live(page)["open"]
+    with page.execution():
+        prompt_id = page.queue()
+        first = wait_live(page, "s.open && s.width > 0 && s.seen && s.line.startsWith('chunk')")
+        later = wait_live(page, f"s.line.startsWith('chunk') && s.line !== {json.dumps(first['line'])} && s.time > 0")
+        assert int(later["line"].split()[1]) > int(first["line"].split()[1])
+        page.fit()
+        page.screenshot(tmp_path / "live.png")
+        page.page.locator(".dummyforcing-live button").first.click()
+    page.frames()
+    assert not live(page)["open"]
+    assert "ended early after" in report(page, prompt_id)
+    assert page.errors == []
+    # A clip that was ended early is not what the same prompt gives when it is queued again.
+    page.queue()
+    wait_live(page, "s.open && s.line.startsWith('chunk 2 ')")
+
+
+@BOTH_LOOKS
+def test_a_whole_clip_closes_the_view_and_leaves_the_nodes_own_video(
+    page: ComfyPage, tmp_path: Path, nodes_2: bool
+) -> None:
+    page.use_nodes_2(nodes_2)
+    build(page, 5.0)
+    page.fit()
+    prompt_id = page.run()
+    wait_live(page, "!s.open")
+    page.page.wait_for_function("() => [...document.querySelectorAll('video')].some((v) => v.src.includes('/view'))")
+    page.screenshot(tmp_path / "done.png")
+    assert "81 (21 latent)" in report(page, prompt_id)
+    assert page.errors == []
+
+
+def test_cancel_keeps_the_page_usable(page: ComfyPage) -> None:
+    build(page, 240.0)
+    page.fit()
+    page.queue()
+    wait_live(page, "s.open && s.width > 0")
+    page.server.send("/interrupt", {})
+    wait_live(page, "s.disabled")
+    size = page.page.evaluate("() => app.graph._nodes.find((n) => n.comfyClass.endsWith('ClipSize')).id")
+    page.set_widget(size, "seconds", 2)
+    page.run()
+    assert not live(page)["open"]
+    assert page.errors == []
+
+
+def test_without_a_vae_the_latents_are_shown_roughly(page: ComfyPage) -> None:
+    build(page, 60.0, vae=False)
+    page.fit()
+    with page.execution():
+        page.queue()
+        state = wait_live(page, "s.open && s.width > 0")
+        assert state["width"] == 64
+    assert page.errors == []
+
+
+@BOTH_LOOKS
+def test_the_head_map_tells_the_masses_under_the_pointer(page: ComfyPage, tmp_path: Path, nodes_2: bool) -> None:
+    page.use_nodes_2(nodes_2)
+    build(page, 5.0, "DummyForcingProfileHeads", vae=False, image=True)
+    page.fit()
+    page.run()
+    page.page.wait_for_selector(".dummyforcing-heads > div > div")
+    page.fit()
+    cells = page.page.locator(".dummyforcing-heads > div").first.locator("> div")
+    assert cells.count() == 6 * 4
+    cells.nth(5).hover()
+    line = page.page.locator(".dummyforcing-heads > div").nth(1).inner_text()
+    assert line.startswith("layer 1, head 1:") and "current" in line
+    page.screenshot(tmp_path / "heads.png")
+    assert page.errors == []
