@@ -58,6 +58,10 @@ class ClipMemory:
         """Noise levels of a chunk's denoising steps."""
         return self.schedule.levels(first=span.start == self.setting.given_frames)
 
+    def told_levels(self, span: Span) -> tuple[float, ...]:
+        """What the network is told of them."""
+        return self.schedule.told_levels(first=span.start == self.setting.given_frames)
+
     def begin(self, span: Span) -> None:
         """Before a chunk is denoised: if its prompt is new and the family wants it, re-caches the window."""
         if self._recache_frames and self._switched(span):

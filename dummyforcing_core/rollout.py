@@ -110,7 +110,7 @@ def _denoised(
     levels = memory.levels(span)
     residual = Residual() if steps.skipped and levels is memory.schedule.sigmas else None
     x = noise(0, span)
-    for i, sigma in enumerate(levels):
+    for i, (sigma, told) in enumerate(zip(levels, memory.told_levels(span), strict=True)):
         on_step(span, i)
         memory.cache.begin(span.start, span.frames, watch(span, i))
         if i > 0:
@@ -118,7 +118,7 @@ def _denoised(
         if residual is not None:
             residual.reuse = i in steps.skipped
         per_frame = torch.full((shape.batch, span.frames), sigma)
-        x0 = memory.denoise(x, per_frame, context, Step(memory.cache, residual=residual))
+        x0 = memory.denoise(x, per_frame, context, Step(memory.cache, residual=residual, told=told))
         assert x0 is not None
         x = x0
     return x

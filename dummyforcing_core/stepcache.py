@@ -85,7 +85,10 @@ class TeaCache:
 
     def costs(self, denoise: Denoiser, schedule: Schedule) -> list[tuple[float, float]]:
         """For every step after the first: relative L1 change of the signal, and that change rescaled."""
-        signals = [denoise.time_signal(sigma, self.signal == "e0").cpu().double() for sigma in schedule.sigmas]
+        signals = [
+            denoise.time_signal(sigma, self.signal == "e0").cpu().double()
+            for sigma in schedule.told_levels(first=False)
+        ]
         changes = []
         for before, now in pairwise(signals):
             change = float((now - before).abs().mean() / before.abs().mean())

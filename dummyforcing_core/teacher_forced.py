@@ -55,9 +55,10 @@ def teacher_forced(
         velocity, heads = [], []
         for memory in memories:
             memory.begin(span)
-        for i, sigma in enumerate(memories[0].levels(span)):
+        told_levels = memories[0].told_levels(span)
+        for i, (sigma, told) in enumerate(zip(memories[0].levels(span), told_levels, strict=True)):
             x = add_noise(latent, noise(i, span), sigma)
-            (x0, outputs), (other_x0, other_outputs) = (_step(memory, x, sigma, span) for memory in memories)
+            (x0, outputs), (other_x0, other_outputs) = (_step(memory, x, sigma, told, span) for memory in memories)
             velocity.append(float((other_x0 - x0).norm() / (x - x0).norm()))
             heads.append(_head_error(outputs, other_outputs))
         yield ChunkError(span, sum(velocity) / len(velocity), torch.stack(heads).mean(0))
@@ -65,14 +66,14 @@ def teacher_forced(
             memory.commit(span, latent)
 
 
-def _step(memory: ClipMemory, x: Tensor, sigma: float, span: Span) -> tuple[Tensor, list[Tensor]]:
+def _step(memory: ClipMemory, x: Tensor, sigma: float, told: float, span: Span) -> tuple[Tensor, list[Tensor]]:
     outputs: list[Tensor] = []
     cache = memory.cache
     cache.begin(span.start, span.frames)
     cache.on_output = lambda layer, out: outputs.append(out)
     try:
         levels = torch.full((x.shape[0], span.frames), sigma)
-        x0 = memory.denoise(x, levels, memory.prompts.at(span.start), Step(cache))
+        x0 = memory.denoise(x, levels, memory.prompts.at(span.start), Step(cache, told=told))
     finally:
         cache.on_output = None
     assert x0 is not None

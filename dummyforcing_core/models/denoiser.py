@@ -25,11 +25,15 @@ class ModelGeometry:
 
 @dataclass(frozen=True)
 class Step:
-    """One pass over a chunk: the cache it reads and writes, whether its output is read, and step caching's residual."""
+    """One pass over a chunk: the cache it reads and writes, whether its output is read, and step caching's residual.
+
+    told -- the noise level that the network is told, if it is not the pass's sigma
+    """
 
     cache: KVCache
     output: bool = True
     residual: Residual | None = None
+    told: float | None = None
 
 
 class Denoiser(Protocol):
@@ -65,7 +69,8 @@ class WanDenoiser:
     def velocity(self, x: Tensor, sigma: Tensor, context: Tensor, step: Step) -> Tensor | None:
         """The network's own output (noise minus clean) in the model's dtype; arguments as above."""
         cache = step.cache
-        time, text = self._time_of(sigma), self._text_of(context)
+        told = sigma if step.told is None else torch.full_like(sigma, step.told)
+        time, text = self._time_of(told), self._text_of(context)
         x = x.to(self.geometry.dtype)
         return forward(self.model, x, time, text, cache, step.output, cache.attend, step.residual)
 

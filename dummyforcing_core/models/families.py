@@ -1,6 +1,7 @@
 """One row per checkpoint family: what a Wan2.1 file does not say about itself. Facts and sources: docs/families.md."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import CheckpointError
 from ..schedule import Schedule
@@ -8,7 +9,13 @@ from ..schedule import Schedule
 
 @dataclass(frozen=True)
 class Family:
-    """How a checkpoint was trained to be sampled. Lengths in latent frames."""
+    """How a checkpoint was trained to be sampled. Lengths in latent frames.
+
+    warped -- whether `steps` are warped by `shift`; False: they are timesteps of the shifted table as they stand
+    loop   -- "chunks": one after the other, each committed to the cache (rollout.py); "rolling": a window of chunks at
+              rising noise is denoised together (rolling.py); "recompute": the cache is made anew before every chunk
+              from the newest latents (recompute.py)
+    """
 
     name: str
     title: str
@@ -23,9 +30,13 @@ class Family:
     global_sink: bool = True  # and the sink keeps what the first prompt made of it
     containers: tuple[str, ...] = ("generator_ema", "generator", "model", "state_dict")  # first present wins
     first_steps: tuple[int, ...] | None = None  # of the first generated chunk, where it takes more
+    warped: bool = True
+    loop: Literal["chunks", "rolling", "recompute"] = "chunks"
 
     @property
     def schedule(self) -> Schedule:
+        if not self.warped:
+            return Schedule.from_timesteps(self.steps, self.shift)
         return Schedule.few_step(self.steps, self.shift, self.first_steps)
 
     @property
