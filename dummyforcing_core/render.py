@@ -17,6 +17,7 @@ from .clip_memory import kv_shape, recaches
 from .contact_sheet import ContactSheet
 from .errors import OutputError
 from .geometry import FPS, SPATIAL, LatentShape, Span, chunk_spans, pixel_frames
+from .loops import loop_of
 from .memory_use import MemoryUse
 from .noise import SeededNoise
 from .pipeline import Pipeline
@@ -24,7 +25,7 @@ from .plan import HeadPlan
 from .policies.base import Policy
 from .prompts import PromptSchedule
 from .report import ChunkTiming, RunReport
-from .rollout import ChunkResult, rollout
+from .rollout import ChunkResult
 from .scoring import HeadScores
 from .script import Script
 from .stepcache import NO_STEPS, StepCache
@@ -149,7 +150,7 @@ def _timed_chunks(
 ) -> Iterator[tuple[ChunkResult, float]]:
     """(chunk, ms) pairs; the device is waited for, so the time is the chunk's own."""
     device = pipeline.denoiser.geometry.device
-    chunks = rollout(
+    chunks = loop_of(pipeline.family)(
         pipeline.denoiser,
         clip.shape,
         pipeline.family.schedule,

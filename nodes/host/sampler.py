@@ -12,11 +12,12 @@ from torch import Tensor
 from ...dummyforcing_core.attention import AttentionFn
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import FPS, LatentShape, Span
+from ...dummyforcing_core.loops import loop_of
 from ...dummyforcing_core.models.denoiser import Denoiser
 from ...dummyforcing_core.models.families import Family
 from ...dummyforcing_core.noise import NoiseFn, SeededNoise
 from ...dummyforcing_core.prompts import PromptSchedule
-from ...dummyforcing_core.rollout import ChunkResult, rollout
+from ...dummyforcing_core.rollout import ChunkResult
 from ...dummyforcing_core.schedule import Schedule
 from ...dummyforcing_core.stepcache import NO_STEPS, StepCache
 from .denoiser import HostDenoiser, host_attention
@@ -172,7 +173,7 @@ def stream(session: Session, clip: Clip) -> Tensor:
         clip.on_step(span, step)
 
     free_for(session, policy, clip)
-    chunks = rollout(
+    chunks = loop_of(session.family)(
         session.denoise,
         clip.shape,
         session.schedule,

@@ -1,0 +1,78 @@
+"""The README's table of graphics cards x size x policy, computed from the plans' own price.
+
+python scripts/card_table.py          prints it
+
+For Self-Forcing 1.3B in bf16, one clip of 60 s. Activations and decoding are what ComfyUI 0.27 reserves for one chunk
+(its own formulas); 1 GiB is left to the system. No card was used to make it.
+"""
+
+from typing import Any
+
+import torch
+
+from dummyforcing_core.clip_memory import kv_shape, setting_of
+from dummyforcing_core.geometry import SIZES, LatentShape
+from dummyforcing_core.models.denoiser import ModelGeometry
+from dummyforcing_core.models.families import get_family
+from dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
+from dummyforcing_core.profile import HeadProfile
+from dummyforcing_core.scoring import HeadScores
+
+GIB = 2**30
+CARDS = (8, 12, 16, 24)
+SYSTEM_GIB = 1.0
+LAYERS, HEADS, DIM = 30, 12, 1536
+PARAMETERS = 1_418_996_800
+FAMILY = get_family("self_forcing")
+EVEN = HeadProfile(HeadScores(torch.full((LAYERS, HEADS, 3), 1 / 3)))
+POLICIES: dict[str, Policy] = {
+    "dense, window 21": SlidingWindow(21, 0),
+    "window 12, sink 3": SlidingWindow(12, 3),
+    "Dummy Forcing": DummyForcing(),
+    "with a head profile": DummyForcing(profile=EVEN),
+}
+
+
+class Sized:
+    """The model where pricing expects a denoiser."""
+
+    geometry = ModelGeometry(LAYERS, HEADS, DIM // HEADS, 16, torch.device("cpu"), torch.bfloat16)
+
+
+def needs(policy: Policy, size: str) -> tuple[float, float, float]:
+    """GiB of K/V, of one chunk's activations, of decoding one chunk."""
+    width, height = (-(-side // 16) * 16 for side in SIZES[size])
+    shape = LatentShape.of_pixels(width, height, 60 * 16 + 1)
+    denoise: Any = Sized()
+    plan = policy.plan(setting_of(denoise, shape, FAMILY))
+    price = kv_shape(denoise, shape, FAMILY)
+    kv = max(plan.resident_bytes(price), plan.repack_peak_bytes(price, plan))
+    area = FAMILY.chunk_frames * shape.height * shape.width
+    activations = area * 2 * 0.01 * DIM / 2222 * 2**20
+    decode = 2200 * shape.height * shape.width * 64 * 2
+    return kv / GIB, activations / GIB, decode / GIB
+
+
+def verdict(card: int, kv: float, activations: float, decode: float) -> str:
+    """How a run fits a card of so many GiB."""
+    weights, usable = PARAMETERS * 2 / GIB, card - SYSTEM_GIB
+    if weights + kv + max(activations, decode) <= usable:
+        return "yes"
+    if kv + max(activations, decode) <= usable:
+        return "offload"
+    return "tiles" if kv + activations <= usable else "no"
+
+
+def table() -> str:
+    """Markdown."""
+    lines = ["| | " + " | ".join(f"{card} GB" for card in CARDS) + " | K/V, GiB |", "|---" * (len(CARDS) + 2) + "|"]
+    for size in ("480p", "720p", "1080p"):
+        for name, policy in POLICIES.items():
+            kv, activations, decode = needs(policy, size)
+            cells = [verdict(card, kv, activations, decode) for card in CARDS]
+            lines.append(f"| {size.upper()}, {name} | " + " | ".join(cells) + f" | {kv:.1f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
