@@ -16,6 +16,8 @@ from ...dummyforcing_core.video import VideoWriter
 from .decoder import SMALL_TILE, HostWanStream, load, stream_of
 from .files import OutputFile
 
+LOOKBACK_FRAMES = 48  # latents; more than the Wan2.1 decoder's convolutions see of the past (about 37)
+
 
 class ClipOutput:
     """Decodes and writes a clip chunk by chunk; one file per batch item.
@@ -34,7 +36,7 @@ class ClipOutput:
         self.files = [OutputFile(prefix, *self.size, item) for item in range(shape.batch)]
         self._writers = [VideoWriter(file.part, *self.size, fps, metadata=tags) for file in self.files]
         self._stream = stream_of(vae)
-        self._pushed: list[Tensor] = []  # on the CPU, for a second try with tiles
+        self._pushed: list[Tensor] = []  # on the CPU, as many as a second try with tiles needs of the past
         self._finished = False
         self.decode_ms: list[float] = []
 
@@ -70,6 +72,8 @@ class ClipOutput:
         if not self._pushed:
             load(self._vae, latents.shape)
         self._pushed.append(latents.cpu())
+        while sum(piece.shape[2] for piece in self._pushed[1:]) > LOOKBACK_FRAMES:
+            del self._pushed[0]
         try:
             return self._stream.push(latents)
         except comfy.model_management.OOM_EXCEPTION:

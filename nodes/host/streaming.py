@@ -105,6 +105,7 @@ def sample_clip(
             output = stack.enter_context(ClipOutput(vae, shape, fps, prefix, workflow_tags(hidden)))
 
         def work(session: Session, host: Given) -> Tensor:
+            report.init_ms = 1000 * (time.perf_counter() - began)
             run = _Run(session, shape, output, view, report, began)
             first = None if start is None else session.to_model(start.to(session.device, torch.float32))
             steps = session.step_cache
@@ -120,6 +121,7 @@ def sample_clip(
         notes += [str(warning.message) for warning in told if issubclass(warning.category, UserWarning)]
     if view.finish_asked.is_set():
         early_ends[seed, fps, prefix] += 1
+        report.conditions["frames"] = f"{report.pixel_frames} of {pixel_frames(shape.frames)}"
         notes.append(f"ended early after {len(report.chunks)} of {chunks} chunks")
     report.total_ms = 1000 * (time.perf_counter() - began)
     text = "\n".join([*(f"note: {note}" for note in notes), report.table()])

@@ -67,7 +67,7 @@ def test_there_are_the_seven_workflows() -> None:
 
 
 def test_the_files_are_what_the_script_makes() -> None:
-    command = [sys.executable, REPOSITORY / "scripts" / "make_workflows.py", "--check"]
+    command = [sys.executable, str(REPOSITORY / "scripts" / "make_workflows.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, f"run scripts/make_workflows.py: {done.stdout}{done.stderr}"
 
@@ -200,10 +200,13 @@ def test_a_muted_node_is_refused_by_the_conversion(host: ComfyServer) -> None:
 
 
 @each_workflow
-def test_the_prompt_is_the_one_that_the_page_made(host: ComfyServer, name: str) -> None:
-    """released/ holds what the page itself queued for the files of that version."""
-    kept = read(HERE / "released" / dummyforcing_core.__version__ / f"{name}.json")
-    assert to_api(read(FILES[name]), host.object_info()) == kept
+def test_the_prompt_is_the_one_that_the_page_made(host: ComfyServer, name: str, tmp_path: Path) -> None:
+    """released/ holds what the page itself queued for the files of that version; it stays when the version moves on."""
+    kept = HERE / "released" / dummyforcing_core.__version__ / f"{name}.json"
+    made = to_api(read(FILES[name]), host.object_info())
+    new = tmp_path / kept.name
+    new.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert kept.is_file() and made == read(kept), f"if this version is not out yet and it is meant: cp {new} {kept}"
 
 
 def test_the_template_browser_finds_them_with_their_pictures(host: ComfyServer) -> None:
@@ -297,17 +300,24 @@ def test_the_comparison_is_side_by_side(host: ComfyServer) -> None:
     sides = [
         video(host.view(run.output(one)["images"][0]))[0] for one in prompt if prompt[one]["class_type"] == SAMPLER
     ]
-    assert np.abs(sides[0].astype(np.int16) - sides[1]).mean() > 0.1, "both policies made the same clip"
-    np.testing.assert_array_equal(sides[0][:8], sides[1][:8])  # in the first chunk no head has a past
+    apart = np.abs(sides[0].astype(np.int16) - sides[1]).mean(axis=(1, 2, 3))
+    assert apart[16:].mean() > 0.5, "both policies made the same clip"
+    assert apart[:8].max() < apart[16:].mean() / 5, "in the first chunk no head has a past"
 
 
-def test_the_picture_is_the_first_frame(host: ComfyServer) -> None:
-    """Another picture gives another clip; its report counts the given frame."""
+def test_the_picture_is_the_first_frame_whatever_the_seed(host: ComfyServer) -> None:
     prompt = released("image_start")
-    with_image = video(host.view(host.run(prompt).output(only(prompt, SAMPLER))["images"][0]))[0]
-    del prompt[only(prompt, SAMPLER)]["inputs"]["start_latent"]
-    without = video(host.view(host.run(prompt).output(only(prompt, SAMPLER))["images"][0]))[0]
-    assert with_image.shape == without.shape and np.abs(with_image[0].astype(np.int16) - without[0]).mean() > 2
+    sampler = only(prompt, SAMPLER)
+
+    def clip(seed: int) -> np.ndarray:
+        prompt[sampler]["inputs"]["seed"] = seed
+        return video(host.view(host.run(prompt).output(sampler)["images"][0]))[0].astype(np.int16)
+
+    given = np.abs(clip(1) - clip(2)).mean(axis=(1, 2, 3))
+    del prompt[sampler]["inputs"]["start_latent"]
+    free = np.abs(clip(1) - clip(2)).mean(axis=(1, 2, 3))
+    assert len(given) == len(free) == frames_of(5)
+    assert given[0] < 0.5 < 2 < min(free[0], given[1:].mean())
 
 
 def test_profiling_saves_a_file_that_load_head_profile_reads(host: ComfyServer) -> None:
@@ -368,7 +378,7 @@ def test_a_batch_of_two_makes_two_files(host: ComfyServer) -> None:
 
 
 @pytest.fixture
-def page(host: ComfyServer) -> Iterator[Listener]:
+def client(host: ComfyServer) -> Iterator[Listener]:
     """A second client, which has heard nothing yet."""
     listener = host.connect()
     yield listener
@@ -382,13 +392,13 @@ def long_demo(seed: int) -> Prompt:
     return prompt
 
 
-def test_finish_now_ends_the_clip_and_everything_goes_on(host: ComfyServer, page: Listener) -> None:
+def test_finish_now_ends_the_clip_and_everything_goes_on(host: ComfyServer, client: Listener) -> None:
     prompt = long_demo(1)
     sampler = only(prompt, SAMPLER)
-    prompt_id = host.post(prompt, listener=page)
-    page.wait_for("dummyforcing.chunk", 120)
+    prompt_id = host.post(prompt, listener=client)
+    client.wait_for("dummyforcing.chunk", 120)
     assert host.send("/dummyforcing/finish", {"node": sampler}) == {"node": sampler}
-    run = page.follow(prompt_id, 120)
+    run = client.follow(prompt_id, 120)
     assert run.outcome == "execution_success", run.error
     text = report_of(prompt, run)
     done = re.search(r"ended early after (\d+) of (\d+) chunks", text)
@@ -408,12 +418,12 @@ def test_finishing_what_does_not_run_is_refused(host: ComfyServer) -> None:
             host.send("/dummyforcing/finish", body)
 
 
-def test_cancel_leaves_the_playable_part_and_the_next_prompt_runs(host: ComfyServer, page: Listener) -> None:
+def test_cancel_leaves_the_playable_part_and_the_next_prompt_runs(host: ComfyServer, client: Listener) -> None:
     prompt = long_demo(2)
-    prompt_id = host.post(prompt, listener=page)
-    page.wait_for("dummyforcing.chunk", 120)
+    prompt_id = host.post(prompt, listener=client)
+    client.wait_for("dummyforcing.chunk", 120)
     host.interrupt(prompt_id)
-    run = page.follow(prompt_id, 120)
+    run = client.follow(prompt_id, 120)
     assert run.outcome == "execution_interrupted"
     (part,) = (host.base / "output" / "video").glob("stopped_2*")
     assert part.name.endswith(".part.mp4") and str(part) in host.log_since_mark()

@@ -167,8 +167,8 @@ def _value(value: Any, kind: Any, options: dict[str, Any]) -> str:
     if isinstance(kind, list) or kind == "COMBO":
         choices = kind if isinstance(kind, list) else options.get("options", [])
         return "" if value in choices else f"not one of {choices}"
-    types = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool}[kind]
-    if not isinstance(value, types) or (isinstance(value, bool) and kind != "BOOLEAN"):
+    types: dict[str, Any] = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool}
+    if not isinstance(value, types[kind]) or (isinstance(value, bool) and kind != "BOOLEAN"):
         return f"no {kind}"
     if kind in ("INT", "FLOAT") and not options.get("min", value) <= value <= options.get("max", value):
         return f"outside {options.get('min')} to {options.get('max')}"

@@ -1,0 +1,40 @@
+"""The prompts of the workflows: long and concrete, as Wan2.1 was trained on."""
+
+SURFER = (
+    "A wide cinematic shot of a lone surfer gliding along the face of a tall turquoise wave at golden hour. Spray "
+    "catches the low sun, the board leaves a clean white line in the water, and the camera tracks smoothly beside her "
+    "as she leans into a long turn. Natural light, fine water detail, shallow depth of field."
+)
+LIGHTHOUSE = (
+    "An aerial view circling slowly around an old white lighthouse on a rocky headland. Waves break in long foam "
+    "lines against the dark cliffs, gulls drift across the frame, and soft evening light moves over the grass. "
+    "Photorealistic, crisp detail, steady camera."
+)
+PANDA = (
+    "A close-up of a young red panda sitting on a mossy branch in a misty bamboo forest. It lifts its head, sniffs the "
+    "air and nibbles a green leaf held in its paws, its whiskers trembling. Soft diffused morning light, shallow depth "
+    "of field, gentle handheld camera."
+)
+CITY = (
+    "A night street in the rain after closing time. Neon signs shimmer in the puddles, a cyclist in a yellow raincoat "
+    "rides towards the camera between parked scooters, steam rises from a noodle stand on the left. Cinematic, rich "
+    "contrast, slow push-in."
+)
+IMAGE_MOTION = (
+    "The scene of the picture comes to life. A light breeze moves through it, small details sway, the light shifts "
+    "gently, and the camera drifts slowly forward. Natural, continuous motion."
+)
+FOX = "a red fox with a white-tipped tail and amber eyes"
+A_FOX = FOX.capitalize()
+_SCENES = {
+    "0:00": f"A wide shot of {FOX} standing at the edge of a snowy pine forest at dawn. Its breath steams in the cold "
+    "air, its ears turn, and it looks over the white valley. Soft blue light, realistic fur detail, steady camera.",
+    "0:15": f"The camera follows {FOX} as it trots downhill through deep snow between the pine trees. Snow dust flies "
+    "up from its paws and sun rays break through the branches. Realistic, smooth tracking shot.",
+    "0:30": f"{A_FOX} reaches a half-frozen stream, stops at the bank and leans down to drink. Ripples run across the "
+    "dark water, ice glitters at the edge. Close shot, warm morning light, shallow depth of field.",
+    "0:45": f"{A_FOX} curls up under the roots of a fallen pine, wraps its tail around itself and slowly closes its "
+    "eyes while large snowflakes begin to fall. Close shot, quiet, soft light.",
+}
+STORY = "\n".join(f"{start} | {scene}" for start, scene in _SCENES.items())
+DEMO_PROMPT = "a red circle on the left moving sideways and a blue square on the right moving up and down"
