@@ -259,17 +259,23 @@ def read_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
         raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def clip_bytes(frames: np.ndarray, fps: int) -> bytes:
-    """Frames (f, H, W, 3) uint8, even sides, as a small mp4 in memory: for previews, so fast rather than fine."""
+def clip_bytes(frames: np.ndarray, fps: int, longest_px: int = 512) -> bytes:
+    """Frames (f, H, W, 3) uint8 as a small mp4 in memory, for previews: fast rather than fine.
+
+    Sides are reduced until none is above `longest_px`, and made even.
+    """
     av = _import_av()
+    height, width = frames.shape[1:3]
+    ratio = min(1.0, longest_px / max(height, width))
+    width, height = (max(2, round(side * ratio) // 2 * 2) for side in (width, height))
     memory = io.BytesIO()
     with av.open(memory, "w", format="mp4", options={"movflags": "frag_keyframe+empty_moov"}) as container:
         stream = container.add_stream("libx264", rate=fps)
-        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"crf": "26", "preset": "ultrafast", "tune": "zerolatency"}
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            container.mux(stream.encode(picture))
+            container.mux(stream.encode(picture.reformat(width, height, "yuv420p", interpolation="BILINEAR")))
         container.mux(stream.encode(None))
     return memory.getvalue()
 

@@ -1,16 +1,17 @@
 """What the page sees while a clip is made: progress, the newest chunk as a small video, and a way to stop early."""
 
+import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import comfy.model_management
 import comfy.utils
 import numpy as np
-import torch
 from PIL import Image
 
 from ...dummyforcing_core.rollout import ChunkResult
@@ -78,6 +79,7 @@ def live_view(node: str | None, chunks: int, steps: int, fps: int) -> Iterator["
     finally:
         if _running.get(view.node) is view:
             del _running[view.node]
+        view.close()
         _ended.clear()
         _ended[view.node] = view
         view.send(running=False)
@@ -91,6 +93,8 @@ class LiveView:
         self.newest = b""  # the newest chunk as mp4
         self.watched = False  # whether a page with our script shows it
         self._chunks, self._steps, self._fps = chunks, steps, fps
+        # Previews are encoded beside the sampling, one at a time.
+        self._worker, self._encoding = ThreadPoolExecutor(1), threading.Lock()
         self._began = time.perf_counter()
         self._frames = 0  # pixel frames so far
         self._bar = comfy.utils.ProgressBar(chunks * steps, node_id=node or None)
@@ -112,31 +116,34 @@ class LiveView:
             "kv_mib": round(chunk.resident_bytes / 2**20, 1),
             "device_mib": _device_mib(),
         }
-        if len(pixels):
-            small = shrunk(pixels)
-            self.newest = clip_bytes(small, self._fps)
-            if done > 1 and not self.watched:  # the host's own preview, where our script is not there
-                picture = ("JPEG", Image.fromarray(small[-1]), PREVIEW_PX)
-                self._bar.update_absolute(done * self._steps, self._chunks * self._steps, picture)
-        self.send(running=True, **details)
+        if self._encoding.locked():  # the page has not even got the last one
+            self.send(running=True, **details)
+        else:
+            self._encoding.acquire()
+            self._worker.submit(self._show, pixels, details)
+        if len(pixels) and done > 1 and not self.watched:  # the host's own preview, where our script is not there
+            picture = ("JPEG", Image.fromarray(pixels[-1]), PREVIEW_PX)
+            self._bar.update_absolute(done * self._steps, self._chunks * self._steps, picture)
+
+    def _show(self, pixels: np.ndarray, details: dict[str, Any]) -> None:
+        try:
+            if len(pixels):
+                self.newest = clip_bytes(pixels, self._fps, PREVIEW_PX)
+            self.send(running=True, **details)
+        except Exception:
+            logging.exception("Dummy Forcing: a preview failed; the clip goes on")
+        finally:
+            self._encoding.release()
+
+    def close(self) -> None:
+        """Waits for the last preview."""
+        self._worker.shutdown(wait=True)
 
     def send(self, **details: Any) -> None:
         """One event to the page that queued this run; nothing where there is no page."""
         host = server()
         if host is not None and self.node:
             host.send_sync(EVENT, {"node": self.node, **details}, host.client_id)
-
-
-def shrunk(pixels: np.ndarray) -> np.ndarray:
-    """Frames (f, H, W, 3) uint8 with sides of at most PREVIEW_PX, even."""
-    height, width = pixels.shape[1:3]
-    ratio = min(1.0, PREVIEW_PX / max(height, width))
-    size = [max(2, round(side * ratio) // 2 * 2) for side in (height, width)]
-    if size == [height, width]:
-        return pixels
-    frames = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
-    small = torch.nn.functional.interpolate(frames, size=size, mode="area")
-    return small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def _device_mib() -> float:
