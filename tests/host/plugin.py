@@ -44,10 +44,10 @@ def missing_for(fixtures: set[str], inside: bool) -> str | None:
         except ComfyMissing as missing:
             return f"ComfyUI not found ({missing}): {{count}} host tests SKIPPED; set COMFYUI_DIR"
     if fixtures & {"server", "page", "browser"} and importlib.util.find_spec("websocket") is None:
-        return "websocket-client not installed: {count} host tests SKIPPED; pip install -e '.[host]'"
+        return "websocket-client not installed: {count} host tests SKIPPED; pip install -e '.[test,browser]'"
     if fixtures & {"page", "browser"}:
         if importlib.util.find_spec("playwright") is None:
-            return "Playwright not installed: {count} page tests SKIPPED; pip install -e '.[host]'"
+            return "Playwright not installed: {count} page tests SKIPPED; pip install -e '.[test,browser]'"
         if find_chromium() is None:
             return "Chromium not found: {count} page tests SKIPPED; install it or set CHROMIUM"
     return None

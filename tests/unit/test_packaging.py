@@ -33,7 +33,7 @@ def requirements(file: str) -> list[Requirement]:
 def wanted() -> list[Requirement]:
     """What the package and its extras need."""
     extras = project()["optional-dependencies"]
-    return [Requirement(text) for text in [*project()["dependencies"], *extras["standalone"], *extras["test"]]]
+    return [Requirement(text) for text in [*project()["dependencies"], *sum(extras.values(), [])]]
 
 
 def tree(path: Path) -> ast.Module:
