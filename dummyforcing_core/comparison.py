@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from .clip_memory import kv_shape
 from .geometry import FPS
+from .loops import price_shape
 from .noise import SeededNoise
 from .pipeline import Pipeline
 from .plan import HeadPlan
@@ -67,7 +67,7 @@ def compare_row(
     pipeline: Pipeline, clip: Clip, reference: Policy, latents: Path, plan: HeadPlan, report: RunReport
 ) -> Row:
     """Figures of `clip`'s policy against `reference` along the reference's saved latents."""
-    shape = kv_shape(pipeline.denoiser, clip.shape, pipeline.family)
+    shape = price_shape(pipeline.denoiser, clip.shape, pipeline.family)
     device = pipeline.denoiser.geometry.device
     errors = teacher_forced(
         pipeline.denoiser,

@@ -1,15 +1,30 @@
-"""The loop that a family is sampled by; all have rollout's signature and yield its ChunkResult."""
+"""The loop that a family is sampled by; all have rollout's arguments and yield its ChunkResult."""
 
 from collections.abc import Callable, Iterator
 
+from .clip_memory import kv_shape, recaches
+from .geometry import LatentShape
+from .models.denoiser import Denoiser
 from .models.families import Family
+from .plan import KVShape
+from .prompts import PromptSchedule
+from .recompute import context_shape, recompute
 from .rollout import ChunkResult, rollout
 
 Loop = Callable[..., Iterator[ChunkResult]]
 
-LOOPS: dict[str, Loop] = {"chunks": rollout}
+LOOPS: dict[str, Loop] = {"chunks": rollout, "recompute": recompute}
 
 
 def loop_of(family: Family) -> Loop:
-    """The family's loop."""
+    """The family's loop. "recompute" also takes `still`, which encodes a pixel frame of the clip (recompute.py)."""
     return LOOPS[family.loop]
+
+
+def price_shape(
+    denoise: Denoiser, shape: LatentShape, family: Family, prompts: PromptSchedule | None = None
+) -> KVShape:
+    """What a clip's head plan is priced by in that loop."""
+    if family.loop == "recompute":
+        return context_shape(denoise, shape, family)
+    return kv_shape(denoise, shape, family, prompts is not None and recaches(family, prompts))

@@ -13,12 +13,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from . import __version__
-from .clip_memory import kv_shape, recaches
 from .contact_sheet import ContactSheet
+from .context_latents import context_frames
 from .errors import OutputError
 from .geometry import FPS, SPATIAL, LatentShape, Span, chunk_spans, pixel_frames
-from .loops import loop_of
+from .loops import loop_of, price_shape
 from .memory_use import MemoryUse
+from .models.still_frame import DecodedStills
 from .noise import SeededNoise
 from .pipeline import Pipeline
 from .plan import HeadPlan
@@ -96,7 +97,7 @@ def render(
     latents: list[Tensor] = []
     written = [outputs.part]
     prompts = prompt_schedule(pipeline, clip)
-    memory = MemoryUse(kv_shape(pipeline.denoiser, clip.shape, pipeline.family, recaches(pipeline.family, prompts)))
+    memory = MemoryUse(price_shape(pipeline.denoiser, clip.shape, pipeline.family, prompts))
     try:
         with _writer(pipeline, clip, outputs.part) as video:
             decoder = pipeline.new_decoder()
@@ -150,6 +151,9 @@ def _timed_chunks(
 ) -> Iterator[tuple[ChunkResult, float]]:
     """(chunk, ms) pairs; the device is waited for, so the time is the chunk's own."""
     device = pipeline.denoiser.geometry.device
+    extra = {}
+    if pipeline.family.loop == "recompute" and pipeline.encode_pixels is not None:
+        extra["still"] = DecodedStills(pipeline.new_decoder(), pipeline.encode_pixels, context_frames(pipeline.family))
     chunks = loop_of(pipeline.family)(
         pipeline.denoiser,
         clip.shape,
@@ -162,6 +166,7 @@ def _timed_chunks(
         on_step=on_step,
         attend=pipeline.backend.run,
         steps=clip.steps,
+        **extra,
     )
     while True:
         began = time.perf_counter()

@@ -75,7 +75,7 @@ def rollout(
     steps   -- denoising steps that reuse the last residual
     watch   -- may give an observer of a denoising step's attention
     """
-    given = 0 if start is None else _checked_start(start, shape).shape[2]
+    given = 0 if start is None else checked_start(start, shape).shape[2]
     memory = ClipMemory(denoise, shape, schedule, prompts, policy, family, noise, attend, given)
     for span in memory.setting.spans:
         full = memory.cache.is_full
@@ -124,7 +124,8 @@ def _denoised(
     return x
 
 
-def _checked_start(start: Tensor, shape: LatentShape) -> Tensor:
+def checked_start(start: Tensor, shape: LatentShape) -> Tensor:
+    """A given start; OutputError unless it is of the clip's size."""
     wanted = (shape.batch, shape.channels, shape.height, shape.width)
     if (*start.shape[:2], *start.shape[3:]) != wanted:
         raise OutputError(

@@ -62,13 +62,15 @@ def defaults(family: Family) -> str:
     """Steps, shift, chunk, window and sink of a family, in words."""
     window = f"window {family.window_frames}" if family.window_frames else f"all {family.trained_frames} frames"
     first = f" ({' '.join(map(str, family.first_steps))} in the first generated chunk)" if family.first_steps else ""
+    warped = "warped" if family.warped else "not warped"
     parts = [
-        f"{' '.join(map(str, family.steps))}{first}, shift {family.shift:g}, warped",
+        f"{' '.join(f'{step:g}' for step in family.steps)}{first}, shift {family.shift:g}, {warped}",
         f"chunk {family.chunk_frames}",
         window,
     ]
     parts += [f"sink {family.sink_frames}"] if family.sink_frames else []
     parts += ["re-cache on a prompt switch"] if family.recache else []
+    parts += ["cache made anew before every chunk"] if family.loop == "recompute" else []
     return "; ".join(parts)
 
 

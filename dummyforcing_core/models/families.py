@@ -6,6 +6,8 @@ from typing import Literal
 from ..errors import CheckpointError
 from ..schedule import Schedule
 
+ANY_LENGTH = 2**20  # latent frames: positions never leave the window, so no clip is too long
+
 
 @dataclass(frozen=True)
 class Family:
@@ -21,7 +23,7 @@ class Family:
     title: str
     source: str
     chunk_frames: int = 3
-    steps: tuple[int, ...] = (1000, 750, 500, 250)
+    steps: tuple[float, ...] = (1000, 750, 500, 250)
     shift: float = 5.0
     window_frames: int | None = None  # None: every frame of the clip, up to trained_frames
     sink_frames: int = 0
@@ -29,7 +31,7 @@ class Family:
     recache: bool = False  # on a prompt switch, the window is read again with the new prompt
     global_sink: bool = True  # and the sink keeps what the first prompt made of it
     containers: tuple[str, ...] = ("generator_ema", "generator", "model", "state_dict")  # first present wins
-    first_steps: tuple[int, ...] | None = None  # of the first generated chunk, where it takes more
+    first_steps: tuple[float, ...] | None = None  # of the first generated chunk, where it takes more
     warped: bool = True
     loop: Literal["chunks", "rolling", "recompute"] = "chunks"
 
@@ -82,6 +84,25 @@ FAMILIES: dict[str, Family] = {
             chunk_frames=1,
             steps=(1000,),
             first_steps=(1000, 750, 500, 250),
+        ),
+        Family(
+            "causvid",
+            "CausVid 1.3B",
+            "tianweiy/CausVid",
+            steps=(1000, 757, 522),
+            shift=8.0,
+            warped=False,
+            containers=("generator", "generator_ema", "model", "state_dict"),
+        ),
+        Family(
+            "krea_realtime",
+            "Krea Realtime 14B",
+            "krea-ai/realtime-video",
+            steps=(1000, 937.5, 833.333, 625, 0),
+            warped=False,
+            window_frames=6,
+            trained_frames=ANY_LENGTH,
+            loop="recompute",
         ),
     )
 }

@@ -27,6 +27,8 @@ NAME_HINTS: tuple[tuple[str, str], ...] = (
     (r"chunk[-_ ]?wise[^/]*/[^/]*causal[-_ .]?forcing[^/]*$", "causal_forcing"),
     (r"/(?=[^/]*causal[-_ .]?forcing)[^/]*chunk[-_ ]?wise[^/]*$", "causal_forcing"),
     (r"/[^/]*long[-_ ]?live(?![-_ ]?2)[^/]*$", "longlive"),
+    (r"/[^/]*krea[-_ .]?realtime[^/]*$", "krea_realtime"),
+    (r"/[^/]*caus[-_ ]?vid[^/]*$|autoregressive_checkpoint[^/]*/model$", "causvid"),
 )
 FEW_STEPS = re.compile(r"(?<!\d)([12])[-_ ]?steps?[^/]*$")
 FEW_STEP_FAMILY = re.compile(r"causal[-_ .]?forcing.*frame[-_ ]?wise|frame[-_ ]?wise.*causal[-_ .]?forcing")

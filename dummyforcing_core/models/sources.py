@@ -190,9 +190,8 @@ FAMILY_SOURCES = (
         "causvid",
         "CausVid 1.3B",
         (SourceFile("tianweiy/CausVid", "autoregressive_checkpoint/model.pt", DIFFUSION, CAUSVID, holds="generator"),),
-        "nothing",
-        "1000 757 522, not warped (sigma 1, 0.7568, 0.5217 of a shift 8 table); chunk 3; all 21 frames",
-        "noise levels apart from timesteps; the overlapped rollouts of its long video",
+        "noise levels, timesteps and frames seen, against a table of facts from the public code; its long video of "
+        "overlapped 21-frame clips is not built: longer clips get a window of 21 frames",
     ),
     Source(
         "krea_realtime",
@@ -207,9 +206,7 @@ FAMILY_SOURCES = (
                 unverified="the size, from the same audit",
             ),
         ),
-        "nothing",
-        "1000 750 500 250 and a last call at 0, shift 5, warped; chunk 3; 3 context frames",
-        "a cache recomputed before each chunk from latents and one frame encoded anew through the VAE",
+        "the loop, against a dense computation written from the public code's facts, on small random models",
     ),
 )
 
