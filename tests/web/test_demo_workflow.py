@@ -1,0 +1,74 @@
+"""The promise to a newcomer: drag the demo workflow in, press Run, watch it, finish or cancel it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.host.install import REPOSITORY
+from tests.web.browser import ComfyPage
+from tests.web.test_live import BOTH_LOOKS, idle, report, wait_live
+
+DEMO = REPOSITORY / "workflows" / "demo.json"
+__all__ = ["idle"]
+
+
+def widget(page: ComfyPage, kind: str, name: str, value: object) -> None:
+    node = page.page.evaluate("(kind) => app.graph._nodes.find((n) => n.comfyClass === kind).id", kind)
+    page.set_widget(node, name, value)
+
+
+@BOTH_LOOKS
+def test_dragged_in_it_runs_and_shows_its_clip(page: ComfyPage, tmp_path: Path, nodes_2: bool) -> None:
+    page.use_nodes_2(nodes_2)
+    page.drop(DEMO)
+    widget(page, "DummyForcingStreamingSampler", "seed", 100 + nodes_2)
+    page.fit()
+    prompt_id = page.run()
+    page.page.wait_for_function("() => [...document.querySelectorAll('video')].some((v) => v.src.includes('/view'))")
+    page.screenshot(tmp_path / "done.png")
+    assert "81 (21 latent)" in report(page, prompt_id)
+    assert page.errors == []
+
+
+@BOTH_LOOKS
+def test_it_is_watched_finished_and_cancelled(page: ComfyPage, tmp_path: Path, nodes_2: bool) -> None:
+    page.use_nodes_2(nodes_2)
+    page.drop(DEMO)
+    widget(page, "DummyForcingClipSize", "seconds", 240)
+    widget(page, "DummyForcingStreamingSampler", "seed", 200 + nodes_2)
+    page.fit()
+    with page.execution():
+        prompt_id = page.queue()
+        wait_live(page, "s.open && s.width > 0 && Number(s.line.split(' ')[1]) > 3")
+        page.fit()
+        page.screenshot(tmp_path / "live.png")
+        page.page.locator(".dummyforcing-live button").first.click()
+    assert "ended early after" in report(page, prompt_id)
+    widget(page, "DummyForcingStreamingSampler", "seed", 300 + nodes_2)
+    page.queue()
+    wait_live(page, "s.open && s.line.startsWith('chunk')")
+    page.server.interrupt()
+    wait_live(page, "s.disabled")
+    assert page.errors == []
+
+
+def test_titles_come_translated(page: ComfyPage) -> None:
+    page.open(**{"Comfy.Locale": "zh"})
+    try:
+        node = page.add_node("DummyForcingStreamingSampler")
+        title = page.page.evaluate("(id) => app.graph.getNodeById(id).title", node)
+        assert title != "Streaming Sampler"
+        assert any("\u4e00" <= letter <= "\u9fff" for letter in title)
+    finally:
+        page.open(**{"Comfy.Locale": "en"})
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_the_page_reads_every_template_without_complaint(page: ComfyPage, path: Path) -> None:
+    page.load(path)
+    kinds = {node["class_type"] for node in page.prompt().values()}
+    assert "DummyForcingStreamingSampler" in kinds
+    # The host's own example picture is not in the empty input folder of this server.
+    assert [one for one in page.errors if "filename=example.png" not in one.address] == []
