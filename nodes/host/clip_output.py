@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -49,7 +49,7 @@ class ClipOutput:
 
     def finish(self) -> np.ndarray:
         """The pixels that were held back; the files get their names."""
-        rest = self._written(self._stream.flush())
+        rest = self._written(self._retried(lambda: self._stream.flush(), self._pushed))
         for writer, file in zip(self._writers, self.files, strict=True):
             writer.close()
             file.finish()
@@ -72,10 +72,15 @@ class ClipOutput:
         if not self._pushed:
             load(self._vae, latents.shape)
         self._pushed.append(latents.cpu())
-        while sum(piece.shape[2] for piece in self._pushed[1:]) > LOOKBACK_FRAMES:
-            del self._pushed[0]
+        # In pairs: of single frames every other one is held back, and a second try must hold back the same ones.
+        while sum(piece.shape[2] for piece in self._pushed[2:]) > LOOKBACK_FRAMES:
+            del self._pushed[:2]
+        return self._retried(lambda: self._stream.push(latents), self._pushed[:-1])
+
+    def _retried(self, decode: Callable[[], Tensor], earlier: list[Tensor]) -> Tensor:
+        """What `decode` gives; after running out of memory, in tiles that have seen the `earlier` latents."""
         try:
-            return self._stream.push(latents)
+            return decode()
         except comfy.model_management.OOM_EXCEPTION:
             if not isinstance(self._stream, HostWanStream):
                 raise
@@ -84,9 +89,9 @@ class ClipOutput:
         )
         self._stream = stream_of(self._vae, SMALL_TILE)
         comfy.model_management.soft_empty_cache()
-        for earlier in self._pushed[:-1]:  # their pixels are written already; the tiles need their past
-            self._stream.push(earlier)
-        return self._stream.push(latents)
+        for latents in earlier:  # their pixels are written already; the tiles need their past
+            self._stream.push(latents)
+        return decode()
 
     def _written(self, pixels: Tensor) -> np.ndarray:
         if not pixels.shape[2]:

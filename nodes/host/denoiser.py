@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...dummyforcing_core.attention import AttentionFn
 from ...dummyforcing_core.errors import DummyForcingError
+from ...dummyforcing_core.geometry import PATCH, SPATIAL, LatentShape
 from ...dummyforcing_core.models.denoiser import ModelGeometry, Step, WanDenoiser
 from ...dummyforcing_core.schedule import x0_from_velocity
 from .settings import KEY, Wrappers
@@ -54,6 +55,19 @@ def geometry_of(model: Any) -> ModelGeometry:
     return ModelGeometry(len(wan.blocks), wan.num_heads, wan.dim // wan.num_heads, wan.in_dim, model.load_device, dtype)
 
 
+def check_shape(shape: LatentShape) -> None:
+    """DummyForcingError unless a Wan2.1 model can sample this shape."""
+    if shape.channels != 16:
+        raise DummyForcingError(
+            f"a latent with {shape.channels} channels came; Wan2.1 has 16: connect the latent of Clip Size"
+        )
+    if shape.height % PATCH or shape.width % PATCH:
+        raise DummyForcingError(
+            f"a size of {shape.width * SPATIAL}x{shape.height * SPATIAL} came; both sides must be multiples of "
+            f"{SPATIAL * PATCH}, e.g. 832x480"
+        )
+
+
 def host_attention(transformer_options: Mapping[str, Any]) -> AttentionFn:
     """The attention that the user chose for the host (its command line, or an override on the MODEL)."""
 
@@ -87,7 +101,8 @@ class HostDenoiser:
         """x0 of x (B, C, T, h, w) at noise levels sigma (B, T); None if the step's output is not read."""
         mixed = bool((sigma != sigma[:, :1]).any())
         level = torch.ones_like(sigma[:, 0]) if mixed else sigma[:, 0]  # the host knows one level per clip
-        self._guider.conds = {**self._guider.conds, "positive": [self._conditions[id(context)]]}
+        # No negative: a patch that turns off the host's shortcut for cfg 1 would have it read into the same cache.
+        self._guider.conds = {"positive": [self._conditions[id(context)]]}
         self._call = sigma, context, step
         try:
             x0 = self._guider(x, level.to(x), model_options=self._options, seed=self._seed)

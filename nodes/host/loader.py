@@ -1,6 +1,7 @@
 """Checkpoints as the authors publish them, through the host's own loader."""
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,19 @@ import torch
 from torch import Tensor
 
 from ...dummyforcing_core.errors import CheckpointError
-from ...dummyforcing_core.models.checkpoints import CONTAINERS, fingerprint
+from ...dummyforcing_core.models.checkpoints import CONTAINERS, empty_model, fingerprint
+from ...dummyforcing_core.models.families import FAMILIES
 from ...dummyforcing_core.models.lora import Lora
-from ...dummyforcing_core.models.metadata import HOST_CONFIG, parse_metadata, resolve_family, unknown_family
-from ...dummyforcing_core.models.names import official_names
-from ...dummyforcing_core.models.wan_geometry import geometry
+from ...dummyforcing_core.models.metadata import HOST_CONFIG, parse_metadata, resolve_family
+from ...dummyforcing_core.models.names import official_names, refuse_foreign
+from ...dummyforcing_core.models.wan import WanConfig
+from ...dummyforcing_core.models.wan_geometry import HEAD_DIM, check_tensors, geometry
 from ...dummyforcing_core.models.weight_files import open_container, read_weights
+from ...dummyforcing_core.pipeline import DEMO
 from .settings import with_settings
 
+# Tensors beside the weights of scaled fp8 files.
+QUANTISED = re.compile(r"(^|\.)(scaled_fp8|scale_weight|scale_input|weight_scale|input_scale|comfy_quant)$")
 WEIGHT_DTYPES: dict[str, dict[str, Any]] = {
     "default": {},
     "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},
@@ -30,7 +36,15 @@ def load_ar_model(path: Path, family: str | None, weight_dtype: str, lora: Path 
     model = _load(str(path), family, weight_dtype)
     if lora is not None:
         adapter = Lora.read(lora)
-        adapter.check(set(model.model.diffusion_model.state_dict()))
+        weights = model.model.diffusion_model.state_dict()
+        adapter.check(set(weights))
+        for name, update in adapter.updates.items():  # the host would only log it and leave the update out
+            change = len(update.up), update.down.shape[1]
+            if change != tuple(weights[name].shape):
+                raise CheckpointError(
+                    f"{lora.name}: the update of {name} is {change}, the model's weight {tuple(weights[name].shape)}; "
+                    "give the LoRA that belongs to this model"
+                )
         model, _ = comfy.sd.load_lora_for_models(model, None, adapter.host_names(), strength, 0.0)
     return model
 
@@ -40,12 +54,18 @@ def _load(path: str, family: str | None, weight_dtype: str, disable_dynamic: boo
     try:
         tree, texts = read_weights(file)
         stated = parse_metadata(texts)
+        if family and stated.family and family != stated.family:
+            raise CheckpointError(f"family {family} is chosen, the file's metadata says {stated.family}; choose auto")
         row = resolve_family(family, stated.family, file)
         tensors, _ = open_container(tree, row.containers if row else CONTAINERS)
         tensors = _official(tensors)
         if row is None:
-            raise unknown_family()
+            raise CheckpointError(
+                "neither its metadata nor its name says how this checkpoint was trained, and its tensors cannot; "
+                f"pick its family in Load AR Model: {', '.join(name for name in FAMILIES if name != DEMO)}"
+            )
         config = geometry(tensors, stated)
+        _check(tensors, config)
     except CheckpointError as error:
         raise CheckpointError(f"{file.name}: {' '.join(str(error).split())}") from error
     mark = fingerprint(tensors, config)
@@ -64,5 +84,17 @@ def _load(path: str, family: str | None, weight_dtype: str, disable_dynamic: boo
     return with_settings(model, family=row, known_from=source, fingerprint=mark)
 
 
+def _check(tensors: dict[str, Tensor], config: WanConfig) -> None:
+    """CheckpointError for what the host would leave out, or fill with nothing, and only log."""
+    if config.dim != HEAD_DIM * config.num_heads:
+        raise CheckpointError(
+            f"has heads of {config.dim // config.num_heads} channels, ComfyUI builds heads of {HEAD_DIM}; the bundled "
+            "demo model is in Load Demo Model"
+        )
+    if not any(QUANTISED.search(name) for name in tensors):  # those the host unpacks by itself
+        check_tensors(tensors, {name: tensor.shape for name, tensor in empty_model(config).state_dict().items()})
+
+
 def _official(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    refuse_foreign(name for name in tensors if not QUANTISED.search(name))
     return {name: tensors[raw] for name, raw in official_names(tensors).items()}

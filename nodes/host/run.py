@@ -7,11 +7,10 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...dummyforcing_core.errors import DummyForcingError
-from ...dummyforcing_core.geometry import FPS, PATCH, SPATIAL, LatentShape
-from .denoiser import wan_of
+from ...dummyforcing_core.geometry import FPS, LatentShape
+from .denoiser import check_shape, wan_of
 from .memory import reserve
-from .sampler import ARSampler, Given, Session, sigmas_of
+from .sampler import ARSampler, Given, Session, schedule_from, sigmas_of
 from .settings import family_of
 
 
@@ -34,6 +33,8 @@ def run_on(
     wan_of(model)
     family, _ = family_of(model)
     check_shape(shape)
+    levels = sigmas_of(family.schedule) if sigmas is None else sigmas
+    schedule_from(levels, family.schedule)  # the host would answer empty SIGMAS with the empty latent
     model = model.clone()
     if needed_bytes:
         reserve(model, needed_bytes)
@@ -44,18 +45,4 @@ def run_on(
     guider.set_cfg(1.0)
     # The host plans its memory by what it is handed: one chunk, however long the clip.
     chunk = torch.zeros(shape.batch, shape.channels, min(family.chunk_frames, shape.frames), shape.height, shape.width)
-    levels = sigmas_of(family.schedule) if sigmas is None else sigmas
     return guider.sample(chunk, chunk, ARSampler(work, fps), levels, seed=seed)
-
-
-def check_shape(shape: LatentShape) -> None:
-    """DummyForcingError unless a Wan2.1 model can sample this shape."""
-    if shape.channels != 16:
-        raise DummyForcingError(
-            f"a latent with {shape.channels} channels came; Wan2.1 has 16: connect the latent of Clip Size"
-        )
-    if shape.height % PATCH or shape.width % PATCH:
-        raise DummyForcingError(
-            f"a size of {shape.width * SPATIAL}x{shape.height * SPATIAL} came; both sides must be multiples of "
-            f"{SPATIAL * PATCH}, e.g. 832x480"
-        )

@@ -20,7 +20,7 @@ from ...dummyforcing_core.prompts import PromptSchedule
 from ...dummyforcing_core.rollout import ChunkResult
 from ...dummyforcing_core.schedule import Schedule
 from ...dummyforcing_core.stepcache import NO_STEPS, StepCache
-from .denoiser import HostDenoiser, host_attention
+from .denoiser import HostDenoiser, check_shape, host_attention
 from .memory import free_for
 from .prompts import schedule_of
 from .settings import ARSettings, StreamingSamplerBase, default_policy, family_of, settings_of
@@ -75,6 +75,11 @@ class ARSampler(StreamingSamplerBase, comfy.samplers.Sampler):
             raise DummyForcingError(
                 f"cfg {cfg:g} came; few-step autoregressive models are sampled without guidance: set cfg to 1, or use "
                 "a Basic Guider"
+            )
+        if type(model_wrap).predict_noise is not comfy.samplers.CFGGuider.predict_noise:
+            raise DummyForcingError(
+                f"a guider of type {type(model_wrap).__name__} came, which reads more than one prompt or scale; use a "
+                "Basic Guider"
             )
         if denoise_mask is not None:
             raise DummyForcingError("the latent has a noise mask, which streaming cannot follow; remove the mask")
@@ -202,6 +207,7 @@ def full_clip_sampler() -> ARSampler:
     def work(session: Session, given: Given) -> Tensor:
         batch, channels, frames, height, width = given.noise.shape
         shape = LatentShape(batch, channels, frames, height, width)
+        check_shape(shape)
         clip = Clip(
             shape, noise=host_noise(session, given), steps=session.step_cache, on_chunk=_reporting(given, shape)
         )
@@ -211,14 +217,27 @@ def full_clip_sampler() -> ARSampler:
 
 
 def host_noise(session: Session, given: Given) -> NoiseFn:
-    """The host's noise starts every chunk (over its latent, where sigmas start below 1); ours renoises."""
-    shape = LatentShape(*given.noise.shape)
-    renoise = session.seeded_noise(shape)
+    """The host's noise and latent start every chunk; ours renoises."""
     latent = torch.zeros_like(given.noise) if given.latent is None else given.latent
+    first = given.noise
+    return over_latent(session, given, LatentShape(*first.shape), latent, lambda s: first[:, :, s.start : s.stop])
+
+
+def over_latent(
+    session: Session,
+    given: Given,
+    shape: LatentShape,
+    latent: Tensor,
+    first: Callable[[Span], Tensor] | None = None,
+) -> NoiseFn:
+    """Video to video: every chunk starts from `first` noise (None: ours) over the latent, as sigmas below 1 need it."""
+    seeded = session.seeded_noise(shape)
 
     def noise(step: int, span: Span) -> Tensor:
-        frames = slice(span.start, span.stop)
-        return renoise(step, span) if step else given.scaled(given.noise[:, :, frames], latent[:, :, frames])
+        if step:
+            return seeded(step, span)
+        drawn = seeded(step, span) if first is None else first(span)
+        return given.scaled(drawn, latent[:, :, span.start : span.stop].to(drawn))
 
     return noise
 

@@ -1,6 +1,7 @@
 """The Streaming Sampler's run: sample, decode, write and show chunk by chunk, and say where time and memory went."""
 
 import contextlib
+import itertools
 import logging
 import time
 import warnings
@@ -29,7 +30,7 @@ from .live import LiveView, early_ends, live_view
 from .memory import check_fits, needs_of
 from .preview import preview_for
 from .run import run_on
-from .sampler import Clip, Given, Session, stream
+from .sampler import Clip, Given, Session, over_latent, stream
 from .settings import default_policy, family_of, settings_of
 
 
@@ -110,7 +111,10 @@ def sample_clip(
             first = None if start is None else session.to_model(start.to(session.device, torch.float32))
             steps = session.step_cache
             report.conditions["skipped steps"] = ", ".join(map(str, sorted(steps.skipped))) or "none"
-            made = stream(session, Clip(shape, first, steps=steps, on_step=run.step, on_chunk=run.chunk))
+            noise = None
+            if session.schedule.sigmas[0] < 1:
+                noise = over_latent(session, host, shape, session.to_model(canvas) if canvas.any() else canvas)
+            made = stream(session, Clip(shape, first, noise, steps=steps, on_step=run.step, on_chunk=run.chunk))
             report.memory = run.memory.rows()
             return made
 
@@ -119,8 +123,10 @@ def sample_clip(
         if output is not None:
             output.finish()
         notes += [str(warning.message) for warning in told if issubclass(warning.category, UserWarning)]
-    if view.finish_asked.is_set():
-        early_ends[seed, fps, prefix] += 1
+    if view.finish_asked.is_set() and len(report.chunks) < chunks:
+        # The host shows fingerprint_inputs None in place of an input that is linked.
+        for key in itertools.product((seed, None), (fps, None), (prefix, None)):
+            early_ends[key] += 1
         report.conditions["frames"] = f"{report.pixel_frames} of {pixel_frames(shape.frames)}"
         notes.append(f"ended early after {len(report.chunks)} of {chunks} chunks")
     report.total_ms = 1000 * (time.perf_counter() - began)

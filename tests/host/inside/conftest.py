@@ -1,4 +1,4 @@
-"""Fixtures for tests of the pack inside ComfyUI. The outer pytest reads this file too: it imports nothing of the host."""
+"""Fixtures for tests of the pack inside ComfyUI. The outer pytest reads this file too: no imports of the host here."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def canvas() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def stream(call: Any, conditioning: Any, canvas: Any) -> Callable[..., Any]:
-    """``stream(model, latent=...)``: the Streaming Sampler on one prompt and a clip of FRAMES, unless told otherwise."""
+    """``stream(model, latent=...)``: the Streaming Sampler on one prompt and FRAMES frames, unless told otherwise."""
 
     def run(model: Any, **inputs: Any) -> Any:
         inputs = {"conditioning": conditioning(1), "latent": canvas(), "seed": 3, **inputs}
@@ -81,7 +81,9 @@ def clip(stream: Any) -> Callable[..., torch.Tensor]:
 def custom(call: Any, conditioning: Any, canvas: Any) -> Callable[..., torch.Tensor]:
     """``custom(model, sampler, sigmas)``: SamplerCustomAdvanced with a Basic Guider; latents."""
 
-    def run(model: Any, sampler: Any, sigmas: torch.Tensor, latent: Any = None, seed: int = 11, cond: Any = None) -> Any:
+    def run(
+        model: Any, sampler: Any, sigmas: torch.Tensor, latent: Any = None, seed: int = 11, cond: Any = None
+    ) -> Any:
         guider = call("BasicGuider", model=model, conditioning=cond or conditioning(1)).outputs[0]
         noise = call("RandomNoise", noise_seed=seed).outputs[0]
         done = call(

@@ -1,0 +1,163 @@
+"""What cannot be sampled is refused before the model is called, in one line that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+SIGMAS = torch.tensor([1.0, 0.5, 0.0])
+
+
+def latent(*shape: int, **more: Any) -> dict[str, Any]:
+    return {"samples": torch.zeros(*shape), **more}
+
+
+@pytest.fixture
+def guided(call: Any, conditioning: Any, canvas: Any, ours: Any) -> Callable[..., Any]:
+    """SamplerCustomAdvanced with our SAMPLER and the guider of this name."""
+
+    def run(model: Any, guider: str, samples: Any = None, **inputs: Any) -> Any:
+        chosen = call(guider, model=model, **inputs).outputs[0]
+        return call(
+            "SamplerCustomAdvanced",
+            noise=call("RandomNoise", noise_seed=1).outputs[0],
+            guider=chosen, sampler=ours, sigmas=SIGMAS, latent_image=samples or canvas(),
+        ).outputs[0]["samples"]  # fmt: skip
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "inputs, words",
+    [
+        ({"latent": latent(1, 16, 7, 9, 8)}, ["64x72", "16", "832x480"]),
+        ({"latent": latent(1, 16, 7, 8, 7)}, ["56x64", "16"]),
+        ({"latent": latent(1, 4, 7, 8, 8)}, ["4 channels", "Clip Size"]),
+        ({"latent": latent(1, 48, 7, 8, 8)}, ["48 channels", "Clip Size"]),
+        ({"latent": latent(1, 16, 8, 8)}, ["(1, 16, 8, 8)", "Clip Size"]),
+        ({"latent": latent(1, 16, 7, 8, 8, noise_mask=torch.ones(1, 1, 7, 8, 8))}, ["mask"]),
+        ({"sigmas": torch.tensor([1.0, 0.5])}, ["SIGMAS", "fall to 0"]),
+        ({"sigmas": torch.tensor([0.0])}, ["SIGMAS"]),
+        ({"sigmas": torch.tensor([1.0, 0.5, 0.5, 0.0])}, ["0.5"]),
+        ({"sigmas": torch.tensor([0.5, 1.0, 0.0])}, ["0.5"]),
+        ({"sigmas": torch.tensor([14.6, 7.0, 0.0])}, ["14.6"]),
+        ({"sigmas": torch.tensor([])}, ["SIGMAS"]),
+        ({"start_latent": latent(1, 16, 1, 4, 4)}, ["start", "64x64"]),
+        ({"start_latent": latent(1, 16, 8, 8)}, ["start"]),
+        ({"start_latent": latent(3, 16, 1, 8, 8)}, ["start"]),
+        ({"start_latent": latent(1, 16, 7, 8, 8)}, ["start", "7", "longer"]),
+        ({"start_latent": latent(1, 16, 9, 8, 8)}, ["start", "9", "longer"]),
+        ({"conditioning": []}, ["conditioning", "empty"]),
+    ],
+    ids=lambda value: None if isinstance(value, list) else next(iter(value)),
+)
+def test_streaming_sampler_refuses(
+    stream: Any, ar_model: Any, refused: Any, model_calls: list, inputs: dict[str, Any], words: list[str]
+) -> None:
+    refused(lambda: stream(ar_model(), **inputs), *words)
+    assert model_calls == []
+
+
+def test_an_empty_canvas_is_refused(stream: Any, ar_model: Any, refused: Any) -> None:
+    refused(lambda: stream(ar_model(), latent=latent(1, 16, 0, 8, 8)), "0")
+
+
+def test_combined_prompts_are_refused_and_named(
+    call: Any, stream: Any, ar_model: Any, refused: Any, conditioning: Any
+) -> None:
+    both = call("ConditioningCombine", conditioning_1=conditioning(1), conditioning_2=conditioning(2)).outputs[0]
+    refused(lambda: stream(ar_model(), conditioning=both), "same time", "Combine")
+
+
+def test_our_sampler_refuses_guidance(
+    guided: Any, ar_model: Any, refused: Any, conditioning: Any, model_calls: list
+) -> None:
+    both = {"positive": conditioning(1), "negative": conditioning(2)}
+    refused(lambda: guided(ar_model(), "CFGGuider", cfg=4.5, **both), "cfg 4.5", "Basic Guider")
+    assert guided(ar_model(), "CFGGuider", cfg=1.0, **both).isfinite().all()
+
+
+def test_our_sampler_refuses_a_guider_of_two_prompts(
+    guided: Any, ar_model: Any, refused: Any, conditioning: Any, model_calls: list
+) -> None:
+    """Its scales are not called cfg; it would call the model for three prompts over one cache."""
+    prompts = {"cond1": conditioning(1), "cond2": conditioning(2), "negative": conditioning(3)}
+    model = ar_model()
+    refused(lambda: guided(model, "DualCFGGuider", cfg_conds=3.0, cfg_cond2_negative=2.0, **prompts), "Basic Guider")
+
+
+def test_our_sampler_refuses_perp_neg(guided: Any, ar_model: Any, refused: Any, conditioning: Any) -> None:
+    prompts = {"positive": conditioning(1), "negative": conditioning(2), "empty_conditioning": conditioning(3)}
+    refused(lambda: guided(ar_model(), "PerpNegGuider", cfg=3.0, neg_scale=1.0, **prompts), "Basic Guider")
+
+
+def test_a_patch_that_wants_the_negative_prompt_read_too_changes_nothing(
+    guided: Any, ar_model: Any, conditioning: Any
+) -> None:
+    model = ar_model()
+    both = {"positive": conditioning(1), "negative": conditioning(2)}
+    plain = guided(model, "CFGGuider", cfg=1.0, **both)
+    patched = model.clone()
+    patched.set_model_sampler_post_cfg_function(lambda told: told["denoised"], disable_cfg1_optimization=True)
+    torch.testing.assert_close(guided(patched, "CFGGuider", cfg=1.0, **both), plain, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "samples, words",
+    [
+        (latent(1, 16, 7, 9, 8), ["64x72"]),
+        (latent(1, 16, 7, 8, 8, noise_mask=torch.ones(1, 1, 7, 8, 8)), ["mask"]),
+    ],
+    ids=["odd", "mask"],
+)
+def test_our_sampler_refuses_latents(
+    guided: Any, ar_model: Any, refused: Any, conditioning: Any, samples: Any, words: list[str]
+) -> None:
+    refused(lambda: guided(ar_model(), "BasicGuider", samples, conditioning=conditioning(1)), *words)
+
+
+@pytest.mark.parametrize("node", ["ApplyDummyForcing", "ApplyCacheWindow", "TeaCache"])
+def test_settings_refuse_other_architectures(call: Any, refused: Any, node: str) -> None:
+    class Diffusion:
+        in_dim = 36
+        model_type = "i2v"
+
+    class Model:
+        class model:
+            diffusion_model = Diffusion()
+
+    refused(lambda: call(f"DummyForcing{node}", model=Model()), "Diffusion", "36", "Load AR Model")
+
+
+@pytest.mark.parametrize(
+    "node, inputs, words",
+    [
+        ("ApplyCacheWindow", {"window": 5, "sink": 3}, ["window", "5"]),
+        ("ApplyCacheWindow", {"window": 2, "sink": 0}, ["window", "2"]),
+        ("ApplyDummyForcing", {"observe_chunk": 40}, ["40", "last chunk"]),
+    ],
+)
+def test_settings_that_do_not_fit_the_clip_are_told_before_sampling(
+    call: Any, clip: Any, ar_model: Any, refused: Any, model_calls: list, node: str, inputs: Any, words: list[str]
+) -> None:
+    model = call(f"DummyForcing{node}", model=ar_model(), **inputs).outputs[0]
+    refused(lambda: clip(model), *words)
+    assert model_calls == []
+
+
+def test_a_checkpoint_that_gives_nan_is_told(stream: Any, ar_model: Any, refused: Any, tiny_vae: Any) -> None:
+    model = ar_model()
+    with torch.inference_mode():
+        model.model.diffusion_model.head.head.bias.data[3] = float("nan")
+    refused(lambda: stream(model, vae=tiny_vae), "NaN", "chunk 1")
+
+
+def test_a_missing_clip_is_told(call: Any, refused: Any) -> None:
+    refused(lambda: call("DummyForcingPromptSchedule", clip=None, text="0:00 | a cat"), "CLIP", "umt5")
+
+
+def test_decode_refuses_images(call: Any, tiny_vae: Any, refused: Any) -> None:
+    refused(lambda: call("DummyForcingStreamingDecode", latent=latent(1, 16, 8, 8), vae=tiny_vae), "(1, 16, 8, 8)")
