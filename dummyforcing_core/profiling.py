@@ -11,13 +11,13 @@ from torch import Tensor
 from .attention import AttentionFn, attention
 from .geometry import LatentShape, Span
 from .head_programming import DUMMY, assign_roles
+from .loops import loop_of
 from .models.denoiser import Denoiser
 from .models.families import Family
 from .noise import SeededNoise
 from .plan import HeadMemory, HeadPlan
 from .policies.base import Policy, Setting
 from .prompts import PromptSchedule
-from .rollout import rollout
 from .scoring import HeadScores, Observation
 
 CLEAN = -1
@@ -86,7 +86,7 @@ def take_samples(
 
             noise = SeededNoise(seed, clips.shape, family.chunk_frames, denoise.geometry.device)
             policy = Watching(memory, seen.append)
-            for chunk in rollout(
+            for chunk in loop_of(family)(
                 denoise, clips.shape, family.schedule, prompts, policy, family, noise, watch=watch, attend=attend
             ):
                 for (where, step), observation in steps.items():

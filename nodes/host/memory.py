@@ -15,6 +15,7 @@ from ...dummyforcing_core.models.families import Family
 from ...dummyforcing_core.plan import HeadPlan
 from ...dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
 from ...dummyforcing_core.profile import HeadProfile
+from ...dummyforcing_core.recompute import context_shape
 from ...dummyforcing_core.scoring import HeadScores
 from .denoiser import geometry_of
 from .settings import KEY, Wrappers
@@ -64,7 +65,10 @@ def kv_bytes(
     sized: Any = _Sized(geometry)
     setting = setting_of(sized, shape, family, given_frames)
     plan: HeadPlan = policy.plan(setting)
-    price = kv_shape(sized, shape, family, family.recache and switches > 0)
+    if family.loop == "recompute":
+        price = context_shape(sized, shape, family)
+    else:
+        price = kv_shape(sized, shape, family, family.recache and switches > 0)
     return max(plan.resident_bytes(price), plan.repack_peak_bytes(price, plan))
 
 

@@ -15,6 +15,7 @@ from ...dummyforcing_core.geometry import FPS, LatentShape, Span
 from ...dummyforcing_core.loops import loop_of
 from ...dummyforcing_core.models.denoiser import Denoiser
 from ...dummyforcing_core.models.families import Family
+from ...dummyforcing_core.models.still_frame import StillFrames
 from ...dummyforcing_core.noise import NoiseFn, SeededNoise
 from ...dummyforcing_core.prompts import PromptSchedule
 from ...dummyforcing_core.rollout import ChunkResult
@@ -157,6 +158,7 @@ class Clip:
     noise    -- of a session; None: the core's seeded noise
     steps    -- to skip
     on_chunk -- called with every finished chunk; True ends the clip there
+    still    -- for loops that encode a pixel frame of the clip
     """
 
     shape: LatentShape
@@ -165,6 +167,7 @@ class Clip:
     steps: StepCache = NO_STEPS
     on_step: Callable[[Span, int], None] = lambda span, step: None
     on_chunk: Callable[[ChunkResult], bool] = field(default=lambda chunk: False)
+    still: StillFrames | None = None
 
 
 def stream(session: Session, clip: Clip) -> Tensor:
@@ -178,6 +181,7 @@ def stream(session: Session, clip: Clip) -> Tensor:
         clip.on_step(span, step)
 
     free_for(session, policy, clip)
+    extra = {"still": clip.still} if session.family.loop == "recompute" else {}
     chunks = loop_of(session.family)(
         session.denoise,
         clip.shape,
@@ -190,6 +194,7 @@ def stream(session: Session, clip: Clip) -> Tensor:
         on_step=on_step,
         attend=session.attend,
         steps=clip.steps,
+        **extra,
     )
     try:
         for chunk in chunks:

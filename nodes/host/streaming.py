@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from ...dummyforcing_core import __version__
-from ...dummyforcing_core.clip_memory import kv_shape, recaches
+from ...dummyforcing_core.context_latents import context_frames
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape, Span, chunk_spans, pixel_frames, screen_size
+from ...dummyforcing_core.loops import price_shape
 from ...dummyforcing_core.memory_use import MemoryUse
 from ...dummyforcing_core.policies import Policy
 from ...dummyforcing_core.render import device_name
@@ -32,6 +33,7 @@ from .preview import preview_for
 from .run import run_on
 from .sampler import Clip, Given, Session, over_latent, stream
 from .settings import default_policy, family_of, settings_of
+from .stills import HostStills
 
 
 def empty_latent(batch: int, frames: int, height: int, width: int) -> dict[str, Tensor]:
@@ -114,7 +116,10 @@ def sample_clip(
             noise = None
             if session.schedule.sigmas[0] < 1:
                 noise = over_latent(session, host, shape, session.to_model(canvas) if canvas.any() else canvas)
-            made = stream(session, Clip(shape, first, noise, steps=steps, on_step=run.step, on_chunk=run.chunk))
+            still = None
+            if family.loop == "recompute" and streaming_vae is not None:
+                still = HostStills(session, streaming_vae, context_frames(family))
+            made = stream(session, Clip(shape, first, noise, steps, run.step, run.chunk, still))
             report.memory = run.memory.rows()
             return made
 
@@ -148,9 +153,7 @@ class _Run:
         report: RunReport,
         began: float,
     ):
-        self.memory = MemoryUse(
-            kv_shape(session.denoise, shape, session.family, recaches(session.family, session.prompts))
-        )
+        self.memory = MemoryUse(price_shape(session.denoise, shape, session.family, session.prompts))
         self._session, self._output, self._view, self._report, self._began = session, output, view, report, began
         self._preview = preview_for(session.latent_format, shape.height, shape.width, session.device)
         self._calls = 0
