@@ -1,4 +1,4 @@
-# make demo | test | test-host | lint | bench.  PYTHON=python3.12 picks an interpreter, TORCH_INDEX=URL a wheel index for torch.
+# make demo | test | test-host | lint | bench | reproduce.  PYTHON=python3.12 picks an interpreter, TORCH_INDEX=URL a wheel index for torch.
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
@@ -6,7 +6,7 @@ OUT ?= out
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-host lint bench clean
+.PHONY: demo test test-host lint bench reproduce clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -28,6 +28,10 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench_rollout.py
+
+# The paper's tables beside this machine's: make reproduce ARGS="--model FILE --text-encoder FILE --vae FILE"
+reproduce: $(STAMP)
+	$(BIN)/python scripts/reproduce.py --out $(OUT)/reproduce $(ARGS)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import ensurepip, venv" 2>/dev/null || { \

@@ -1,4 +1,4 @@
-"""python -m dummyforcing_core COMMAND: demo, generate, compare, profile, convert, models, doctor."""
+"""python -m dummyforcing_core COMMAND: demo, generate, compare, profile, vbench, verify, convert, models, doctor."""
 
 import argparse
 import io
@@ -6,10 +6,10 @@ import sys
 import warnings
 
 from . import __version__
-from .cli import compare, convert, demo, doctor, generate, models, profile
+from .cli import compare, convert, demo, doctor, generate, models, profile, vbench, verify
 from .errors import DummyForcingError
 
-COMMANDS = (demo, generate, compare, profile, convert, models, doctor)
+COMMANDS = (demo, generate, compare, profile, vbench, verify, convert, models, doctor)
 
 
 class Parser(argparse.ArgumentParser):

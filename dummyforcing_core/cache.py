@@ -6,7 +6,7 @@ Noisy passes only ever write `current`: committed history stays bit for bit as i
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -236,15 +236,14 @@ class KVCache:
         return self._regions(group, group.range_of(i))
 
     def _regions(self, group: GroupBuffer, held: HeadRange) -> list[Region]:
-        named = (
-            ("current", tuple(self.pass_frames)),
-            ("sink", tuple(held.slots[: held.pinned_frames])),
-            ("recent", tuple(held.slots[held.pinned_frames :])),
-        )
+        return self._tiled(self.pass_frames, held.slots[: held.pinned_frames], held.slots[held.pinned_frames :])
+
+    def _tiled(self, current: Sequence[int], sink: Sequence[int], recent: Sequence[int]) -> list[Region]:
+        """Regions of keys that lie in this order, given their frame indices."""
         regions, token = [], 0
-        for name, frames in named:
+        for name, frames in (("current", current), ("sink", sink), ("recent", recent)):
             stop = token + len(frames) * self.shape.frame_tokens
-            regions.append(Region(name, frames, token, stop))
+            regions.append(Region(name, tuple(frames), token, stop))
             token = stop
         return regions
 

@@ -9,11 +9,12 @@ from .models.families import Family
 from .plan import KVShape
 from .prompts import PromptSchedule
 from .recompute import context_shape, recompute
+from .rolling import rolling
 from .rollout import ChunkResult, rollout
 
 Loop = Callable[..., Iterator[ChunkResult]]
 
-LOOPS: dict[str, Loop] = {"chunks": rollout, "recompute": recompute}
+LOOPS: dict[str, Loop] = {"chunks": rollout, "rolling": rolling, "recompute": recompute}
 
 
 def loop_of(family: Family) -> Loop:

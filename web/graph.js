@@ -3,11 +3,19 @@ import { app } from "../../scripts/app.js";
 
 const MARGIN = 10;
 
+export const rootGraph = () => app.rootGraph ?? app.graph;
+
+// Every node, those in subgraphs too.
+export function allNodes(graph = rootGraph()) {
+  const nodes = graph?._nodes ?? [];
+  return nodes.concat(nodes.flatMap((node) => (node.subgraph ? allNodes(node.subgraph) : [])));
+}
+
 // The server names a node by its path: "12:5" is node 5 of subgraph node 12.
 export function findNode(executionId) {
   const path = String(executionId).split(":");
   const last = path.pop();
-  let graph = app.rootGraph ?? app.graph;
+  let graph = rootGraph();
   for (const id of path) graph = graph?.getNodeById(id)?.subgraph;
   return graph?.getNodeById(last);
 }
@@ -15,9 +23,17 @@ export function findNode(executionId) {
 // Saved outputs name it by the definition of its subgraph: "<uuid>:5".
 export function findNodeByLocator(locator) {
   const path = String(locator).split(":");
-  const root = app.rootGraph ?? app.graph;
-  const graph = path.length > 1 ? root.subgraphs?.get(path[0]) : root;
+  const graph = path.length > 1 ? rootGraph().subgraphs?.get(path[0]) : rootGraph();
   return graph?.getNodeById(path.at(-1));
+}
+
+// Calls `show` with what the node returned for the page, after every run that reaches it.
+export function onOutput(node, show) {
+  const before = node.onExecuted;
+  node.onExecuted = function (output) {
+    before?.apply(this, arguments);
+    show(output);
+  };
 }
 
 // An element inside a node, closed at first. `height()` is what it needs in pixels. Returns a function that opens or
@@ -34,7 +50,8 @@ export function addElement(node, name, element, height) {
     getMaxHeight: () => (open ? Number.MAX_SAFE_INTEGER : 0),
   });
   widget.serialize = false; // not in the saved workflow
-  element.style.display = "none";
+  // Colours of the user's palette.
+  element.style.cssText += ";display:none;flex-direction:column;gap:4px;font:12px sans-serif;color:var(--input-text,#ccc)";
 
   return (wanted) => {
     if (open === wanted) return;
@@ -42,8 +59,21 @@ export function addElement(node, name, element, height) {
     open = wanted;
     element.style.display = open ? "flex" : "none";
     element.style.minHeight = `${open ? height() : 0}px`;
-    const least = node.computeSize();
-    node.setSize([Math.max(node.size[0], least[0]), Math.max(node.size[1] + room() - before, least[1])]);
-    node.setDirtyCanvas?.(true, true);
+    const change = room() - before;
+    resize(node, change);
+    // A subgraph's node grows by itself, and stays large.
+    if (change < 0) for (const outer of outerNodes(node)) resize(outer, change);
   };
+}
+
+function resize(node, change) {
+  const least = node.computeSize();
+  node.setSize([Math.max(node.size[0], least[0]), Math.max(node.size[1] + change, least[1])]);
+  node.setDirtyCanvas?.(true, true);
+}
+
+// The subgraph nodes that a node is in.
+function outerNodes(node) {
+  const outer = allNodes().filter((other) => other.subgraph && other.subgraph === node.graph);
+  return outer.concat(outer.flatMap(outerNodes));
 }

@@ -1,21 +1,19 @@
-// Profile Heads: one cell per layer and head, coloured by role; the pointer tells the masses behind it.
+// Profile Heads: one cell per layer and head, coloured by role; pointer and arrow keys tell the masses behind it.
 import { app } from "../../scripts/app.js";
-import { addElement, findNodeByLocator } from "./graph.js";
+import { addElement, findNodeByLocator, onOutput } from "./graph.js";
 
 const NODE = "DummyForcingProfileHeads";
 const COLOURS = { sink: "#4285c2", neighbour: "#4c9e6a", dummy: "#c46a3c" };
 const CELL = 10;
+const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+const HINT = "Point at a head, or use the arrow keys.";
 
 app.registerExtension({
   name: "dummyforcing.head_map",
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
     node.dummyForcingHeads = headMap(node);
-    const before = node.onExecuted;
-    node.onExecuted = function (output) {
-      before?.apply(this, arguments);
-      show(node, output);
-    };
+    onOutput(node, (output) => show(node, output));
   },
   // Another tab and back, undo and redo make every node anew.
   onNodeOutputsUpdated(outputs) {
@@ -31,37 +29,82 @@ function show(node, output) {
 function headMap(node) {
   const box = document.createElement("div");
   box.className = "dummyforcing-heads";
-  box.style.cssText = "flex-direction:column;gap:4px;font:12px sans-serif;color:#ccc";
   const grid = document.createElement("div");
+  grid.tabIndex = 0;
+  grid.setAttribute("role", "group");
+  const legend = document.createElement("div");
+  legend.style.cssText = "display:flex;flex-wrap:wrap;gap:2px 10px";
   const line = document.createElement("div");
-  line.style.minHeight = "30px";
-  box.append(grid, line);
-  let rows = 0;
-  const open = addElement(node, "dummyforcing_heads", box, () => rows * (CELL + 1) + 60);
+  line.style.minHeight = "30px"; // two rows of text, whether they are there or not
+  line.setAttribute("aria-live", "polite");
+  box.append(grid, legend, line);
+  let heads = { roles: [], mass: [] };
+  let chosen = null; // [layer, head]
+  const open = addElement(node, "dummyforcing_heads", box, () => heads.roles.length * (CELL + 1) + 60);
+
+  function choose(place) {
+    for (const cell of grid.children) cell.style.outline = "";
+    chosen = place;
+    line.textContent = place ? text(heads, ...place) : HINT;
+    if (!place) return;
+    const [layer, head] = place;
+    grid.children[layer * heads.roles[0].length + head].style.outline = "2px solid currentColor";
+  }
+
+  grid.onpointerleave = grid.onblur = () => choose(null);
+  grid.onkeydown = (event) => {
+    const step = STEPS[event.key];
+    if (!step) return;
+    event.preventDefault();
+    event.stopPropagation(); // the canvas has keys of its own
+    const size = [heads.roles.length, heads.roles[0].length];
+    choose(chosen ? chosen.map((at, axis) => Math.min(Math.max(at + step[axis], 0), size[axis] - 1)) : [0, 0]);
+  };
 
   return {
-    show({ roles, mass }) {
-      rows = roles.length;
-      grid.style.cssText = `display:grid;gap:1px;grid-template-columns:repeat(${roles[0].length},1fr)`;
-      grid.replaceChildren(...roles.flatMap((row, layer) => row.map((role, head) => cell(layer, head, role, mass))));
-      line.textContent = counts(roles);
+    show(next) {
+      open(false); // the one before may have had more layers
+      heads = next;
+      const cells = heads.roles.flatMap((row, layer) =>
+        row.map((role, head) => {
+          const cell = document.createElement("div");
+          cell.style.cssText = `height:${CELL}px;outline-offset:-2px;background:${colour(role)}`;
+          cell.onpointerenter = () => choose([layer, head]);
+          return cell;
+        }),
+      );
+      const columns = heads.roles[0].length;
+      grid.style.cssText = `display:grid;gap:1px;grid-template-columns:repeat(${columns},1fr)`;
+      grid.replaceChildren(...cells);
+      const counts = rolesIn(heads.roles);
+      grid.setAttribute("aria-label", `${heads.roles.length} layers of ${columns} heads: ${counts.map(named).join(", ")}`);
+      legend.replaceChildren(...counts.map(legendEntry));
+      choose(null);
       open(true);
     },
   };
-
-  function cell(layer, head, role, mass) {
-    const element = document.createElement("div");
-    element.style.cssText = `height:${CELL}px;background:${COLOURS[role] ?? "#6e6e76"}`;
-    const [sink, neighbour, current] = mass[layer][head].map((share) => `${(100 * share).toFixed(1)} %`);
-    const text = `layer ${layer}, head ${head}: ${role} — sink ${sink}, neighbours ${neighbour}, current ${current}`;
-    element.title = text;
-    element.onpointerenter = () => (line.textContent = text);
-    return element;
-  }
 }
 
-function counts(roles) {
+const colour = (role) => COLOURS[role] ?? "#6e6e76";
+const named = ([role, count]) => `${role} ${count}`;
+
+function rolesIn(roles) {
   const all = roles.flat();
-  const names = Object.keys(COLOURS).filter((role) => all.includes(role));
-  return names.map((role) => `${role} ${all.filter((other) => other === role).length}`).join(" · ");
+  return [...new Set([...Object.keys(COLOURS), ...all])]
+    .map((role) => [role, all.filter((other) => other === role).length])
+    .filter(([, count]) => count > 0);
+}
+
+function legendEntry(counted) {
+  const entry = document.createElement("span");
+  const swatch = document.createElement("span");
+  swatch.style.cssText = `display:inline-block;width:8px;height:8px;margin-right:4px;background:${colour(counted[0])}`;
+  entry.append(swatch, named(counted));
+  return entry;
+}
+
+function text({ roles, mass }, layer, head) {
+  const [sink, neighbour, current] = mass[layer][head].map((share) => `${(100 * share).toFixed(1)} %`);
+  const masses = `sink ${sink}, neighbours ${neighbour}, current ${current}`;
+  return `layer ${layer}, head ${head}: ${roles[layer][head]} — ${masses}`;
 }

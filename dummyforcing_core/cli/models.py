@@ -70,6 +70,7 @@ def defaults(family: Family) -> str:
     ]
     parts += [f"sink {family.sink_frames}"] if family.sink_frames else []
     parts += ["re-cache on a prompt switch"] if family.recache else []
+    parts += [f"{family.pass_frames} frames denoised together"] if family.loop == "rolling" else []
     parts += ["cache made anew before every chunk"] if family.loop == "recompute" else []
     return "; ".join(parts)
 
@@ -93,7 +94,7 @@ def blocks(sources: Iterable[Source]) -> Iterator[str]:
     for source in sources:
         yield ""
         yield f"{source.name}: {source.title}"
-        if not source.files:
+        if not source.files and not source.missing:
             yield _fact("file", "in the package, nothing to fetch")
         for name, value in (("sampling", sampling(source)), ("status", status(source)), ("verified", source.verified)):
             yield from [_fact(name, value)] if value else []

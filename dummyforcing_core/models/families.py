@@ -42,6 +42,11 @@ class Family:
         return Schedule.few_step(self.steps, self.shift, self.first_steps)
 
     @property
+    def pass_frames(self) -> int:
+        """Latent frames that one denoising call works on."""
+        return self.chunk_frames * (len(self.steps) if self.loop == "rolling" else 1)
+
+    @property
     def default_window_frames(self) -> int:
         """The longest context the family was trained on, current chunk included."""
         return self.window_frames or self.trained_frames
@@ -103,6 +108,25 @@ FAMILIES: dict[str, Family] = {
             window_frames=6,
             trained_frames=ANY_LENGTH,
             loop="recompute",
+        ),
+        Family(
+            "rolling_forcing",
+            "Rolling Forcing 1.3B",
+            "TencentARC/RollingForcing",
+            steps=(1000, 800, 600, 400, 200),
+            window_frames=21,
+            sink_frames=3,
+            trained_frames=ANY_LENGTH,
+            loop="rolling",
+        ),
+        Family(
+            "causal_forcing_long",
+            "Causal-Forcing 1.3B, long video",
+            "thu-ml/Causal-Forcing",
+            window_frames=21,
+            sink_frames=3,
+            trained_frames=ANY_LENGTH,
+            loop="rolling",
         ),
     )
 }

@@ -27,6 +27,8 @@ NAME_HINTS: tuple[tuple[str, str], ...] = (
     (r"chunk[-_ ]?wise[^/]*/[^/]*causal[-_ .]?forcing[^/]*$", "causal_forcing"),
     (r"/(?=[^/]*causal[-_ .]?forcing)[^/]*chunk[-_ ]?wise[^/]*$", "causal_forcing"),
     (r"/[^/]*long[-_ ]?live(?![-_ ]?2)[^/]*$", "longlive"),
+    (r"/[^/]*rolling[-_ .]?forcing[^/]*$", "rolling_forcing"),
+    (r"chunk[-_ ]?wise[^/]*/long[-_ ]?video[^/]*$|/[^/]*causal[-_ .]?forcing[^/]*long[^/]*$", "causal_forcing_long"),
     (r"/[^/]*krea[-_ .]?realtime[^/]*$", "krea_realtime"),
     (r"/[^/]*caus[-_ ]?vid[^/]*$|autoregressive_checkpoint[^/]*/model$", "causvid"),
 )

@@ -87,7 +87,10 @@ LIGHTX2V = Licence("Apache-2.0", "allowed", "model card")
 EMA = "generator_ema"
 COMFY = "Comfy-Org/Wan_2.1_ComfyUI_repackaged"
 FIRST_CHUNK = "the steps of the first and of later chunks, counted in tests; no recorded run of the public code"
-ROLL = "frames of rising noise are denoised together in a rolling window"
+ROLLING_PROOF = (
+    "the loop (passes, noise levels, frames and positions seen), against a dense computation written from the public "
+    "code's facts, on small random models"
+)
 LOADING = "a random file in the same container is loaded"
 
 
@@ -174,17 +177,13 @@ FAMILY_SOURCES = (
         "causal_forcing_long",
         "Causal-Forcing 1.3B, long video",
         (_causal("chunkwise/longvideo.pt", EMA, UNKNOWN, ""),),
-        "nothing",
-        "1000 750 500 250, shift 5, warped; chunk 3, rolling window 12; sink 3; 21 frames attended",
-        f"Rolling Forcing's loop: {ROLL}",
+        ROLLING_PROOF,
     ),
     Source(
         "rolling_forcing",
         "Rolling Forcing 1.3B",
         (SourceFile("TencentARC/RollingForcing", "checkpoints/rolling_forcing_dmd.pt", DIFFUSION, ROLLING, holds=EMA),),
-        "nothing",
-        "1000 800 600 400 200, shift 5, warped; chunk 3, rolling window 15; sink 3; 21 frames attended",
-        f"its own loop: {ROLL}",
+        ROLLING_PROOF,
     ),
     Source(
         "causvid",
@@ -207,6 +206,14 @@ FAMILY_SOURCES = (
             ),
         ),
         "the loop, against a dense computation written from the public code's facts, on small random models",
+    ),
+    Source(
+        "longlive_2",
+        "LongLive 2.0 5B",
+        (),
+        "nothing",
+        "not looked up",
+        "another base model: Wan2.2 5B has 48 latent channels and a VAE of its own, this project is for Wan2.1",
     ),
 )
 

@@ -41,7 +41,8 @@ def server() -> Any:
 def add_routes() -> None:
     """POST /dummyforcing/finish {"node": id}: the run of that node ends after its current chunk.
 
-    GET /dummyforcing/preview?node=ID: its newest chunk as mp4 (the host's page may load media from its server only).
+    GET /dummyforcing/preview?node=ID: its newest chunk as mp4 (the host's page may load media from its server only),
+    or 204 before the first one.
     """
     if server() is None:
         return
@@ -63,9 +64,11 @@ def add_routes() -> None:
     async def preview(request: Any) -> Any:
         node = request.query.get("node", "")
         view = _running.get(node) or _ended.get(node)
-        if view is None or not view.newest:
+        if view is None:
             return unknown(node)
         view.watched = True
+        if not view.newest:
+            return web.Response(status=204)
         return web.Response(body=view.newest, content_type="video/mp4", headers={"Cache-Control": "no-store"})
 
 
@@ -74,15 +77,21 @@ def live_view(node: str | None, chunks: int, steps: int, fps: int) -> Iterator["
     """A view of one run, registered while it lasts."""
     view = LiveView(str(node or ""), chunks, steps, fps)
     _running[view.node] = view
+    view.send(running=True, chunk=0, chunks=chunks)
+    outcome = "failed"
     try:
         yield view
+        outcome = "done"
+    except comfy.model_management.InterruptProcessingException:
+        outcome = "stopped"
+        raise
     finally:
         if _running.get(view.node) is view:
             del _running[view.node]
         view.close()
         _ended.clear()
         _ended[view.node] = view
-        view.send(running=False)
+        view.send(running=False, outcome=outcome)
 
 
 class LiveView:
@@ -143,7 +152,15 @@ class LiveView:
         """One event to the page that queued this run; nothing where there is no page."""
         host = server()
         if host is not None and self.node:
-            host.send_sync(EVENT, {"node": self.node, **details}, host.client_id)
+            host.send_sync(EVENT, {"node": self.node, "graph": _graph(host), **details}, host.client_id)
+
+
+def _graph(host: Any) -> str:
+    """The id of the workflow that runs: node ids repeat in every tab of the page. "" for prompts without one."""
+    for running in list(host.prompt_queue.currently_running.values()):
+        workflow = (running[3].get("extra_pnginfo") or {}).get("workflow") or {}
+        return str(workflow.get("id") or "")
+    return ""
 
 
 def _device_mib() -> float:

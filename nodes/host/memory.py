@@ -76,7 +76,7 @@ def needs_of(
     model: Any, shape: LatentShape, policy: Policy, family: Family, given_frames: int, switches: int, vae: Any = None
 ) -> Needs:
     """What sampling this clip takes; `vae` if every chunk is decoded beside the model."""
-    chunk = [shape.batch, shape.channels, min(family.chunk_frames, shape.frames), shape.height, shape.width]
+    chunk = [shape.batch, shape.channels, min(family.pass_frames, shape.frames), shape.height, shape.width]
     return Needs(
         weights=int(model.model_size()),
         kv=kv_bytes(geometry_of(model), shape, policy, family, given_frames, switches),

@@ -43,6 +43,6 @@ def run_on(
     guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds({"positive": conditioning})
     guider.set_cfg(1.0)
-    # The host plans its memory by what it is handed: one chunk, however long the clip.
-    chunk = torch.zeros(shape.batch, shape.channels, min(family.chunk_frames, shape.frames), shape.height, shape.width)
+    # The host plans its memory by what it is handed: one pass's frames, however long the clip.
+    chunk = torch.zeros(shape.batch, shape.channels, min(family.pass_frames, shape.frames), shape.height, shape.width)
     return guider.sample(chunk, chunk, ARSampler(work, fps), levels, seed=seed)

@@ -100,7 +100,10 @@ DEFAULTS = {
     "causal_forcing_2step": "1000 500 (1000 750 500 250 in the first generated chunk), shift 5, warped; chunk 1; "
     "all 21 frames",
     "causvid": "1000 757 522, shift 8, not warped; chunk 3; all 21 frames",
-    "krea_realtime": "1000 937.5 833.333 625 0, shift 5, not warped; chunk 3; window 6; cache made anew before every chunk",
+    "krea_realtime": "1000 937.5 833.333 625 0, shift 5, not warped; chunk 3; window 6; cache made anew before every "
+    "chunk",
+    "rolling_forcing": "1000 800 600 400 200, shift 5, warped; chunk 3; window 21; sink 3; 15 frames denoised together",
+    "causal_forcing_long": "1000 750 500 250, shift 5, warped; chunk 3; window 21; sink 3; 12 frames denoised together",
     "causal_forcing_1step": "1000 (1000 750 500 250 in the first generated chunk), shift 5, warped; chunk 1; "
     "all 21 frames",
 }
@@ -146,7 +149,7 @@ def test_json_carries_the_same_facts(run: Run) -> None:
     assert longlive["files"][1]["landing"] == "models/loras/models/lora.pt"
     assert longlive["files"][1]["download"] == SOURCES["longlive"].files[1].download
     assert longlive["files"][0]["licence"]["commercial"] == "sources disagree"
-    assert "rolling window" in entries["rolling_forcing"]["status"]
+    assert "Wan2.2 5B" in entries["longlive_2"]["status"]
 
 
 @pytest.mark.parametrize("form", [[], ["--json"], ["--markdown"]])

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def requirements(file: str) -> list[Requirement]:
 def wanted() -> list[Requirement]:
     """What the package and its extras need."""
     extras = project()["optional-dependencies"]
-    return [Requirement(text) for text in [*project()["dependencies"], *sum(extras.values(), [])]]
+    return [Requirement(text) for text in [*project()["dependencies"], *chain(*extras.values())]]
 
 
 def tree(path: Path) -> ast.Module:

@@ -1,0 +1,202 @@
+"""`vbench`: samples VBench's prompts under the names VBench looks for; resumable, and shared out by torchrun."""
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..errors import DummyForcingError
+from ..geometry import LatentShape, pixel_frames
+from ..pipeline import Pipeline
+from ..policies import Policy, get_policy
+from ..render import Clip, Outputs, device_name, render
+from ..report import RunReport
+from ..script import Script
+from ..stepcache import StepCache
+from ..vbench import SAMPLES, Sample, Shard, Suite, pair_up
+from ..vbench_folder import ClipFolder
+from .common import add_run_arguments, clip_shape, load, pick_device, read_prompts, shown_size, warn
+from .policy_arguments import add_policy_arguments, add_step_arguments, pick_policy, pick_steps
+
+FAILURES = 3  # in a row: then it is not the clip
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the `vbench` command."""
+    parser = subparsers.add_parser("vbench", help="sample VBench's prompts, to be scored by VBench")
+    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one prompt per line; names clips")
+    parser.add_argument(
+        "--extended", type=Path, metavar="FILE", help="line k is sampled in place of prompt k (default: the prompts)"
+    )
+    parser.add_argument("--samples", type=int, default=SAMPLES, help=f"clips per prompt (default: {SAMPLES})")
+    add_run_arguments(parser)
+    add_policy_arguments(parser)
+    add_step_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder; clips go into DIR/videos")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Samples what is missing of this rank's share, one line per clip."""
+    if args.samples < 1:
+        raise DummyForcingError(f"--samples {args.samples} came; give 1 or more")
+    shape = clip_shape(args)
+    get_policy(args.policy)  # an unknown name must not cost a model load
+    extended = read_prompts(args.extended) if args.extended else None
+    suite = pair_up(read_prompts(args.prompts), extended, args.samples)
+    shard = Shard.from_environment(os.environ)
+    args.device = _device(args.device, shard)
+    folder = ClipFolder(args.out)
+    folder.make()
+    if folder.ignores_case():
+        suite = _one_per_case(suite)
+    mine = shard.part(suite)
+    folder.check(_asked(args, shape), suite)
+    folder.clear_unfinished(mine)
+    samples = [Sample(prompt, text, index) for prompt, text in mine.items() for index in range(args.samples)]
+    jobs = folder.missing(samples)
+    _say(
+        shard, f"{len(samples)} clips of {len(mine)} prompts, {len(samples) - len(jobs)} are there, {len(jobs)} to make"
+    )
+    if jobs:
+        pipeline = load(args, list(dict.fromkeys(job.text for job in jobs)))
+        policy, steps = pick_policy(args, pipeline), pick_steps(args, pipeline)
+        conditions = _asked(args, shape) | _loaded(pipeline, policy, steps)
+        folder.record(conditions, _made_with(pipeline), suite, lambda prompt: _seeds(prompt, args))
+
+        def make(sample: Sample, video: Path) -> RunReport:
+            script, seed = Script.constant(sample.text), sample.seed(args.seed)
+            clip = Clip(script, shape, seed, policy, steps, crop=shown_size(args))
+            return render(pipeline, clip, Outputs(video)).report
+
+        _sample(jobs, folder, shard, make)
+    if shard.world == 1:  # another rank may be about to write there
+        folder.tidy()
+    mine_only = " this rank's share" if shard.world > 1 else ""
+    _say(
+        shard,
+        f"done with{mine_only or ' all'}; to score: vbench evaluate --videos_path {folder.videos} --dimension ...",
+    )
+    return 0
+
+
+def _sample(
+    jobs: Sequence[Sample], folder: ClipFolder, shard: Shard, make: Callable[[Sample, Path], RunReport]
+) -> None:
+    """Makes the clips. One that fails is left out and told of; several in a row end the run."""
+    began, made = time.perf_counter(), 0
+    failed: list[str] = []
+    in_a_row = 0
+    for number, job in enumerate(jobs, start=1):
+        written = folder.working_file(job)
+        try:
+            report = make(job, written)
+            folder.finish(written, job)
+        except DummyForcingError as error:
+            failed.append(job.file_name)
+            in_a_row += 1
+            warn(f"{job.file_name}: {error}")
+            if in_a_row == FAILURES:
+                raise DummyForcingError(
+                    f"{FAILURES} clips in a row failed, the last with: {error}; mend that and run again, what is "
+                    "finished stays"
+                ) from error
+            continue
+        in_a_row, made = 0, made + 1
+        left = (time.perf_counter() - began) / made * (len(jobs) - number)
+        _say(shard, f"{number}/{len(jobs)} {job.file_name}: {_speed(report)}, {_duration(left)} left")
+    if failed:
+        raise DummyForcingError(
+            f"{len(failed)} of {len(jobs)} clips failed, the first is {failed[0]!r}; run again to try them once more"
+        )
+
+
+def _seeds(prompt: str, args: argparse.Namespace) -> list[int]:
+    return [Sample(prompt, prompt, index).seed(args.seed) for index in range(args.samples)]
+
+
+def _asked(args: argparse.Namespace, shape: LatentShape) -> dict[str, Any]:
+    """Conditions that the arguments alone settle, so that a wrong folder costs no model load. Names, no paths."""
+
+    def name(path: Path | None) -> str:
+        return path.name if path else "none"
+
+    lora = f"{args.lora.name} x {args.lora_strength:g}" if args.lora else "none"
+    return {
+        "size": "{}x{}".format(*shown_size(args)),
+        "frames": pixel_frames(shape.frames),
+        "seed": args.seed,
+        "lora": lora,
+        "vae": name(args.vae),
+        "text encoder": name(args.text_encoder),
+        "text embedding": name(args.text_embedding),
+    }
+
+
+def _loaded(pipeline: Pipeline, policy: Policy, steps: StepCache) -> dict[str, Any]:
+    """Conditions that take the model to know."""
+    return {
+        "fingerprint": pipeline.fingerprint,
+        "family": pipeline.family.name,
+        "policy": str(policy),
+        "skipped steps": ", ".join(map(str, sorted(steps.skipped))) or "none",
+        "dtype": str(pipeline.denoiser.geometry.dtype).removeprefix("torch."),
+    }
+
+
+def _made_with(pipeline: Pipeline) -> dict[str, Any]:
+    """For readers; may differ between the machines of one run."""
+    return {
+        "model": pipeline.name,
+        "schedule": asdict(pipeline.family.schedule),
+        "device": device_name(pipeline.denoiser.geometry.device),
+        "attention": pipeline.backend.title,
+        "versions": {"dummyforcing": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def _device(name: str, shard: Shard) -> str:
+    """This process's device; CUDA's current device follows, for kernels that ask no tensor."""
+    device = pick_device(name)
+    if device.type not in ("cuda", "xpu"):
+        return name
+    module = getattr(torch, device.type)
+    index = shard.device_index(device.type, device.index, module.device_count())
+    if index is None:
+        return device.type
+    module.set_device(index)
+    return f"{device.type}:{index}"
+
+
+def _one_per_case(suite: Suite) -> Suite:
+    """Prompts that differ in case alone would be one file here: the first one stays."""
+    kept: Suite = {}
+    seen: dict[str, str] = {}
+    for prompt, text in suite.items():
+        other = seen.setdefault(prompt.casefold(), prompt)
+        if other != prompt:
+            warn(f"{prompt!r} is left out: this disk cannot tell it from {other!r}; VBench elsewhere will miss it")
+            continue
+        kept[prompt] = text
+    return kept
+
+
+def _speed(report: RunReport) -> str:
+    seconds = (report.total_ms - report.init_ms) / 1000
+    return f"{report.pixel_frames} frames, {report.dit_fps:.2f} FPS DiT-only, {seconds:.1f} s with decode"
+
+
+def _duration(seconds: float) -> str:
+    minutes, whole = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{whole:02d}"
+
+
+def _say(shard: Shard, text: str) -> None:
+    print(f"[rank {shard.rank} of {shard.world}] {text}" if shard.world > 1 else text, flush=True)

@@ -1,0 +1,200 @@
+"""`verify`: one PASS / FAIL page on a checkpoint, to be shared."""
+
+import argparse
+import platform
+import tempfile
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from .. import __version__
+from ..comparison import Row, compare_row
+from ..errors import CheckpointError, OutputError
+from ..geometry import LatentShape, chunk_spans, pixel_frames
+from ..models import checkpoints
+from ..models.checkpoints import Weights, read_checkpoint
+from ..models.families import Family, get_family
+from ..models.metadata import parse_metadata
+from ..models.weight_files import read_header
+from ..pipeline import DEMO, Pipeline, is_demo
+from ..policies import DummyForcing, Full, Policy, SlidingWindow
+from ..profiling import ProfilePlan, take_samples
+from ..prompts import PromptSchedule
+from ..render import Clip, Outputs, device_name
+from ..script import Script
+from ..verify import Page, check_costs, check_heads, check_tensors
+from ..video import write_atomic
+from .common import add_run_arguments, clip_shape, load, make_folder, pick_device, read_prompts, shown_size
+from .generate import make_clip
+
+FRAMES = 45  # 12 latents: four chunks of three, two of them after the heads are sorted
+CPU_SIZE = (128, 128)
+RATIO = 0.5
+DEMO_PROMPTS = (
+    "a red circle on the left moving sideways and a blue square on the right moving up and down",
+    "a yellow triangle at the top moving diagonally and a green circle at the bottom standing still",
+    "a blue square in the middle moving sideways fast",
+)
+PROMPTS = (
+    "A red kite climbs over a windy beach while waves roll in, seen from the dunes.",
+    "A cook tosses noodles in a smoking wok in a narrow kitchen, close-up, warm light.",
+    "A night train crosses a stone bridge in the snow, its windows lit, slow aerial shot.",
+)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the `verify` command."""
+    parser = subparsers.add_parser("verify", help="one PASS / FAIL page on a checkpoint")
+    add_run_arguments(parser)
+    parser.set_defaults(frames=FRAMES, run=run)
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt per line (default: three of its own)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the page as Markdown (.md)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the page. 0: nothing failed; 1: something did."""
+    for path in (args.out, args.json):
+        if path is not None:
+            make_folder(path.parent)
+    page = verify(args)
+    print(page.text())
+    for path, text in ((args.out, page.markdown()), (args.json, page.json())):
+        if path is not None:
+            write_atomic(path, text.encode("utf-8"))
+            print(f"wrote {path}")
+    return 1 if page.verdict == "FAIL" else 0
+
+
+def verify(args: argparse.Namespace) -> Page:
+    """All checks of the model that the run arguments name. What it holds may fail; a wrong argument is an error."""
+    path = checkpoints.DEMO_PATH if args.model == DEMO else Path(args.model)
+    if args.family is not None:
+        get_family(args.family)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; name a checkpoint with --model, or demo")
+    shape = _shape(args)
+    page = Page(f"Verification of {DEMO if args.model == DEMO else path.name}", {"clip": _clip_line(args, shape)})
+    try:
+        weights = read_checkpoint(path, DEMO if args.model == DEMO else args.family)
+    except CheckpointError as error:
+        page.add("file", str(error).removeprefix(f"{path}: "), "a checkpoint that can be read", False)
+        return page
+    info = weights.info
+    page.add("file", f"{path.stat().st_size:,} bytes, {_name(info.dtype)}, {info.container or 'bare tensors'}")
+    page.add("fingerprint", info.fingerprint)
+    check_tensors(page, weights.tensors, info.geometry)
+    page.add("family", *_family(args, path, weights))
+    if page.verdict == "FAIL":
+        page.add("clips", "not made: the weights are damaged")
+        return page
+    del weights
+    with tempfile.TemporaryDirectory() as folder:
+        _check_clips(page, args, shape, Path(folder))
+    return page
+
+
+def _check_clips(page: Page, args: argparse.Namespace, shape: LatentShape, folder: Path) -> None:
+    """What takes a loaded model: text, heads, a clip without and with Dummy Forcing."""
+    texts = read_prompts(args.prompts) if args.prompts else list(DEMO_PROMPTS if is_demo(args.model) else PROMPTS)
+    if zero_text(args, folder):
+        page.add("text", "none given: all rows zero; clips follow no prompt", "give --text-encoder or --text-embedding")
+    elif args.text_embedding is not None:
+        page.add("text", "one saved embedding: prompts cannot be compared")
+    if args.text_embedding is not None:
+        texts = texts[:1]
+    pipeline = load(args, texts)
+    page.conditions |= run_conditions(args, pipeline)
+    features = [pipeline.encode(text) for text in texts]
+    finite = all(bool(f.isfinite().all()) for f in features)
+    alike = sum(torch.equal(a, b) for i, a in enumerate(features) for b in features[:i])
+    page.add(
+        "text features", f"{len(texts)} prompts, {alike} pairs alike", "finite, no pair alike", finite and not alike
+    )
+    plan = ProfilePlan([PromptSchedule.constant(f) for f in features], [args.seed], shape)
+    samples = list(take_samples(pipeline.denoiser, pipeline.family, plan, pipeline.backend.run))
+    model = pipeline.denoiser.geometry
+    check_heads(page, samples, round(RATIO * model.layers * model.heads))
+    try:
+        dense, dummy = _rows(pipeline, args, shape, texts[0], folder)
+    except OutputError as error:
+        page.add("clips", str(error), "finite", False)
+        return
+    page.add("clips", f"dense and Dummy Forcing, {pixel_frames(shape.frames)} frames each, finite", "finite", True)
+    later = [s.chunk for s in chunk_spans(shape.frames, pipeline.family.chunk_frames) if s.start > dummy_sink()]
+    check_costs(page, dense, dummy, later[0] + 1 if later else 0, model.device.type == "cuda")
+
+
+def dummy_sink() -> int:
+    """Frames a chunk must lie behind to be scored."""
+    return DummyForcing().sink_frames
+
+
+def _rows(pipeline: Pipeline, args: argparse.Namespace, shape: LatentShape, text: str, folder: Path) -> list[Row]:
+    """The clip under the family's own memory and under Dummy Forcing, with errors against the first."""
+    policies: list[Policy] = [own_memory(pipeline.family), DummyForcing(RATIO)]
+    clip = Clip(Script.constant(text), shape, args.seed, policies[0], crop=shown_size(args))
+    latents, rows = folder / "dense.safetensors", []
+    for number, policy in enumerate(policies):
+        variant = replace(clip, policy=policy)
+        outputs = Outputs(folder / f"{policy.name}.mp4", latents=None if number else latents)
+        made = make_clip(pipeline, variant, outputs, verbose=False)
+        rows.append(compare_row(pipeline, variant, policies[0], latents, made.plan, made.report))
+    return rows
+
+
+def own_memory(family: Family) -> Policy:
+    """What a family calls dense: its own window, or everything."""
+    return SlidingWindow(family.window_frames, family.sink_frames) if family.window_frames else Full()
+
+
+def _family(args: argparse.Namespace, path: Path, weights: Weights) -> tuple[str, str, bool | None]:
+    """(measured, expected, verdict) of where the family comes from; only a file that says so itself is a PASS."""
+    title = f"{weights.family.name} ({weights.family.title})"
+    if parse_metadata(read_header(path)).family:
+        return f"{title}, stated by the file", "stated by the file", True
+    if args.family:
+        return f"{title}, as --family says", "tensors cannot tell", None
+    return f"{title}, guessed from the file's name", "tensors cannot tell; --family settles it", None
+
+
+def _shape(args: argparse.Namespace) -> LatentShape:
+    """The clip's shape; a checkpoint on a CPU gets a small one unless --size says otherwise."""
+    if args.size is None and not is_demo(args.model) and pick_device(args.device).type == "cpu":
+        args.size = CPU_SIZE
+    return clip_shape(args)
+
+
+def _clip_line(args: argparse.Namespace, shape: LatentShape) -> str:
+    return "{}x{}, {} frames, seed {}".format(*shown_size(args), pixel_frames(shape.frames), args.seed)
+
+
+def run_conditions(args: argparse.Namespace, pipeline: Pipeline) -> dict[str, Any]:
+    """What was run where. Names, no paths: it is for others to read."""
+    parts = {"LoRA": args.lora, "VAE": args.vae, "text encoder": args.text_encoder}
+    model = pipeline.denoiser.geometry
+    return {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "model": f"{pipeline.name} ({pipeline.fingerprint}), {pipeline.family.title}",
+        "device": f"{device_name(model.device)}, {_name(model.dtype)}, {pipeline.backend.title}",
+        **{name: part.name for name, part in parts.items() if part is not None},
+        "versions": f"dummyforcing {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+    }
+
+
+def zero_text(args: argparse.Namespace, folder: Path) -> bool:
+    """Where a checkpoint got no text: writes an embedding of zeros, the rows behind every prompt, and names it."""
+    if is_demo(args.model) or args.text_encoder is not None or args.text_embedding is not None:
+        return False
+    text_dim = read_checkpoint(args.model, args.family).info.geometry.text_dim
+    args.text_embedding = folder / "text.safetensors"
+    save_file({"text": torch.zeros(1, text_dim)}, args.text_embedding)
+    return True
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
