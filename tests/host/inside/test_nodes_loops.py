@@ -1,0 +1,80 @@
+"""Every family through the nodes gives what the core gives on its own modules: schedules, loops and policies alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+FRAMES = 15
+FILE = "self_forcing_tiny.safetensors"
+FAMILIES = (
+    "self_forcing", "causal_forcing_2step", "causvid", "krea_realtime", "rolling_forcing", "causal_forcing_long",
+)  # fmt: skip
+
+
+def alone(part: Any, files: Path, name: str, policy: Any, features: torch.Tensor) -> torch.Tensor:
+    """The core's loop over its own modules; latents in the model's space."""
+    loaded = part("dummyforcing_core.models.checkpoints").load_model(files / FILE, name)
+    shape = part("dummyforcing_core.geometry").LatentShape(1, 16, FRAMES, 8, 8)
+    noise = part("dummyforcing_core.noise").SeededNoise(3, shape, loaded.family.chunk_frames)
+    prompts = part("dummyforcing_core.prompts").PromptSchedule.constant(features)
+    denoise = part("dummyforcing_core.models.denoiser").WanDenoiser(loaded.model)
+    loop = part("dummyforcing_core.loops").loop_of(loaded.family)
+    chunks = loop(denoise, shape, loaded.family.schedule, prompts, policy, loaded.family, noise)
+    return torch.cat([chunk.latent for chunk in chunks], dim=2)
+
+
+@pytest.mark.filterwarnings("ignore:.*there is no VAE")
+@pytest.mark.parametrize("dummy", [False, True], ids=["dense", "dummy forcing"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_host_gives_what_the_core_gives(
+    part: Any, files: Path, call: Any, clip: Any, canvas: Any, conditioning: Any, name: str, dummy: bool
+) -> None:
+    policies = part("dummyforcing_core.policies")
+    family = part("dummyforcing_core.models.families").get_family(name)
+    model = call("DummyForcingLoadARModel", model=FILE, family=name).outputs[0]
+    policy = policies.SlidingWindow(family.default_window_frames, family.sink_frames)
+    if dummy:
+        policy = policies.DummyForcing()
+        model = call("DummyForcingApplyDummyForcing", model=model).outputs[0]
+    text = conditioning(1)
+    made = model.model.process_latent_in(clip(model, conditioning=text, latent=canvas(FRAMES)))
+    expected = alone(part, files, name, policy, text[0][0])
+    assert made.shape == expected.shape
+    assert float((made - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"start_latent": 1}, ("given start came", "Rolling Forcing")),
+        ({"latent": 14}, ("14 latent frames came", "15")),
+    ],
+)
+def test_what_rolling_windows_cannot_do_is_one_line(
+    call: Any, files: Path, stream: Any, canvas: Any, refused: Any, inputs: dict[str, int], words: tuple[str, ...]
+) -> None:
+    model = call("DummyForcingLoadARModel", model=FILE, family="rolling_forcing").outputs[0]
+    given = {"latent": canvas(FRAMES)} | {name: canvas(frames) for name, frames in inputs.items()}
+    refused(lambda: stream(model, **given), *words)
+
+
+def test_krea_encodes_stills_through_the_hosts_vae(
+    call: Any, files: Path, stream: Any, canvas: Any, tiny_vae: Any
+) -> None:
+    model = call("DummyForcingLoadARModel", model=FILE, family="krea_realtime").outputs[0]
+    seen: list[tuple[int, ...]] = []
+    encode = tiny_vae.encode
+    tiny_vae.encode = lambda pixels: seen.append(tuple(pixels.shape)) or encode(pixels)
+    try:
+        made = stream(model, latent=canvas(FRAMES), vae=tiny_vae)
+    finally:
+        del tiny_vae.encode
+    assert seen == [(1, 64, 64, 3)] * 3  # chunks 2, 3 and 4; the first has no context, the second keeps frame 0
+    assert "re-encoded" not in made.outputs[2]
+    plain = stream(model, latent=canvas(FRAMES))
+    assert "note: Krea Realtime 14B begins its context with a re-encoded pixel frame" in plain.outputs[2]
+    assert not torch.equal(made.outputs[0]["samples"], plain.outputs[0]["samples"])
