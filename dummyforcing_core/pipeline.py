@@ -26,6 +26,7 @@ from .models.wan_vae import WanVAE
 from .models.wan_vae_stream import WanVAEDecoder
 from .models.wan_vae_stream import encode as encode_video
 from .models.weight_files import read_header
+from .offload import offload_blocks, resident_bytes
 from .streaming import LatentPreview, StreamingDecoder
 
 Warn = Callable[[str], None]
@@ -65,6 +66,7 @@ def load_pipeline(
     text_encoder: Path | None = None,
     tokenizer: Path | None = None,
     prompts: Sequence[str] = (),
+    resident_blocks: int | None = None,
 ) -> Pipeline:
     """Loads the model called "demo" or a checkpoint file.
 
@@ -73,6 +75,7 @@ def load_pipeline(
     reads `prompts`, all that are known, before the model is loaded, and is gone then; any other prompt costs another
     pass. Their clips are decoded by `vae` (tiny ones cannot encode a start image), in tiles of `vae_tile` latent rows
     and columns if given, or as a rough preview without one. `warn` gets one line per thing the user should know.
+    resident_blocks: None keeps all weights on the device, a number those of so many blocks (offload.py).
     """
     began = time.perf_counter()
     if text_encoder is not None and text_embedding is not None:
@@ -92,7 +95,11 @@ def load_pipeline(
             config = read_checkpoint(model, family).info.geometry
             umt5 = TextEncoder(text_encoder, tokenizer, device, dtype, config.text_len, config.text_dim, warn)
             umt5.read(prompts)
-        loaded = load_model(model, family, device, dtype, lora)
+        loaded = load_model(model, family, device if resident_blocks is None else "cpu", dtype, lora)
+        if resident_blocks is not None:
+            offload_blocks(loaded.model, device, resident_blocks)
+            held = resident_bytes(loaded.model, resident_blocks) / 2**30
+            warn(f"{held:.2f} GiB of weights on {device}, the others come over layer by layer in every call")
     demo = loaded.family.name == DEMO
     new_decoder: Callable[[], StreamingDecoder] = LatentPreview
     encode_pixels: Callable[[Tensor], Tensor] | None = None

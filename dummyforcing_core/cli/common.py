@@ -44,6 +44,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, default=81, help="pixel frames, rounded up to 4n + 1 (default: 81)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)")
+    parser.add_argument(
+        "--offload",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="N",
+        help="keep the weights of all blocks but the first N (default: 0) in main memory; for Krea's 14B",
+    )
     parser.add_argument("--dtype", help=f"{', '.join(DTYPES)} (default: bf16 on a GPU, fp32 on the CPU)")
     parser.add_argument("--attention", default="auto", help="attention backend; `doctor` lists them (default: auto)")
 
@@ -135,6 +143,8 @@ def load(args: argparse.Namespace, prompts: Sequence[str] = ()) -> Pipeline:
     dtype = pick_dtype(args.dtype, device)
     if is_demo(args.model):
         _one_thread(device)
+    if args.offload is not None and args.model == DEMO:
+        raise DummyForcingError("--offload has no effect on the demo model; leave it out")
     if args.tokenizer and not args.text_encoder:
         raise DummyForcingError("--tokenizer has no effect here: --text-encoder is not given; leave it out")
     if args.vae_tile and not args.vae:
@@ -153,6 +163,7 @@ def load(args: argparse.Namespace, prompts: Sequence[str] = ()) -> Pipeline:
         args.text_encoder,
         args.tokenizer,
         prompts,
+        args.offload,
     )
 
 

@@ -102,7 +102,9 @@ class HostDenoiser:
         mixed = bool((sigma != sigma[:, :1]).any())
         level = torch.ones_like(sigma[:, 0]) if mixed else sigma[:, 0]  # the host knows one level per clip
         # No negative: a patch that turns off the host's shortcut for cfg 1 would have it read into the same cache.
-        self._guider.conds = {"positive": [self._conditions[id(context)]]}
+        # A window of chunks that speaks two prompts brings features of its own; the call is the host's all the same.
+        condition = self._conditions.get(id(context)) or next(iter(self._conditions.values()))
+        self._guider.conds = {"positive": [condition]}
         self._call = sigma, context, step
         try:
             x0 = self._guider(x, level.to(x), model_options=self._options, seed=self._seed)

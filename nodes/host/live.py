@@ -86,11 +86,11 @@ def live_view(node: str | None, chunks: int, steps: int, fps: int) -> Iterator["
         outcome = "stopped"
         raise
     finally:
-        if _running.get(view.node) is view:
-            del _running[view.node]
         view.close()
         _ended.clear()
         _ended[view.node] = view
+        if _running.get(view.node) is view:
+            del _running[view.node]
         view.send(running=False, outcome=outcome)
 
 

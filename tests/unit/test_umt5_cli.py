@@ -307,3 +307,20 @@ def test_a_tiny_decoder_in_place_of_the_vae(run, words, tmp_path: Path) -> None:
     tiled = run("generate", *words, "--vae", path, "--vae-tile", "8x8", "--prompt", PROMPT, "--out", tmp_path / "d.mp4")
     assert tiled.code == 2
     assert "--vae-tile came with a tiny decoder" in tiled.err
+
+
+def test_offloaded_blocks_make_the_same_clip(run, words, tmp_path: Path) -> None:
+    latents = []
+    for name, extra in (("whole", []), ("offloaded", ["--offload"]), ("partly", ["--offload", 1])):
+        out = tmp_path / f"{name}.safetensors"
+        result = run(
+            "generate", *words, *extra, "--prompt", PROMPT, "--out", tmp_path / f"{name}.mp4", "--save-latents", out
+        )
+        assert result.code == 0, result.err
+        assert ("come over layer by layer" in result.err) == bool(extra)
+        latents.append(latent(out))
+    assert torch.equal(latents[0], latents[1])
+    assert torch.equal(latents[0], latents[2])
+    refused = run("generate", *words, "--offload", 99, "--prompt", PROMPT, "--out", tmp_path / "x.mp4")
+    assert refused.code == 2
+    assert "99 resident blocks came" in refused.err

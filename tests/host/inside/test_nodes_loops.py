@@ -15,12 +15,15 @@ FAMILIES = (
 )  # fmt: skip
 
 
-def alone(part: Any, files: Path, name: str, policy: Any, features: torch.Tensor) -> torch.Tensor:
-    """The core's loop over its own modules; latents in the model's space."""
+def alone(
+    part: Any, files: Path, name: str, policy: Any, features: torch.Tensor, later: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The core's loop over its own modules; `later` speaks from frame 6 on. Latents in the model's space."""
     loaded = part("dummyforcing_core.models.checkpoints").load_model(files / FILE, name)
     shape = part("dummyforcing_core.geometry").LatentShape(1, 16, FRAMES, 8, 8)
     noise = part("dummyforcing_core.noise").SeededNoise(3, shape, loaded.family.chunk_frames)
-    prompts = part("dummyforcing_core.prompts").PromptSchedule.constant(features)
+    entries = ((0, features),) if later is None else ((0, features), (6, later))
+    prompts = part("dummyforcing_core.prompts").PromptSchedule(entries)
     denoise = part("dummyforcing_core.models.denoiser").WanDenoiser(loaded.model)
     loop = part("dummyforcing_core.loops").loop_of(loaded.family)
     chunks = loop(denoise, shape, loaded.family.schedule, prompts, policy, loaded.family, noise)
@@ -45,6 +48,23 @@ def test_the_host_gives_what_the_core_gives(
     expected = alone(part, files, name, policy, text[0][0])
     assert made.shape == expected.shape
     assert float((made - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+
+
+@pytest.mark.filterwarnings("ignore:.*there is no VAE")
+@pytest.mark.parametrize("name", ["self_forcing", "longlive", "krea_realtime", "rolling_forcing"])
+def test_prompts_switch_alike(
+    part: Any, files: Path, call: Any, clip: Any, canvas: Any, conditioning: Any, name: str
+) -> None:
+    policies = part("dummyforcing_core.policies")
+    family = part("dummyforcing_core.models.families").get_family(name)
+    model = call("DummyForcingLoadARModel", model=FILE, family=name).outputs[0]
+    first, second = conditioning(1), conditioning(2)
+    both = call("DummyForcingPromptAt", previous=first, next=second, seconds=1.5).outputs[0]
+    made = model.model.process_latent_in(clip(model, conditioning=both, latent=canvas(FRAMES)))
+    policy = policies.SlidingWindow(family.default_window_frames, family.sink_frames)
+    expected = alone(part, files, name, policy, first[0][0], second[0][0])
+    assert float((made - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+    assert not torch.equal(made, model.model.process_latent_in(clip(model, conditioning=first, latent=canvas(FRAMES))))
 
 
 @pytest.mark.parametrize(
