@@ -63,7 +63,7 @@ function liveView(node) {
 
   function end(outcome) {
     running = null;
-    button.disabled = true;
+    button.hidden = true;
     const writes = node.inputs?.some((input) => input.name === "vae" && input.link != null);
     line.textContent = endText(outcome, reached, writes);
   }
@@ -83,7 +83,7 @@ function liveView(node) {
       if (running !== null) return;
       const file = node.graph === rootGraph() ? undefined : output?.images?.[0];
       final = file !== undefined;
-      video.controls = button.hidden = final;
+      video.controls = final;
       line.textContent = "";
       play(final ? api.apiURL(`/view?${new URLSearchParams(file)}`) : null);
       if (final) this.place();
@@ -110,6 +110,7 @@ function elements() {
   line.setAttribute("aria-live", "polite");
   const button = document.createElement("button");
   button.type = "button";
+  button.hidden = true;
   button.textContent = "Finish now";
   button.title = "Ends after the current chunk; everything made so far goes on to the next nodes.";
   button.style.cssText =

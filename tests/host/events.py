@@ -128,17 +128,17 @@ class Listener:
                     raise TimeoutError(f"prompt {prompt_id} did not end in {timeout_s} s; it said {types}")
                 self._changed.wait(left)
 
-    def wait_for(self, event_type: str, timeout_s: float, prompt_id: str | None = None) -> Event:
-        """The first recorded event of a type, of one prompt if given; waits for it."""
+    def wait_for(self, event_type: str, timeout_s: float, **data: Any) -> Event:
+        """The first recorded event of a type whose data have these values (``prompt_id="..."``); waits for it."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while True:
                 for event in self._events:
-                    if event.type == event_type and prompt_id in (None, event.data.get("prompt_id")):
+                    if event.type == event_type and data.items() <= event.data.items():
                         return event
                 left = deadline - time.monotonic()
                 if left <= 0 or self._closed:
-                    raise TimeoutError(f"no {event_type} event in {timeout_s} s")
+                    raise TimeoutError(f"no {event_type} event with {data} in {timeout_s} s")
                 self._changed.wait(left)
 
     def close(self) -> None:

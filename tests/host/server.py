@@ -193,7 +193,7 @@ class ComfyServer:
 
     def wait_for(self, event_type: str, prompt_id: str, timeout_s: float = RUN_TIMEOUT_S) -> Event:
         """The first event of a type of a prompt that may still be running."""
-        return self.listener.wait_for(event_type, timeout_s, prompt_id)
+        return self.listener.wait_for(event_type, timeout_s, prompt_id=prompt_id)
 
     def interrupt(self, prompt_id: str | None = None) -> None:
         self.send("/interrupt", {"prompt_id": prompt_id} if prompt_id else {})

@@ -396,7 +396,7 @@ def test_finish_now_ends_the_clip_and_everything_goes_on(host: ComfyServer, clie
     prompt = long_demo(1)
     sampler = only(prompt, SAMPLER)
     prompt_id = host.post(prompt, listener=client)
-    client.wait_for("dummyforcing.chunk", 120)
+    client.wait_for("dummyforcing.chunk", 120, chunk=1)
     assert host.send("/dummyforcing/finish", {"node": sampler}) == {"node": sampler}
     run = client.follow(prompt_id, 120)
     assert run.outcome == "execution_success", run.error
@@ -408,8 +408,8 @@ def test_finish_now_ends_the_clip_and_everything_goes_on(host: ComfyServer, clie
     assert len(frames) == 12 * int(done[1]) - 3 and moves(frames)
     assert run.output(only(prompt, "PreviewAny"))["text"][0] == text
     told = [event.data for event in run.of_type("dummyforcing.chunk")]
-    assert [one["chunk"] for one in told if one["running"]] == [*range(1, int(done[1]) + 1)]
-    assert told[-1] == {"node": sampler, "running": False}
+    assert [one["chunk"] for one in told if one["running"]] == [*range(int(done[1]) + 1)]  # 0: it begins
+    assert told[-1] == {"node": sampler, "graph": "", "running": False, "outcome": "done"}
 
 
 def test_finishing_what_does_not_run_is_refused(host: ComfyServer) -> None:
@@ -421,7 +421,7 @@ def test_finishing_what_does_not_run_is_refused(host: ComfyServer) -> None:
 def test_cancel_leaves_the_playable_part_and_the_next_prompt_runs(host: ComfyServer, client: Listener) -> None:
     prompt = long_demo(2)
     prompt_id = host.post(prompt, listener=client)
-    client.wait_for("dummyforcing.chunk", 120)
+    client.wait_for("dummyforcing.chunk", 120, chunk=1)
     host.interrupt(prompt_id)
     run = client.follow(prompt_id, 120)
     assert run.outcome == "execution_interrupted"
@@ -429,6 +429,7 @@ def test_cancel_leaves_the_playable_part_and_the_next_prompt_runs(host: ComfySer
     assert part.name.endswith(".part.mp4") and str(part) in host.log_since_mark()
     frames, tags = video(part.read_bytes())
     assert len(frames) >= 9 and moves(frames) and posted(tags) == prompt
+    assert client.wait_for("dummyforcing.chunk", 120, running=False).data["outcome"] == "stopped"
 
     after = released("demo")
     after[only(after, SAMPLER)]["inputs"]["seed"] = 77

@@ -192,6 +192,7 @@ class ComfyPage:
                 if (workflows.activeWorkflow !== old) throw new Error("the old tab did not come back");
             }"""
         )
+        self._close_other_tabs()  # the next call's way back leads over the tab before
         self.frames()
 
     # ---- what it looks like

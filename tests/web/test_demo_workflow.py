@@ -50,7 +50,7 @@ def test_it_is_watched_finished_and_cancelled(page: ComfyPage, tmp_path: Path, n
     page.queue()
     wait_live(page, "s.open && s.line.startsWith('chunk')")
     page.server.interrupt()
-    wait_live(page, "s.disabled")
+    wait_live(page, "s.line.startsWith('stopped after') && !s.button")
     assert page.errors == []
 
 
