@@ -79,6 +79,7 @@ def compare_row(
         pipeline.family,
         SeededNoise(clip.seed, clip.shape, pipeline.family.chunk_frames, device),
         pipeline.backend.run,
+        pipeline.new_stills,
     )
     flops = plan.attention_flops(shape, clip.shape.frames - shape.pass_frames)
     return Row(clip.policy, plan, report, list(errors), flops)

@@ -1,11 +1,13 @@
 """The loop that a family is sampled by; all have rollout's arguments and yield its ChunkResult."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from .clip_memory import kv_shape, recaches
 from .geometry import LatentShape
 from .models.denoiser import Denoiser
 from .models.families import Family
+from .models.still_frame import StillFrames
 from .plan import KVShape
 from .prompts import PromptSchedule
 from .recompute import context_shape, recompute
@@ -17,9 +19,10 @@ Loop = Callable[..., Iterator[ChunkResult]]
 LOOPS: dict[str, Loop] = {"chunks": rollout, "rolling": rolling, "recompute": recompute}
 
 
-def loop_of(family: Family) -> Loop:
-    """The family's loop. "recompute" also takes `still`, which encodes a pixel frame of the clip (recompute.py)."""
-    return LOOPS[family.loop]
+def loop_of(family: Family, still: StillFrames | None = None) -> Loop:
+    """The family's loop for one clip. `still` encodes pixel frames of it, where a loop wants them (recompute.py)."""
+    loop = LOOPS[family.loop]
+    return partial(loop, still=still) if family.loop == "recompute" else loop
 
 
 def price_shape(

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .attention import Backend, choose
+from .context_latents import context_frames
 from .errors import CheckpointError
 from .models.checkpoints import LoadedModel, load_demo_model, load_model, read_checkpoint
 from .models.demo_assets import load_demo_codec
@@ -20,6 +21,7 @@ from .models.denoiser import WanDenoiser
 from .models.families import Family, get_family
 from .models.lora import Lora
 from .models.metadata import parse_metadata
+from .models.still_frame import DecodedStills, StillFrames
 from .models.tiny_vae import TinyDecoder, TinyStream
 from .models.umt5 import TextEncoder, padded
 from .models.wan_vae import WanVAE
@@ -50,6 +52,12 @@ class Pipeline:
     init_ms: float
     video_scale: int = 1
     encode_pixels: Callable[[Tensor], Tensor] | None = None
+
+    def new_stills(self) -> StillFrames | None:
+        """Pixel frames of one clip as stills, for a family whose loop wants them; None without an encoder."""
+        if self.family.loop != "recompute" or self.encode_pixels is None:
+            return None
+        return DecodedStills(self.new_decoder(), self.encode_pixels, context_frames(self.family))
 
 
 def load_pipeline(

@@ -14,6 +14,7 @@ from .head_programming import DUMMY, assign_roles
 from .loops import loop_of
 from .models.denoiser import Denoiser
 from .models.families import Family
+from .models.still_frame import NewStills, no_stills
 from .noise import SeededNoise
 from .plan import HeadMemory, HeadPlan
 from .policies.base import Policy, Setting
@@ -69,7 +70,11 @@ class ProfilePlan:
 
 
 def take_samples(
-    denoise: Denoiser, family: Family, clips: ProfilePlan, attend: AttentionFn = attention
+    denoise: Denoiser,
+    family: Family,
+    clips: ProfilePlan,
+    attend: AttentionFn = attention,
+    new_stills: NewStills = no_stills,
 ) -> Iterator[Sample]:
     """Scores of every pass that has neighbour frames, under the memory Dummy Forcing classifies with."""
     memory = HeadMemory(clips.sink_frames, clips.local_chunks * family.chunk_frames)
@@ -86,7 +91,7 @@ def take_samples(
 
             noise = SeededNoise(seed, clips.shape, family.chunk_frames, denoise.geometry.device)
             policy = Watching(memory, seen.append)
-            for chunk in loop_of(family)(
+            for chunk in loop_of(family, new_stills())(
                 denoise, clips.shape, family.schedule, prompts, policy, family, noise, watch=watch, attend=attend
             ):
                 for (where, step), observation in steps.items():

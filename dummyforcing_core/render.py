@@ -14,12 +14,10 @@ from torch import Tensor
 
 from . import __version__
 from .contact_sheet import ContactSheet
-from .context_latents import context_frames
 from .errors import OutputError
 from .geometry import FPS, SPATIAL, LatentShape, Span, chunk_spans, pixel_frames
 from .loops import loop_of, price_shape
 from .memory_use import MemoryUse
-from .models.still_frame import DecodedStills
 from .noise import SeededNoise
 from .pipeline import Pipeline
 from .plan import HeadPlan
@@ -151,10 +149,7 @@ def _timed_chunks(
 ) -> Iterator[tuple[ChunkResult, float]]:
     """(chunk, ms) pairs; the device is waited for, so the time is the chunk's own."""
     device = pipeline.denoiser.geometry.device
-    extra = {}
-    if pipeline.family.loop == "recompute" and pipeline.encode_pixels is not None:
-        extra["still"] = DecodedStills(pipeline.new_decoder(), pipeline.encode_pixels, context_frames(pipeline.family))
-    chunks = loop_of(pipeline.family)(
+    chunks = loop_of(pipeline.family, pipeline.new_stills())(
         pipeline.denoiser,
         clip.shape,
         pipeline.family.schedule,
@@ -166,7 +161,6 @@ def _timed_chunks(
         on_step=on_step,
         attend=pipeline.backend.run,
         steps=clip.steps,
-        **extra,
     )
     while True:
         began = time.perf_counter()

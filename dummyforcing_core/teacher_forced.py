@@ -1,30 +1,36 @@
 """Teacher-forced policy error: the same finished latents, the same noise, two memories.
 
-The primary measure of what a policy costs: no drift, no chaos, only what its heads no longer see.
+The primary measure of what a policy costs: no drift, no chaos, only what its heads no longer see. A family's own loop
+runs under both policies, with a denoiser that answers every denoising pass with the finished latents: whatever the
+order of its passes, the loop then goes along that clip, and what the network would have said is compared.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .attention import AttentionFn, attention
-from .clip_memory import ClipMemory
 from .geometry import LatentShape, Span
+from .loops import loop_of
 from .models.denoiser import Denoiser, Step
 from .models.families import Family
+from .models.still_frame import NewStills, no_stills
 from .noise import NoiseFn
 from .policies.base import Policy
 from .prompts import PromptSchedule
-from .schedule import Schedule, add_noise
+from .rollout import ChunkResult
+from .schedule import Schedule
 
 
 @dataclass(frozen=True, eq=False)
 class ChunkError:
-    """Relative L2 error of one chunk against the reference, averaged over the denoising steps.
+    """Relative L2 error of one chunk against the reference, averaged over its denoising passes.
 
-    velocity: of the network's output. heads (layers, heads): of every head's attention output.
+    velocity: of the network's output. heads (layers, heads): of every head's attention output. Where one pass denoises
+    several chunks, it counts whole, for its oldest one.
     """
 
     span: Span
@@ -43,47 +49,93 @@ def teacher_forced(
     family: Family,
     noise: NoiseFn,
     attend: AttentionFn = attention,
+    new_stills: NewStills = no_stills,
 ) -> Iterator[ChunkError]:
     """Errors of `policy` against `reference`, chunk by chunk, along finished latents (B, C, T, h, w).
 
-    Head errors include what earlier layers pass on; the first layer's are the head's own.
+    new_stills -- pixel frames of a clip as stills, for a loop that wants them (recompute.py)
+
+    Head errors include what earlier layers pass on; the first layer's are the head's own. The reference's head outputs
+    of one chunk wait in main memory: 0.4 GiB per pass over 3 frames of 480p in a 1.3B model.
     """
     shape = LatentShape(*latents.shape)
-    memories = [ClipMemory(denoise, shape, schedule, prompts, p, family, noise, attend) for p in (reference, policy)]
-    for span in memories[0].setting.spans:
-        latent = latents[:, :, span.start : span.stop]
-        velocity, heads = [], []
-        for memory in memories:
-            memory.begin(span)
-        told_levels = memories[0].told_levels(span)
-        for i, (sigma, told) in enumerate(zip(memories[0].levels(span), told_levels, strict=True)):
-            x = add_noise(latent, noise(i, span), sigma)
-            (x0, outputs), (other_x0, other_outputs) = (_step(memory, x, sigma, told, span) for memory in memories)
-            velocity.append(float((other_x0 - x0).norm() / (x - x0).norm()))
-            heads.append(_head_error(outputs, other_outputs))
-        yield ChunkError(span, sum(velocity) / len(velocity), torch.stack(heads).mean(0))
-        for memory in memories:
-            memory.commit(span, latent)
+    errors = _Errors(denoise.geometry.layers)
+
+    def along(forced: _Forced, policy: Policy) -> Iterator[ChunkResult]:
+        loop = loop_of(family, new_stills())
+        return loop(forced, shape, schedule, prompts, policy, family, noise, attend=attend, watch=forced.watch)
+
+    first = along(_Forced(denoise, latents, errors.expect_heads, errors.expect), reference)
+    second = along(_Forced(denoise, latents, errors.compare_heads, errors.compare), policy)
+    for chunk, _ in zip(first, second, strict=True):
+        yield errors.of_chunk(chunk.span)
 
 
-def _step(memory: ClipMemory, x: Tensor, sigma: float, told: float, span: Span) -> tuple[Tensor, list[Tensor]]:
-    outputs: list[Tensor] = []
-    cache = memory.cache
-    cache.begin(span.start, span.frames)
-    cache.on_output = lambda layer, out: outputs.append(out)
-    try:
-        levels = torch.full((x.shape[0], span.frames), sigma)
-        x0 = memory.denoise(x, levels, memory.prompts.at(span.start), Step(cache, told=told))
-    finally:
-        cache.on_output = None
-    assert x0 is not None
-    return x0, outputs
+class _Errors:
+    """Queues of what passes under the reference gave; passes under the policy empty them in the same order."""
+
+    def __init__(self, layers: int):
+        self._layers = layers
+        self._expected_heads: deque[Tensor] = deque()
+        self._expected: deque[Tensor] = deque()
+        self._heads: list[Tensor] = []
+        self._velocities: list[float] = []
+
+    def expect_heads(self, layer: int, out: Tensor) -> None:
+        """Attention outputs (B, L, H, D) of a layer."""
+        self._expected_heads.append(out.cpu())
+
+    def expect(self, velocity: Tensor) -> None:
+        self._expected.append(velocity)
+
+    def compare_heads(self, layer: int, out: Tensor) -> None:
+        expected = self._expected_heads.popleft().to(out.device)
+        self._heads.append(_norms(out - expected) / _norms(expected).clamp_min(1e-12))
+
+    def compare(self, velocity: Tensor) -> None:
+        expected = self._expected.popleft()
+        self._velocities.append(float((velocity - expected).norm() / expected.norm()))
+
+    def of_chunk(self, span: Span) -> ChunkError:
+        """The mean over the passes since the last call."""
+        assert not self._expected
+        heads = torch.stack(self._heads).unflatten(0, (-1, self._layers)).mean(0).cpu()
+        velocity = sum(self._velocities) / len(self._velocities)
+        self._heads, self._velocities = [], []
+        return ChunkError(span, velocity, heads)
 
 
-def _head_error(outputs: list[Tensor], others: list[Tensor]) -> Tensor:
-    """(layers, heads) relative L2 between outputs (B, L, H, D) of every layer."""
-    rows = [_norms(other - out) / _norms(out).clamp_min(1e-12) for out, other in zip(outputs, others, strict=True)]
-    return torch.stack(rows).cpu()
+class _Forced:
+    """A denoiser that answers denoising passes with the clip's finished latents, and tells what the network said."""
+
+    def __init__(
+        self,
+        denoise: Denoiser,
+        latents: Tensor,
+        on_heads: Callable[[int, Tensor], None],
+        on_velocity: Callable[[Tensor], None],
+    ):
+        self.geometry, self.time_signal = denoise.geometry, denoise.time_signal
+        self._denoise, self._latents = denoise, latents
+        self._on_heads, self._on_velocity = on_heads, on_velocity
+        self._span: Span | None = None  # of the denoising pass that comes next
+
+    def watch(self, span: Span, step: int) -> None:
+        """The loop tells of denoising passes only, so that clean ones go through as they are."""
+        self._span = span
+
+    def __call__(self, x: Tensor, sigma: Tensor, context: Tensor, step: Step) -> Tensor | None:
+        span, self._span = self._span, None
+        if span is None:
+            return self._denoise(x, sigma, context, step)
+        step.cache.on_output = self._on_heads
+        try:
+            x0 = self._denoise(x, sigma, context, step)
+        finally:
+            step.cache.on_output = None
+        assert x0 is not None
+        self._on_velocity((x - x0) / sigma.to(x)[:, None, :, None, None])
+        return self._latents[:, :, span.start : span.start + x.shape[2]]
 
 
 def _norms(x: Tensor) -> Tensor:

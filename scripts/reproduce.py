@@ -74,7 +74,6 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """The command line; sizes and lengths are the tables' own."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add_run_arguments(parser)
-    parser.set_defaults(frames=None)
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt per line (default: three of its own)")
     parser.add_argument("--smoke", action="store_true", help="short clips; its figures mean nothing")
     parser.add_argument("--vbench-dense", type=Path, nargs="+", default=[], metavar="FILE", help="VBench's results")
@@ -217,7 +216,7 @@ def heads(pipeline: Pipeline, texts: Sequence[str], seed: int, size: tuple[int, 
     """Shares and overlaps of section 3."""
     prompts = [PromptSchedule.constant(pipeline.encode(text)) for text in texts]
     plan = ProfilePlan(prompts, [seed], LatentShape.of_pixels(*size, pixel_frames(HEAD_LATENTS)))
-    samples = list(take_samples(pipeline.denoiser, pipeline.family, plan, pipeline.backend.run))
+    samples = list(take_samples(pipeline.denoiser, pipeline.family, plan, pipeline.backend.run, pipeline.new_stills))
     model = pipeline.denoiser.geometry
     share = float(current_share(HeadScores.mean([sample.scores for sample in samples])).mean())
     return {"current share": share, **overlaps(samples, round(RATIO * model.layers * model.heads))}

@@ -25,8 +25,8 @@ ACCELERATORS = ("cuda", "xpu", "mps")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every command that samples takes."""
+def add_run_arguments(parser: argparse.ArgumentParser, frames: str = "81") -> None:
+    """What every command that samples takes; `frames` is what the help says of a clip without --frames."""
     parser.add_argument("--model", default="demo", help='"demo" or a checkpoint file (default: demo)')
     parser.add_argument("--family", help=f"how the checkpoint was trained: {', '.join(FAMILIES)}")
     parser.add_argument("--lora", type=Path, metavar="FILE", help="adapter to merge into the checkpoint (LongLive)")
@@ -41,7 +41,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=size, metavar="WxH", help="pixels, multiples of 16 (default: 64x64 for the demo)"
     )
-    parser.add_argument("--frames", type=int, default=81, help="pixel frames, rounded up to 4n + 1 (default: 81)")
+    parser.add_argument("--frames", type=int, help=f"pixel frames, rounded up to 4n + 1 (default: {frames})")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)")
     parser.add_argument(
@@ -124,12 +124,12 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def clip_shape(args: argparse.Namespace) -> LatentShape:
-    """Latents of the clip that --size and --frames describe."""
+def clip_shape(args: argparse.Namespace, default_frames: int = 81) -> LatentShape:
+    """Latents of the clip that --size and --frames describe, of `default_frames` pixel frames without --frames."""
     width, height = shown_size(args)
     if (width, height) in SIZES.values():
         width, height = (-(-side // 16) * 16 for side in (width, height))
-    return LatentShape.of_pixels(width, height, args.frames)
+    return LatentShape.of_pixels(width, height, default_frames if args.frames is None else args.frames)
 
 
 def shown_size(args: argparse.Namespace) -> tuple[int, int]:

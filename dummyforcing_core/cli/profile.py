@@ -6,7 +6,7 @@ from typing import Any
 
 from ..contact_sheet import save_png
 from ..errors import DummyForcingError
-from ..geometry import LatentShape
+from ..geometry import LatentShape, pixel_frames
 from ..head_map import head_map
 from ..head_programming import ROLES, assign_roles
 from ..pipeline import Pipeline
@@ -53,14 +53,14 @@ def run(args: argparse.Namespace) -> int:
     pipeline = load(args, lines)
     prompts = [PromptSchedule.constant(pipeline.encode(line)) for line in lines]
     clips = ProfilePlan(prompts, range(args.seed, args.seed + args.seeds), shape, args.local_chunks)
-    samples = list(take_samples(pipeline.denoiser, pipeline.family, clips, pipeline.backend.run))
+    samples = list(take_samples(pipeline.denoiser, pipeline.family, clips, pipeline.backend.run, pipeline.new_stills))
     if not samples:
         raise DummyForcingError("the clips are too short: no chunk had neighbour frames to score; use more --frames")
     profile = HeadProfile(
         HeadScores.mean([sample.scores for sample in samples]),
         pipeline.family.name,
         pipeline.fingerprint,
-        {"prompts": len(lines), "seeds": args.seeds, "frames": args.frames, "samples": len(samples)},
+        {"prompts": len(lines), "seeds": args.seeds, "frames": pixel_frames(shape.frames), "samples": len(samples)},
     )
     roles = [[ROLES[role] for role in row] for row in assign_roles(profile.scores.mass, _dummies(pipeline))]
     print(summary(profile.scores, samples, _dummies(pipeline)))

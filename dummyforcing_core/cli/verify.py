@@ -31,7 +31,7 @@ from ..video import write_atomic
 from .common import add_run_arguments, clip_shape, load, make_folder, pick_device, read_prompts, shown_size
 from .generate import make_clip
 
-FRAMES = 45  # 12 latents: four chunks of three, two of them after the heads are sorted
+LATENTS = 12  # four chunks of three, two of them after the heads are sorted
 CPU_SIZE = (128, 128)
 RATIO = 0.5
 DEMO_PROMPTS = (
@@ -49,8 +49,8 @@ PROMPTS = (
 def add_parser(subparsers: Any) -> None:
     """Adds the `verify` command."""
     parser = subparsers.add_parser("verify", help="one PASS / FAIL page on a checkpoint")
-    add_run_arguments(parser)
-    parser.set_defaults(frames=FRAMES, run=run)
+    add_run_arguments(parser, frames="45, in rolling windows more")
+    parser.set_defaults(run=run)
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt per line (default: three of its own)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the page as Markdown (.md)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
@@ -77,8 +77,8 @@ def verify(args: argparse.Namespace) -> Page:
         get_family(args.family)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; name a checkpoint with --model, or demo")
-    shape = _shape(args)
-    page = Page(f"Verification of {DEMO if args.model == DEMO else path.name}", {"clip": _clip_line(args, shape)})
+    shape = _shape(args, LATENTS)
+    page = Page(f"Verification of {DEMO if args.model == DEMO else path.name}")
     try:
         weights = read_checkpoint(path, DEMO if args.model == DEMO else args.family)
     except CheckpointError as error:
@@ -92,6 +92,9 @@ def verify(args: argparse.Namespace) -> Page:
     if page.verdict == "FAIL":
         page.add("clips", "not made: the weights are damaged")
         return page
+    # A family that denoises a whole window together gets two chunks more, as the others do.
+    shape = _shape(args, max(LATENTS, weights.family.pass_frames + 2 * weights.family.chunk_frames))
+    page.conditions["clip"] = _clip_line(args, shape)
     del weights
     with tempfile.TemporaryDirectory() as folder:
         _check_clips(page, args, shape, Path(folder))
@@ -116,7 +119,7 @@ def _check_clips(page: Page, args: argparse.Namespace, shape: LatentShape, folde
         "text features", f"{len(texts)} prompts, {alike} pairs alike", "finite, no pair alike", finite and not alike
     )
     plan = ProfilePlan([PromptSchedule.constant(f) for f in features], [args.seed], shape)
-    samples = list(take_samples(pipeline.denoiser, pipeline.family, plan, pipeline.backend.run))
+    samples = list(take_samples(pipeline.denoiser, pipeline.family, plan, pipeline.backend.run, pipeline.new_stills))
     model = pipeline.denoiser.geometry
     check_heads(page, samples, round(RATIO * model.layers * model.heads))
     try:
@@ -162,11 +165,11 @@ def _family(args: argparse.Namespace, path: Path, weights: Weights) -> tuple[str
     return f"{title}, guessed from the file's name", "tensors cannot tell; --family settles it", None
 
 
-def _shape(args: argparse.Namespace) -> LatentShape:
-    """The clip's shape; a checkpoint on a CPU gets a small one unless --size says otherwise."""
+def _shape(args: argparse.Namespace, latents: int) -> LatentShape:
+    """The clip's shape, of `latents` frames unless --frames says otherwise; a checkpoint on a CPU gets a small size."""
     if args.size is None and not is_demo(args.model) and pick_device(args.device).type == "cpu":
         args.size = CPU_SIZE
-    return clip_shape(args)
+    return clip_shape(args, pixel_frames(latents))
 
 
 def _clip_line(args: argparse.Namespace, shape: LatentShape) -> str:

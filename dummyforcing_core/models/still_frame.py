@@ -35,6 +35,14 @@ class StillFrames(Protocol):
         ...
 
 
+NewStills = Callable[[], StillFrames | None]
+
+
+def no_stills() -> StillFrames | None:
+    """Where there is no VAE."""
+    return None
+
+
 class DecodedStills:
     """Decodes the clip beside the loop, with a decoder of its own, and keeps one pixel frame per latent frame.
 

@@ -181,8 +181,7 @@ def stream(session: Session, clip: Clip) -> Tensor:
         clip.on_step(span, step)
 
     free_for(session, policy, clip)
-    extra = {"still": clip.still} if session.family.loop == "recompute" else {}
-    chunks = loop_of(session.family)(
+    chunks = loop_of(session.family, clip.still)(
         session.denoise,
         clip.shape,
         session.schedule,
@@ -194,7 +193,6 @@ def stream(session: Session, clip: Clip) -> Tensor:
         on_step=on_step,
         attend=session.attend,
         steps=clip.steps,
-        **extra,
     )
     try:
         for chunk in chunks:

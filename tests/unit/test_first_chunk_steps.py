@@ -80,7 +80,7 @@ def test_the_policy_error_is_measured_at_the_levels_of_each_chunk(denoise: Level
     errors = list(teacher_forced(denoise, latents, family.schedule, PROMPTS, Full(), Full(), family, noise))
     assert [error.velocity for error in errors] == [0.0, 0.0, 0.0]
     levels = [level for level in denoise.seen if level]
-    assert levels == [level for level in [*FIRST, 1.0, 1.0] for _ in range(2)]
+    assert levels == [level for chunk in (FIRST, [1.0], [1.0]) for _ in range(2) for level in chunk]
 
 
 def test_the_clean_pass_has_noise_of_its_own_under_context_noise(denoise: Levels) -> None:

@@ -12,6 +12,7 @@ from dummyforcing_core.attention import reference
 from dummyforcing_core.clip_memory import clean_pass, new_cache
 from dummyforcing_core.comparison import Row
 from dummyforcing_core.geometry import LatentShape
+from dummyforcing_core.loops import loop_of
 from dummyforcing_core.models.denoiser import Step, WanDenoiser
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.models.wan import CausalWan, WanConfig
@@ -21,7 +22,7 @@ from dummyforcing_core.policies import DummyForcing, Full, Policy, SlidingWindow
 from dummyforcing_core.prompts import PromptSchedule
 from dummyforcing_core.report import RunReport
 from dummyforcing_core.rollout import rollout
-from dummyforcing_core.schedule import Schedule
+from dummyforcing_core.schedule import Schedule, add_noise
 from dummyforcing_core.teacher_forced import ChunkError, teacher_forced
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -80,6 +81,84 @@ def test_both_memories_recache_on_a_switch_as_the_rollout_does(monkeypatch: pyte
     assert [frames for frames in passes if len(frames) > 3] == [range(3, 9)] * 2
 
 
+def rolled(**more) -> Family:
+    return replace(FAMILY, loop="rolling", window_frames=12, sink_frames=3, **more)
+
+
+def recomputed(**more) -> Family:
+    return replace(FAMILY, loop="recompute", window_frames=6, **more)
+
+
+NO_VAE = pytest.mark.filterwarnings("ignore:.*there is no VAE")
+
+
+@NO_VAE
+@pytest.mark.parametrize("family", [rolled(), recomputed(), recomputed(sink_frames=1)])
+def test_other_loops_go_along_the_given_latents_under_both_policies(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passes are those of the family's own loop; what they read is the given clip, noised to their levels."""
+    seen: list[tuple[list[int], list[float], Tensor]] = []
+    model = denoiser()
+    velocity = model.velocity
+
+    def noted(x: Tensor, sigma: Tensor, context: Tensor, step: Step) -> Tensor | None:
+        seen.append((list(step.cache.query_frames), [round(level, 1) for level in sigma[0].tolist()], x))
+        return velocity(x, sigma, context, step)
+
+    monkeypatch.setattr(model, "velocity", noted)
+    for policy in (FULL, DummyForcing()):
+        list(loop_of(family)(model, SHAPE, SCHEDULE, PROMPTS, policy, family, NOISE))
+    own = sorted(places[:2] for places in seen)
+    seen.clear()
+    found = list(teacher_forced(model, latents(), SCHEDULE, PROMPTS, DummyForcing(), FULL, family, NOISE))
+    assert [e.span.start for e in found] == [0, 3, 6, 9]
+    assert sorted(places[:2] for places in seen) == own and len(own) > 2 * 4 * len(SCHEDULE)
+    at_level = {0.0: latents()}
+    for i, level in enumerate(SCHEDULE.sigmas):
+        drawn = torch.cat([NOISE(i, e.span) for e in found], dim=2)
+        at_level[level] = add_noise(latents(), drawn, level)
+    for _, levels, x in seen:
+        for frame, level in zip(x.split(1, dim=2), levels, strict=True):
+            assert (at_level[level] - frame).abs().amax((0, 1, 3, 4)).min() < 1e-6
+    assert found[3].velocity > 1e-4 and found[3].heads.max() > 1e-2
+
+
+@NO_VAE
+@pytest.mark.parametrize("family", [rolled(), recomputed(), recomputed(sink_frames=1)])
+@pytest.mark.parametrize("policy", [FULL, SlidingWindow(6, 1), DummyForcing()])
+def test_other_loops_have_no_error_against_themselves(family: Family, policy: Policy) -> None:
+    found = list(teacher_forced(denoiser(), latents(), SCHEDULE, PROMPTS, policy, policy, family, NOISE))
+    assert [e.velocity for e in found] == [0] * 4 and not any(e.heads.any() for e in found)
+
+
+@NO_VAE
+def test_each_memory_has_stills_of_its_own() -> None:
+    class Stills:
+        def __init__(self) -> None:
+            self.pushed = 0
+
+        def push(self, latents: Tensor) -> None:
+            self.pushed += latents.shape[2]
+
+        def at(self, frame: int) -> Tensor:
+            return torch.zeros(1, 16, 1, 4, 4)
+
+    made: list[Stills] = []
+
+    def new_stills() -> Stills:
+        made.append(Stills())
+        return made[-1]
+
+    def velocity(**stills) -> float:
+        window = SlidingWindow(5, 0)
+        found = teacher_forced(denoiser(), latents(), SCHEDULE, PROMPTS, window, FULL, recomputed(), NOISE, **stills)
+        return list(found)[-1].velocity
+
+    assert velocity(new_stills=new_stills) != velocity()
+    assert [one.pushed for one in made] == [9, 9]
+
+
 @pytest.mark.parametrize("window", [SlidingWindow(12, 0), SlidingWindow(12, 3), SlidingWindow(30, 5)])
 def test_a_window_that_covers_the_clip_has_none_either(window: Policy) -> None:
     for e in errors(window):
@@ -124,13 +203,13 @@ def test_a_first_layer_head_that_keeps_everything_has_no_error_of_its_own(chunk:
 
 def test_errors_are_relative_l2_of_velocity_and_head_outputs() -> None:
     """Written out for the first denoising step alone, chunk 1 of a window without history."""
-    one_step = Schedule((0.8,))
+    one_step = Schedule((1.0,))
     found = list(
         teacher_forced(denoiser(), latents(), one_step, PROMPTS, SlidingWindow(3, 0), FULL, FAMILY, NOISE, reference)
     )[1]
     outputs = {}
     spans = [e.span for e in errors(FULL)]
-    x = 0.2 * latents()[:, :, 3:6] + 0.8 * NOISE(0, spans[1])
+    x = NOISE(0, spans[1])
     with torch.inference_mode():
         for policy in (FULL, SlidingWindow(3, 0)):
             memory = new_cache(denoiser(), SHAPE, policy, FAMILY, reference)
@@ -138,7 +217,7 @@ def test_errors_are_relative_l2_of_velocity_and_head_outputs() -> None:
             memory.begin(3, 3)
             heads = []
             memory.on_output = lambda layer, out, heads=heads: heads.append(out)
-            velocity = denoiser().velocity(x, torch.full((1, 3), 0.8), PROMPTS.at(3), Step(memory))
+            velocity = denoiser().velocity(x, torch.ones(1, 3), PROMPTS.at(3), Step(memory))
             outputs[policy.name] = velocity, torch.stack(heads)
     (v, h), (other_v, other_h) = outputs["full"], outputs["window"]
     assert found.velocity == pytest.approx(float((other_v - v).norm() / v.norm()), rel=1e-3)

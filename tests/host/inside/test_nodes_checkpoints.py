@@ -121,9 +121,17 @@ def with_image_channels(weights: Weights) -> dict[str, Tensor]:
     return {**weights, "patch_embedding.weight": torch.cat([patch, patch, patch[:, :4]], 1)}
 
 
+def of_wan_2_2(weights: Weights) -> dict[str, Tensor]:
+    """48 latent channels, as Wan2.2 5B and LongLive 2.0 have."""
+    patch, head = weights["patch_embedding.weight"], weights["head.head.weight"]
+    wide = {"patch_embedding.weight": torch.cat([patch] * 3, 1), "head.head.weight": torch.cat([head] * 3)}
+    return {**weights, **wide, "head.head.bias": torch.zeros(192)}
+
+
 @pytest.mark.parametrize(
     "spoil, words",
     [
+        (of_wan_2_2, ["Wan2.2 5B", "LongLive 2.0", "48 channels"]),
         (lora_names, ["LoRA"]),
         (with_image_channels, ["36", "image-to-video"]),
         (lambda w: {k: v for k, v in w.items() if not k.startswith("blocks.0.")}, ["blocks.0"]),
@@ -133,7 +141,7 @@ def with_image_channels(weights: Weights) -> dict[str, Tensor]:
         (lambda w: {**w, "vace_blocks.0.before_proj.weight": torch.zeros(256, 256)}, ["vace"]),
         (lambda w: {**w, "img_emb.proj.1.weight": torch.zeros(256, 1280)}, ["image-to-video"]),
     ],
-    ids=["lora", "i2v", "half", "one missing", "one wrong", "sd", "vace", "clip vision"],
+    ids=["wan 2.2", "lora", "i2v", "half", "one missing", "one wrong", "sd", "vace", "clip vision"],
 )
 def test_other_files_are_refused_in_one_line_with_their_name(
     ar_model: Any, weights: Weights, saved: Any, refused: Any, spoil: Any, words: list[str]
