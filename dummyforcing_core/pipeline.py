@@ -24,6 +24,7 @@ from .models.metadata import parse_metadata
 from .models.still_frame import DecodedStills, StillFrames
 from .models.tiny_vae import TinyDecoder, TinyStream
 from .models.umt5 import TextEncoder, padded
+from .models.wan_geometry import size_doubt
 from .models.wan_vae import WanVAE
 from .models.wan_vae_stream import WanVAEDecoder
 from .models.wan_vae_stream import encode as encode_video
@@ -108,6 +109,8 @@ def load_pipeline(
             offload_blocks(loaded.model, device, resident_blocks)
             held = resident_bytes(loaded.model, resident_blocks) / 2**30
             warn(f"{held:.2f} GiB of weights on {device}, the others come over layer by layer in every call")
+    if doubt := size_doubt(loaded.model.config, loaded.family):
+        warn(doubt)
     demo = loaded.family.name == DEMO
     new_decoder: Callable[[], StreamingDecoder] = LatentPreview
     encode_pixels: Callable[[Tensor], Tensor] | None = None

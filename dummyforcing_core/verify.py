@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .comparison import Row
 from .models.wan import WanConfig
+from .models.wan_geometry import size_of
 from .profiling import CURRENT_MASS, PAPER_CURRENT_SHARE, PAPER_OVERLAP, Sample, current_share, overlaps
 from .report import RunReport
 from .scoring import HeadScores
@@ -24,7 +25,6 @@ VERSION = 1
 MASS_TOLERANCE = 1e-3
 WORST_VELOCITY_ERROR = 1.0  # relative L2: as far off as predicting nothing at all
 SAME = 1e-3  # relative L2 of a computation repeated on one device; 0 where its kernels are deterministic
-KNOWN_SIZES = {(1536, 8960, 12, 30): "Wan2.1 1.3B", (5120, 13824, 40, 40): "Wan2.1 14B"}
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,12 @@ def _cell(value: object) -> str:
 
 def check_tensors(page: Page, tensors: Mapping[str, Tensor], config: WanConfig) -> None:
     """Geometry and values; tensors under official names, complete (read_checkpoint saw to that)."""
-    size = KNOWN_SIZES.get((config.dim, config.ffn_dim, config.num_heads, config.num_layers), "a size of its own")
+    size = size_of(config)
+    named = f"Wan2.1 {size}" if size else "a size of its own"
     numbers = sum(tensor.numel() for tensor in tensors.values())
     expected = 15 + 27 * config.num_layers
     page.add("tensors", f"{len(tensors)}, {numbers / 1e6:,.1f} M numbers", f"{expected}", len(tensors) == expected)
-    page.add("geometry", f"{config.num_layers} layers x {config.num_heads} heads, dim {config.dim}: {size}")
+    page.add("geometry", f"{config.num_layers} layers x {config.num_heads} heads, dim {config.dim}: {named}")
     broken: list[str] = []
     empty: list[str] = []
     largest, where = 0.0, ""

@@ -19,6 +19,7 @@ from ..models import checkpoints
 from ..models.checkpoints import Weights, read_checkpoint
 from ..models.families import Family, get_family
 from ..models.metadata import parse_metadata
+from ..models.wan_geometry import size_doubt
 from ..models.weight_files import read_header
 from ..pipeline import DEMO, Pipeline, is_demo
 from ..policies import DummyForcing, Full, Policy, SlidingWindow
@@ -158,6 +159,8 @@ def own_memory(family: Family) -> Policy:
 def _family(args: argparse.Namespace, path: Path, weights: Weights) -> tuple[str, str, bool | None]:
     """(measured, expected, verdict) of where the family comes from; only a file that says so itself is a PASS."""
     title = f"{weights.family.name} ({weights.family.title})"
+    if doubt := size_doubt(weights.info.geometry, weights.family):
+        return title, doubt, None
     if parse_metadata(read_header(path)).family:
         return f"{title}, stated by the file", "stated by the file", True
     if args.family:

@@ -14,6 +14,7 @@ class Family:
     """How a checkpoint was trained to be sampled. Lengths in latent frames.
 
     warped -- whether `steps` are warped by `shift`; False: they are timesteps of the shifted table as they stand
+    size   -- of the Wan2.1 that it was made of
     loop   -- "chunks": one after the other, each committed to the cache (rollout.py); "rolling": a window of chunks at
               rising noise is denoised together (rolling.py); "recompute": the cache is made anew before every chunk
               from the newest latents (recompute.py)
@@ -33,6 +34,7 @@ class Family:
     containers: tuple[str, ...] = ("generator_ema", "generator", "model", "state_dict")  # first present wins
     first_steps: tuple[float, ...] | None = None  # of the first generated chunk, where it takes more
     warped: bool = True
+    size: str = "1.3B"
     loop: Literal["chunks", "rolling", "recompute"] = "chunks"
 
     @property
@@ -59,6 +61,7 @@ FAMILIES: dict[str, Family] = {
             "demo",
             "Bundled demo model (synthetic shapes)",
             "this repository, demo/",
+            size="",
             window_frames=12,
             sink_frames=3,
         ),
@@ -103,6 +106,7 @@ FAMILIES: dict[str, Family] = {
             "krea_realtime",
             "Krea Realtime 14B",
             "krea-ai/realtime-video",
+            size="14B",
             steps=(1000, 937.5, 833.333, 625, 0),
             warped=False,
             window_frames=6,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .families import Family
 from .metadata import Stated
 from .names import listing
 from .wan import WanConfig
@@ -15,6 +16,7 @@ from .wan import WanConfig
 HEAD_DIM = 128
 READABLE = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
 FIX = "get the complete file of one Wan2.1 autoregressive text-to-video checkpoint"
+SIZES = {(1536, 8960, 12, 30): "1.3B", (5120, 13824, 40, 40): "14B"}  # dim, ffn_dim, heads, layers
 _LAYER = re.compile(r"blocks\.(\d{1,6})\.")
 
 # The tensors that carry the geometry: name -> their axes.
@@ -71,6 +73,19 @@ def geometry(tensors: Mapping[str, Tensor], stated: Stated | None = None) -> Wan
             "a model of other heads needs num_heads in its metadata (save_model writes it)"
         )
     return WanConfig(**{**said, **read, "num_heads": heads})
+
+
+def size_of(config: WanConfig) -> str | None:
+    """Which Wan2.1 has this geometry, "1.3B" or "14B"; None: neither."""
+    return SIZES.get((config.dim, config.ffn_dim, config.num_heads, config.num_layers))
+
+
+def size_doubt(config: WanConfig, family: Family) -> str:
+    """A line about a file that is of another size than its family's checkpoints are; "" if there is no doubt."""
+    size = size_of(config)
+    if size in (None, family.size):
+        return ""
+    return f"the file is a Wan2.1 {size}, which {family.title} is not: unless it was trained so, pick its own family"
 
 
 def _layers(tensors: Mapping[str, Tensor]) -> int:

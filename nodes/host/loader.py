@@ -16,7 +16,7 @@ from ...dummyforcing_core.models.lora import Lora
 from ...dummyforcing_core.models.metadata import HOST_CONFIG, parse_metadata, resolve_family
 from ...dummyforcing_core.models.names import official_names, refuse_foreign
 from ...dummyforcing_core.models.wan import WanConfig
-from ...dummyforcing_core.models.wan_geometry import HEAD_DIM, check_tensors, geometry
+from ...dummyforcing_core.models.wan_geometry import HEAD_DIM, check_tensors, geometry, size_doubt
 from ...dummyforcing_core.models.weight_files import open_container, read_weights
 from ...dummyforcing_core.pipeline import DEMO
 from .settings import with_settings
@@ -81,6 +81,9 @@ def _load(path: str, family: str | None, weight_dtype: str, disable_dynamic: boo
         "chosen in Load AR Model" if family else f"{'the metadata' if stated.family else 'the name'} of {file.name}"
     )
     logging.info("Dummy Forcing: %s is of family %s (%s)", file.name, row.name, source)
+    if doubt := size_doubt(config, row):
+        logging.warning("Dummy Forcing: %s: %s", file.name, doubt)
+        source = f"{source}; {doubt}"
     return with_settings(model, family=row, known_from=source, fingerprint=mark)
 
 

@@ -1,12 +1,18 @@
 """Noise levels of every family, against the table that the public code reads them from."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from dummyforcing_core.errors import CheckpointError
+from dummyforcing_core.models import wan_geometry
 from dummyforcing_core.models.families import FAMILIES, get_family
 from dummyforcing_core.models.sources import SOURCES
+from dummyforcing_core.models.wan import WanConfig
+from dummyforcing_core.models.wan_geometry import size_doubt
 from dummyforcing_core.schedule import nearest_sigma, sigma_table
 
 
@@ -47,3 +53,33 @@ def test_the_oracle_knows_the_published_levels() -> None:
 def test_what_cannot_be_run_is_no_family(name: str) -> None:
     with pytest.raises(CheckpointError, match=f"unknown model family '{name}'"):
         get_family(name)
+
+
+SMALL = WanConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30)
+LARGE = WanConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_file_of_another_size_than_its_familys_is_doubted(name: str) -> None:
+    family = get_family(name)
+    doubts = {size: size_doubt(config, family) for size, config in (("1.3B", SMALL), ("14B", LARGE))}
+    for size, doubt in doubts.items():
+        assert bool(doubt) is (size not in family.title)
+        if doubt:
+            assert f"Wan2.1 {size}" in doubt and family.title in doubt
+    assert not size_doubt(replace(SMALL, num_layers=4), family)  # neither: a model of somebody's own
+
+
+def test_the_command_line_says_so_and_goes_on(
+    run, checkpoint: Path, embedding: Path, tiny_config: WanConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    c = tiny_config
+    monkeypatch.setitem(wan_geometry.SIZES, (c.dim, c.ffn_dim, c.num_heads, c.num_layers), "14B")
+    words = "--size", "16x16", "--frames", 9, "--device", "cpu", "--text-embedding", embedding
+    result = run("generate", "--model", checkpoint, "--family", "self_forcing", "--prompt", "x", *words,
+                 "--out", tmp_path / "x.mp4")  # fmt: skip
+    assert result.code == 0
+    assert "warning: the file is a Wan2.1 14B, which Self-Forcing 1.3B is not" in result.err
+    page = run("verify", "--model", checkpoint, "--family", "self_forcing", *words)
+    assert page.code == 0
+    assert "which Self-Forcing 1.3B is not" in next(line for line in page.out.splitlines() if "INFO  family" in line)
