@@ -128,7 +128,7 @@ class ClipMemory:
         if self.policy.may_observe_again or self._recache_frames:
             # Copies: a part of a long given start must not keep all of it alive.
             parts = [(part, frames.clone()) for part, frames in parts]
-            self._past = _retained(self._past + parts, span.stop, self._widest, self._recache_frames)
+            self._past = retained(self._past + parts, span.stop, self._widest, self._recache_frames)
 
     def _observation(self, span: Span) -> Observation | None:
         """An observation if the policy wants to score heads in this chunk, over a cache that is wide again."""
@@ -238,7 +238,7 @@ def kv_shape(denoise: Denoiser, shape: LatentShape, family: Family, recache: boo
     )
 
 
-def _retained(past: Past, stop_frame: int, widest: HeadPlan, recache_frames: int) -> Past:
+def retained(past: Past, stop_frame: int, widest: HeadPlan, recache_frames: int) -> Past:
     """The passes that rebuilding the widest cache, or re-caching, after `stop_frame` would have to read."""
     memories = [memory for row in widest.memories for memory in row]
     sink = max(memory.sink_frames for memory in memories)

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from .clip_memory import kv_shape, recaches
-from .geometry import LatentShape
+from .context_latents import context_frames
+from .geometry import LatentShape, chunk_spans
 from .models.denoiser import Denoiser
 from .models.families import Family
 from .models.still_frame import StillFrames
@@ -13,6 +14,7 @@ from .prompts import PromptSchedule
 from .recompute import context_shape, recompute
 from .rolling import rolling
 from .rollout import ChunkResult, rollout
+from .schedule import Schedule
 
 Loop = Callable[..., Iterator[ChunkResult]]
 
@@ -23,6 +25,22 @@ def loop_of(family: Family, still: StillFrames | None = None) -> Loop:
     """The family's loop for one clip. `still` encodes pixel frames of it, where a loop wants them (recompute.py)."""
     loop = LOOPS[family.loop]
     return partial(loop, still=still) if family.loop == "recompute" else loop
+
+
+def model_calls(family: Family, schedule: Schedule, frames: int, given_frames: int = 0) -> int:
+    """How many calls a clip of `frames` latent frames takes, as the loop's on_step tells of them.
+
+    Not counted: reading the window again at a prompt switch, and rebuilding a cache for a second look at the heads.
+    """
+    spans = chunk_spans(frames, family.chunk_frames, given_frames)
+    if family.loop == "rolling":  # a window per chunk, and the first chunk waits for its own
+        return 2 * len(spans) + len(schedule) - 1
+    made = [span for span in spans if not span.given]
+    denoising = sum(len(schedule.levels(span.start == given_frames)) for span in made)
+    if family.loop == "recompute":
+        context = context_frames(family)
+        return denoising + sum(-(-min(span.start, context) // family.chunk_frames) for span in made)
+    return denoising + sum(len(span.passes(family.chunk_frames)) for span in spans)
 
 
 def price_shape(

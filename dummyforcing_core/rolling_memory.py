@@ -14,7 +14,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from .attention import AttentionFn
-from .clip_memory import Past, _retained, clean_pass, kv_shape, setting_of
+from .clip_memory import Past, clean_pass, kv_shape, retained, setting_of
 from .errors import PlanError
 from .geometry import LatentShape, Span
 from .models.denoiser import Denoiser
@@ -77,7 +77,7 @@ class RollingMemory:
             self.cache.repack(plan)
             self.observed.append(span.chunk)
         if self.policy.may_observe_again:
-            self._past = _retained([*self._past, (span, latent)], span.stop, self._widest, 0)
+            self._past = retained([*self._past, (span, latent)], span.stop, self._widest, 0)
         return scores
 
     def _clean_pass(self, span: Span, latent: Tensor) -> None:

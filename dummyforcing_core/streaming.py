@@ -133,7 +133,7 @@ def to_uint8(pixels: Tensor, size: tuple[int, int] | None = None) -> np.ndarray:
         pixels = crop(pixels, *size)
     if not bool(torch.isfinite(pixels).all()):
         raise OutputError(
-            "the decoded pixels hold NaN or infinity; try --dtype fp32 or bf16, and check that the checkpoint is intact"
+            "the decoded pixels hold NaN or infinity; try dtype fp32 or bf16, and check that the checkpoint is intact"
         )
     levels = pixels.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
     frames: np.ndarray = levels.permute(0, 2, 3, 4, 1).contiguous().cpu().numpy()

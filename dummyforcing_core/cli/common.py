@@ -204,15 +204,14 @@ def warn(text: str) -> None:
 class Progress:
     """A bar over model calls with the time left, on stderr."""
 
-    def __init__(self, chunks: int, calls_per_chunk: int, label: str):
+    def __init__(self, chunks: int, calls: int, label: str):
         try:
             from tqdm import tqdm
         except ImportError as error:
             raise DummyForcingError("the progress bar needs tqdm, which is not installed: pip install tqdm") from error
 
         # The delay lets what the first call has to say, a warning or an error, stand on a line of its own.
-        total = chunks * calls_per_chunk
-        self._bar = tqdm(total=total, desc=label, unit="call", mininterval=0.5, delay=0.5, leave=False)
+        self._bar = tqdm(total=calls, desc=label, unit="call", mininterval=0.5, delay=0.5, leave=False)
         self._chunks = chunks
 
     @property

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import OutputError
 from ..geometry import LatentShape, chunk_spans
+from ..loops import model_calls
 from ..pipeline import Pipeline
 from ..policies import get_policy
 from ..render import Clip, Outputs, Rendered, render
@@ -84,8 +85,10 @@ def _start(args: argparse.Namespace, pipeline: Pipeline, shape: LatentShape) -> 
 
 def make_clip(pipeline: Pipeline, clip: Clip, outputs: Outputs, verbose: bool = True) -> Rendered:
     """Renders one clip under a progress bar and prints its report if `verbose`."""
-    chunks = chunk_spans(clip.shape.frames, pipeline.family.chunk_frames)
-    calls = len(pipeline.family.schedule) + 1
+    family, frames = pipeline.family, clip.shape.frames
+    given = 0 if clip.start is None else clip.start.shape[2]
+    chunks = chunk_spans(frames, family.chunk_frames, given)
+    calls = model_calls(family, family.schedule, frames, given)
     try:
         with Progress(len(chunks), calls, outputs.video.name) as progress:
             result = render(pipeline, clip, outputs, progress.on_step)

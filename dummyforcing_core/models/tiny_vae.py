@@ -171,7 +171,7 @@ class TinyStream(StreamingDecoder):
         if not bool(torch.isfinite(latents).all()):
             raise OutputError(
                 "the latents hold NaN or infinity, finite numbers were expected; "
-                "try --dtype fp32 or bf16, and check that the checkpoint is intact"
+                "try dtype fp32 or bf16, and check that the checkpoint is intact"
             )
         if self._size is None:
             self._size, self._state = size, TinyState(batch=shape[0])

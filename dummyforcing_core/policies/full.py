@@ -20,7 +20,7 @@ class Full(Policy):
             warnings.warn(
                 f"the clip has {setting.clip_frames} latent frames, {family.title} was trained on "
                 f"{family.trained_frames}; a full cache degrades beyond that and grows with the clip: "
-                f"use --policy window --window {family.default_window_frames} --sink {family.sink_frames}",
+                f"use policy window, window {family.default_window_frames}, sink {family.sink_frames}",
                 stacklevel=2,
             )
         return HeadPlan.uniform(setting.layers, setting.heads, HeadMemory(), "full", family.name)

@@ -73,9 +73,9 @@ def add_routes() -> None:
 
 
 @contextmanager
-def live_view(node: str | None, chunks: int, steps: int, fps: int) -> Iterator["LiveView"]:
+def live_view(node: str | None, chunks: int, calls: int, fps: int) -> Iterator["LiveView"]:
     """A view of one run, registered while it lasts."""
-    view = LiveView(str(node or ""), chunks, steps, fps)
+    view = LiveView(str(node or ""), chunks, calls, fps)
     _running[view.node] = view
     view.send(running=True, chunk=0, chunks=chunks)
     outcome = "failed"
@@ -95,22 +95,24 @@ def live_view(node: str | None, chunks: int, steps: int, fps: int) -> Iterator["
 
 
 class LiveView:
-    """Progress of one run. `steps` are model calls per chunk, the clean pass included."""
+    """Progress of one run of so many chunks and model calls."""
 
-    def __init__(self, node: str, chunks: int, steps: int, fps: int):
+    def __init__(self, node: str, chunks: int, calls: int, fps: int):
         self.node, self.finish_asked = node, threading.Event()
         self.newest = b""  # the newest chunk as mp4
         self.watched = False  # whether a page with our script shows it
-        self._chunks, self._steps, self._fps = chunks, steps, fps
+        self._chunks, self._calls, self._fps = chunks, calls, fps
+        self._begun = 0  # model calls
         # Previews are encoded beside the sampling, one at a time.
         self._worker, self._encoding = ThreadPoolExecutor(1), threading.Lock()
         self._began = time.perf_counter()
         self._frames = 0  # pixel frames so far
-        self._bar = comfy.utils.ProgressBar(chunks * steps, node_id=node or None)
+        self._bar = comfy.utils.ProgressBar(calls, node_id=node or None)
 
-    def step(self, done: int) -> None:
-        """`done` model calls lie behind."""
-        self._bar.update_absolute(done, self._chunks * self._steps)
+    def step(self) -> None:
+        """A model call begins."""
+        self._bar.update_absolute(self._begun, self._calls)
+        self._begun += 1
 
     def chunk(self, chunk: ChunkResult, pixels: np.ndarray) -> None:
         """A finished chunk and its pixels (f, H, W, 3) uint8, maybe a preview's."""
@@ -121,7 +123,7 @@ class LiveView:
             "chunk": done,
             "chunks": self._chunks,
             "fps": round(self._frames / spent, 2),
-            "seconds_left": round(spent / done * (self._chunks - done), 1),
+            "seconds_left": round(spent / self._begun * (self._calls - self._begun), 1),
             "kv_mib": round(chunk.resident_bytes / 2**20, 1),
             "device_mib": _device_mib(),
         }
@@ -132,7 +134,7 @@ class LiveView:
             self._worker.submit(self._show, pixels, details)
         if len(pixels) and done > 1 and not self.watched:  # the host's own preview, where our script is not there
             picture = ("JPEG", Image.fromarray(pixels[-1]), PREVIEW_PX)
-            self._bar.update_absolute(done * self._steps, self._chunks * self._steps, picture)
+            self._bar.update_absolute(self._begun, self._calls, picture)
 
     def _show(self, pixels: np.ndarray, details: dict[str, Any]) -> None:
         try:

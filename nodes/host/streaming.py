@@ -18,7 +18,7 @@ from ...dummyforcing_core import __version__
 from ...dummyforcing_core.context_latents import context_frames
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape, Span, chunk_spans, pixel_frames, screen_size
-from ...dummyforcing_core.loops import price_shape
+from ...dummyforcing_core.loops import model_calls, price_shape
 from ...dummyforcing_core.memory_use import MemoryUse
 from ...dummyforcing_core.policies import Policy
 from ...dummyforcing_core.render import device_name
@@ -31,7 +31,7 @@ from .live import LiveView, early_ends, live_view
 from .memory import check_fits, needs_of
 from .preview import preview_for
 from .run import run_on
-from .sampler import Clip, Given, Session, over_latent, stream
+from .sampler import Clip, Given, Session, over_latent, schedule_from, stream
 from .settings import default_policy, family_of, settings_of
 from .stills import HostStills
 
@@ -81,7 +81,7 @@ def sample_clip(
     needs = needs_of(model, shape, policy, family, given, len(conditioning) - 1, streaming_vae)
     check_fits(model, needs, shape, policy, family)
     logging.info("Dummy Forcing: predicted memory: %s", needs)
-    levels = family.schedule.sigmas if sigmas is None else tuple(float(s) for s in sigmas[:-1])
+    schedule = family.schedule if sigmas is None else schedule_from(sigmas, family.schedule)
     report = RunReport(
         {
             "family": f"{family.name} ({known_from})",
@@ -89,7 +89,7 @@ def sample_clip(
             "size": "{}x{}".format(*screen_size(shape.width * SPATIAL, shape.height * SPATIAL)),
             "frames": pixel_frames(shape.frames),
             "prompts": len(conditioning),
-            "steps": ", ".join(f"{level:.3f}" for level in levels),
+            "steps": ", ".join(f"{level:.3f}" for level in schedule.sigmas),
             "seed": seed,
             "predicted memory": str(needs),
             "device": device_name(model.load_device),
@@ -97,10 +97,11 @@ def sample_clip(
         }
     )
     chunks = len(chunk_spans(shape.frames, family.chunk_frames, given))
+    calls = model_calls(family, schedule, shape.frames, given)
     notes = list(settings.notes)
 
     with contextlib.ExitStack() as stack:
-        view = stack.enter_context(live_view(hidden.unique_id, chunks, len(levels) + 1, fps))
+        view = stack.enter_context(live_view(hidden.unique_id, chunks, calls, fps))
         told = stack.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("always")
         output = None
@@ -156,13 +157,11 @@ class _Run:
         self.memory = MemoryUse(price_shape(session.denoise, shape, session.family, session.prompts))
         self._session, self._output, self._view, self._report, self._began = session, output, view, report, began
         self._preview = preview_for(session.latent_format, shape.height, shape.width, session.device)
-        self._calls = 0
         self._chunk_began = time.perf_counter()
 
     def step(self, span: Span, step: int) -> None:
         """Before every model call."""
-        self._view.step(self._calls)
-        self._calls += 1
+        self._view.step()
 
     def chunk(self, chunk: ChunkResult) -> bool:
         """After every chunk; True if the page asked to end here."""

@@ -219,7 +219,7 @@ def test_unknown_words_are_named(run, tiny_demo, tmp_path: Path) -> None:
 def test_full_beyond_the_trained_range_warns_once(made, words: tuple, warned: int) -> None:
     clip = made(*words)
     assert len(clip.warnings) == warned
-    assert all("22 latent frames" in text and "--policy window --window 12 --sink 3" in text for text in clip.warnings)
+    assert all("22 latent frames" in text and "policy window, window 12, sink 3" in text for text in clip.warnings)
 
 
 class TestPromptFile:

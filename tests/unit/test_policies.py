@@ -86,7 +86,7 @@ def test_full_is_silent_within_the_trained_range(frames):
         assert Full().plan(setting(frames)).cached_frames(frames) == [frames] * 360
 
 
-@pytest.mark.parametrize("window, sink, named", [(None, 0, "--window 21 --sink 0"), (12, 3, "--window 12 --sink 3")])
+@pytest.mark.parametrize("window, sink, named", [(None, 0, "window 21, sink 0"), (12, 3, "window 12, sink 3")])
 def test_full_warns_beyond_the_trained_range_and_names_the_familys_window(window, sink, named):
     family = replace(FAMILY, window_frames=window, sink_frames=sink)
     with pytest.warns(UserWarning) as caught:
