@@ -5,4 +5,4 @@ from hypothesis import settings
 
 settings.register_profile("repo", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("repo")
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # on tensors this small a second thread costs more than it brings

@@ -18,14 +18,6 @@ from tests.property.oracle import NaiveCache, NaiveHead
 quick = settings(deadline=None, max_examples=40)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @dataclass(frozen=True)
 class Scenario:
     """A clip: its plan, chunk lengths, passes per chunk (the last is the clean one) and optional later plans."""

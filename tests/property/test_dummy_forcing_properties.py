@@ -1,175 +1,40 @@
 """Dummy Forcing through the real rollout on a tiny random model: what every head holds, when, and what it costs."""
 
-import gc
-import weakref
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from dummyforcing_core.attention import reference, sdpa
 from dummyforcing_core.cache import KVCache
-from dummyforcing_core.clip_memory import clean_pass, kv_shape, new_cache, replay, setting_of
+from dummyforcing_core.clip_memory import new_cache, replay
 from dummyforcing_core.errors import PlanError
-from dummyforcing_core.geometry import LatentShape
-from dummyforcing_core.memory_use import MemoryUse
 from dummyforcing_core.models.denoiser import Step, WanDenoiser
-from dummyforcing_core.models.families import Family
-from dummyforcing_core.models.wan import CausalWan, WanConfig
-from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.plan import HeadMemory, HeadPlan, KVShape
 from dummyforcing_core.policies import DummyForcing, Policy
 from dummyforcing_core.profile import HeadProfile
-from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.rollout import ChunkResult, rollout
-from dummyforcing_core.schedule import Schedule
-from dummyforcing_core.scoring import HeadScores, Observation
-from dummyforcing_core.stepcache import NO_STEPS, StepCache
+from dummyforcing_core.rollout import rollout
+from dummyforcing_core.scoring import HeadScores
+from dummyforcing_core.stepcache import StepCache
+from tests.property.dummy_runs import (
+    MODEL,
+    PROMPT,
+    ROLE_NAMES,
+    SCHEDULE,
+    GivenRoles,
+    Run,
+    Watched,
+    all_heads,
+    held,
+    latents,
+    relative,
+    spans,
+)
 from tests.property.oracle import NaiveCache
-
-LAYERS, HEADS = 2, 4
-FAMILY = Family("tiny", "Tiny random model", "tests", chunk_frames=3, trained_frames=10_000)
-SCHEDULE = Schedule((1.0, 0.6))
-ROLE_NAMES = "sink", "neighbour", "dummy"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def tiny_model() -> CausalWan:
-    torch.manual_seed(0)
-    model = CausalWan(WanConfig(dim=64, ffn_dim=64, num_heads=HEADS, num_layers=LAYERS, text_dim=8, freq_dim=16))
-    with torch.no_grad():
-        for block in model.blocks:
-            block.modulation.mul_(8)  # open the gates: what attention remembers must show in the latents
-            block.self_attn.norm_q.weight.mul_(3)  # sharp attention: heads that differ
-    return model.requires_grad_(False)
-
-
-MODEL = tiny_model()
-
-
-def context(seed: int) -> Tensor:
-    return torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(seed))
-
-
-PROMPT = context(0)
-
-
-class Watched(WanDenoiser):
-    """The tiny model; remembers the frames of every call and, weakly, every cache that it was given."""
-
-    def __init__(self):
-        super().__init__(MODEL)
-        self.passes: list[tuple[int, bool]] = []  # first frame, whether it is a clean pass
-        self.caches: list[weakref.ref[KVCache]] = []
-        self.most_alive = 0
-
-    @property
-    def cache(self) -> KVCache:
-        cache = self.caches[-1]()
-        assert cache is not None
-        return cache
-
-    def __call__(self, x, sigma, context, step):
-        if not self.caches or self.caches[-1]() is not step.cache:
-            self.caches.append(weakref.ref(step.cache))
-        self.most_alive = max(self.most_alive, sum(cache() is not None for cache in self.caches))
-        self.passes.append((step.cache.pass_frames.start, not bool(sigma.any())))
-        return super().__call__(x, sigma, context, step)
-
-
-@dataclass
-class Run:
-    """Arguments of a rollout with defaults; `chunks()` runs it."""
-
-    policy: Policy
-    frames: int = 12
-    chunk: int = 3
-    batch: int = 1
-    seed: int = 0
-    given: int = 0
-    prompts: PromptSchedule = field(default_factory=lambda: PromptSchedule.constant(PROMPT))
-    steps: StepCache = NO_STEPS
-    denoise: Watched = field(default_factory=Watched)
-
-    @property
-    def shape(self) -> LatentShape:
-        return LatentShape(self.batch, 16, self.frames, 4, 4)
-
-    @property
-    def family(self) -> Family:
-        return replace(FAMILY, chunk_frames=self.chunk)
-
-    @property
-    def priced(self) -> KVShape:
-        return kv_shape(self.denoise, self.shape, self.family)
-
-    @property
-    def noise(self) -> SeededNoise:
-        return SeededNoise(self.seed, self.shape, self.chunk)
-
-    def iterate(self, **options):
-        start = None
-        if self.given:
-            start = torch.randn(1, 16, self.given, 4, 4, generator=torch.Generator().manual_seed(7))
-        return rollout(
-            self.denoise, self.shape, SCHEDULE, self.prompts, self.policy, self.family, self.noise, start,
-            steps=self.steps, **options,
-        )  # fmt: skip
-
-    def chunks(self, **options) -> list[ChunkResult]:
-        return list(self.iterate(**options))
-
-
-def latents(chunks: list[ChunkResult]) -> Tensor:
-    return torch.cat([chunk.latent for chunk in chunks], dim=2)
-
-
-def relative(a: Tensor, b: Tensor) -> float:
-    return float((a - b).norm() / b.norm())
-
-
-def hand_made_scores(layers: int = LAYERS, heads: int = HEADS) -> HeadScores:
-    """Per layer with 4 heads: head 0 looks at the sink, 1 at the neighbours, the others at the current chunk."""
-    row = [[0.6, 0.1, 0.3], [0.1, 0.6, 0.3], [0.02, 0.01, 0.97], [0.01, 0.02, 0.97]]
-    return HeadScores(torch.tensor([[row[h % 4] for h in range(heads)]] * layers))
-
-
-def hand_made_profile(**more) -> HeadProfile:
-    return HeadProfile(hand_made_scores(), **more)
-
-
-@dataclass(frozen=True)
-class GivenRoles(DummyForcing):
-    """Dummy Forcing that observes in earnest but is handed other scores, so that every role occurs."""
-
-    def replan(self, scores, setting):
-        assert scores.mass.shape == (LAYERS, HEADS, 3)
-        return super().replan(hand_made_scores(), setting)
-
-
-def all_heads():
-    return [(layer, head) for layer in range(LAYERS) for head in range(HEADS)]
-
-
-def held(cache: KVCache, plan: HeadPlan) -> dict[str, list[int]]:
-    """Frames in temporal order that the heads of every role hold; equal for all heads of a role."""
-    table: dict[str, list[int]] = {}
-    for layer, head in all_heads():
-        frames = cache.export(layer, head)[0]
-        assert table.setdefault(plan.roles[layer][head], frames) == frames
-    return table
-
+from tests.property.tiny import HEADS, LAYERS
 
 # -- frame sets ------------------------------------------------------------------------------------------------------
 
@@ -188,10 +53,6 @@ class FrameSets:
     neighbour: list[list[int]]
     dummy: list[list[int]]
     given: int = 0
-
-
-def spans(*bounds: tuple[int, int]) -> list[list[int]]:
-    return [list(range(start, stop)) for start, stop in bounds]
 
 
 FRAME_SETS = {
@@ -559,231 +420,6 @@ def test_a_stride_scores_fewer_rows_and_says_about_the_same():
     exact, strided = (Run(DummyForcing(score_stride=n), 6).chunks()[1].scores.mass for n in (1, 2))
     assert not torch.equal(exact, strided)
     torch.testing.assert_close(strided, exact, rtol=0, atol=0.1)
-
-
-# -- saved profiles --------------------------------------------------------------------------------------------------
-
-
-def test_a_saved_profile_is_narrow_from_the_first_chunk_and_observes_nothing():
-    saved, online = DummyForcing(profile=hand_made_profile()), GivenRoles()
-    run, other = Run(saved), Run(online)
-    chunks, observed = run.chunks(), other.chunks()
-    plan = observed[-1].plan
-    assert [c.plan.memories for c in chunks] == [plan.memories] * 4
-    assert [c.scores for c in chunks] == [None] * 4
-    assert [c.resident_bytes for c in chunks] == [plan.resident_bytes(run.priced)] * 4
-    assert max(c.peak_bytes for c in chunks) == plan.resident_bytes(run.priced) < max(c.peak_bytes for c in observed)
-    found = held(run.denoise.cache, plan) if run.denoise.caches[-1]() else None
-    assert found is None  # the cache died with the run
-    assert torch.equal(latents(chunks)[:, :, :3], latents(observed)[:, :, :3])
-    assert relative(latents(chunks)[:, :, 3:6], latents(observed)[:, :, 3:6]) > 1e-3
-
-
-def test_frame_sets_of_a_saved_profile():
-    run, found = Run(DummyForcing(profile=hand_made_profile(), local_chunks=2)), []
-    for chunk in run.iterate():
-        found.append(held(run.denoise.cache, chunk.plan))
-    neighbour = spans((0, 3), (0, 6), (3, 9), (6, 12))
-    assert found == [{"sink": [0], "neighbour": n, "dummy": n[-1:]} for n in neighbour]
-
-
-@pytest.mark.parametrize(("layers", "heads"), [(30, 12), (LAYERS, 12), (3, HEADS)])
-def test_a_profile_of_another_geometry_is_refused_and_both_are_named(layers: int, heads: int):
-    profile = HeadProfile(hand_made_scores(layers, heads))
-    with pytest.raises(PlanError) as error:
-        Run(DummyForcing(profile=profile)).chunks()
-    assert f"{layers} layers x {heads} heads" in str(error.value)
-    assert f"{LAYERS} x {HEADS}" in str(error.value)
-
-
-def test_a_profile_gives_what_is_asked_of_it_at_any_resolution_and_count():
-    for count in (0, 3, 8):
-        plan = Run(DummyForcing(profile=hand_made_profile(), num_dummy=count), 3).chunks()[0].plan
-        assert sum(row.count("dummy") for row in plan.roles) == count
-
-
-# -- looking again ---------------------------------------------------------------------------------------------------
-
-
-def observed_chunks(chunks: list[ChunkResult]) -> list[int]:
-    return [c.span.chunk for c in chunks if c.scores is not None]
-
-
-@pytest.mark.parametrize(
-    ("policy", "expected"),
-    [
-        (DummyForcing(), [1]),
-        (DummyForcing(reclassify_chunks=1), [1, 2, 3, 4, 5, 6]),
-        (DummyForcing(reclassify_chunks=2), [1, 3, 5]),
-        (DummyForcing(reclassify_chunks=3, observe_chunk=2), [2, 5]),
-        (DummyForcing(reclassify_chunks=50), [1]),
-        (DummyForcing(reclassify_chunks=1, profile=hand_made_profile()), []),
-    ],
-)
-def test_heads_are_scored_again_every_so_many_chunks(policy: DummyForcing, expected: list[int]):
-    assert observed_chunks(Run(policy, 21).chunks()) == expected
-
-
-@pytest.mark.parametrize(
-    ("switches", "expected"),
-    [((6,), [1, 2]), ((7,), [1, 3]), ((8,), [1, 3]), ((9,), [1, 3]), ((10, 13), [1, 4, 5]), ((1,), [1]), ((3,), [1])],
-)
-def test_heads_are_scored_again_in_the_chunk_where_a_prompt_switch_takes_effect(switches, expected: list[int]):
-    prompts = PromptSchedule(((0, PROMPT), *((frame, context(frame)) for frame in switches)))
-    assert observed_chunks(Run(DummyForcing(), 18, prompts=prompts).chunks()) == expected
-    assert observed_chunks(Run(DummyForcing(profile=hand_made_profile()), 18, prompts=prompts).chunks()) == []
-
-
-def test_a_repeated_prompt_is_no_switch():
-    prompts = PromptSchedule(((0, PROMPT), (6, PROMPT), (9, PROMPT)))
-    assert observed_chunks(Run(DummyForcing(), 15, prompts=prompts).chunks()) == [1]
-
-
-@pytest.mark.parametrize("policy", [GivenRoles(reclassify_chunks=2), GivenRoles(reclassify_chunks=2, sink_frames=2),
-                                    GivenRoles(reclassify_chunks=2, local_chunks=2)])  # fmt: skip
-def test_a_second_look_sees_the_window_again_rebuilt_from_retained_latents(policy: GivenRoles):
-    """The chunk is scored with sink, neighbours and itself in view, as at the first look."""
-    regions: dict[int, set] = {}
-
-    @dataclass(frozen=True)
-    class Looking(type(policy)):
-        def observation(self, setting):
-            inner = super().observation(setting)
-
-            def observe(layer, heads, q, k, found):
-                named = {r.name: tuple(sorted(r.frames)) for r in found}
-                regions.setdefault(named["current"][0], set()).add((named["sink"], named["recent"]))
-                inner(layer, heads, q, k, found)
-
-            observe.scores = inner.scores
-            return observe
-
-    looking = Looking(**{f.name: getattr(policy, f.name) for f in fields(policy)})
-    run = Run(looking, 18)
-    chunks = run.chunks()
-    assert observed_chunks(chunks) == [1, 3, 5]
-    sink, local = tuple(range(policy.sink_frames)), 3 * policy.local_chunks
-    for chunk in (1, 3, 5):
-        start = 3 * chunk
-        recent = tuple(range(max(policy.sink_frames, start - local), start))
-        assert regions[start] == {(sink, recent)}
-
-
-def test_a_second_look_is_made_by_replaying_the_retained_chunks_in_order():
-    run = Run(GivenRoles(reclassify_chunks=3), 18)
-    assert observed_chunks(run.chunks()) == [1, 4]
-    assert [start for start, clean in run.denoise.passes if clean] == [0, 3, 6, 9, 0, 9, 12, 15]
-
-
-def test_a_second_look_equals_scoring_over_a_cache_that_was_rebuilt_by_hand():
-    run = Run(DummyForcing(reclassify_chunks=2), 12)
-    chunks = run.chunks()
-    done = latents(chunks)
-    cache = new_cache(run.denoise, run.shape, run.policy, run.family)
-    spans_of = {c.span.start: c.span for c in chunks}
-    again = Observation(LAYERS, HEADS)
-    with torch.inference_mode():
-        for start, observation in ((0, None), (6, None), (9, again)):
-            part = done[:, :, start : start + 3]
-            clean_pass(cache, run.denoise, part, spans_of[start], PROMPT, SCHEDULE, run.noise, observation)
-    assert torch.equal(chunks[3].scores.mass, again.scores().mass)
-
-
-def test_a_second_plan_may_move_heads_to_other_roles():
-    @dataclass(frozen=True)
-    class Swapping(DummyForcing):
-        looks: list = field(default_factory=list, hash=False)
-
-        def replan(self, scores, setting):
-            self.looks.append(scores)
-            mass = hand_made_scores().mass
-            return super().replan(HeadScores(mass if len(self.looks) == 1 else mass.flip(1)), setting)
-
-    run, found = Run(Swapping(reclassify_chunks=2), 15), []
-    for _ in run.iterate():
-        found.append([run.denoise.cache.export(0, head)[0] for head in range(HEADS)])
-    assert found[1] == [[0], [3, 4, 5], [5], [5]]
-    assert found[3] == [[11], [11], [9, 10, 11], [0]]
-    assert found[4] == [[14], [14], [12, 13, 14], [0]]
-
-
-def test_looking_again_is_deterministic_and_changes_the_clip_only_behind_it():
-    again = DummyForcing(reclassify_chunks=2)
-    first, second, once = (latents(Run(p, 18).chunks()) for p in (again, again, DummyForcing()))
-    assert torch.equal(first, second)
-    assert torch.equal(first[:, :, :12], once[:, :, :12])
-
-
-@pytest.mark.parametrize("reclassify", [None, 4])
-def test_what_is_kept_for_a_second_look_does_not_grow(reclassify: int | None):
-    run, counts = Run(DummyForcing(reclassify_chunks=reclassify), 60), []
-    wide = run.policy.plan(setting_of(run.denoise, run.shape, run.family)).resident_bytes(run.priced)
-    for chunk in run.iterate():
-        assert chunk.resident_bytes <= wide
-        if chunk.span.chunk in (6, 10, 18):
-            gc.collect()
-            tensors = [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
-            counts.append(sum(x.shape == chunk.latent.shape for x in tensors))
-            del tensors
-    assert len(set(counts)) == 1
-
-
-def test_a_second_look_never_holds_two_caches():
-    run = Run(GivenRoles(reclassify_chunks=2), 15)
-    run.chunks()
-    assert len(run.denoise.caches) > 1
-    assert run.denoise.most_alive == 1
-
-
-@pytest.mark.parametrize("global_sink", [True, False])
-@pytest.mark.parametrize("switch", [6, 9, 18])
-def test_a_family_that_re_caches_at_a_switch_keeps_the_frame_sets(global_sink: bool, switch: int):
-    class LongLive(Run):
-        @property
-        def family(self) -> Family:
-            return replace(FAMILY, window_frames=12, sink_frames=3, recache=True, global_sink=global_sink)
-
-    prompts = PromptSchedule(((0, PROMPT), (switch, context(1))))
-    run, found = LongLive(GivenRoles(), 24, prompts=prompts), []
-    for chunk in run.iterate():
-        found.append(held(run.denoise.cache, chunk.plan))
-        assert (chunk.scores is not None) == (chunk.span.start in (3, switch))
-    for stop, sets in zip(range(6, 25, 3), found[1:], strict=True):
-        renewed = stop > switch == 18 and not global_sink  # the window before frame 18 begins at frame 6
-        assert sets == {"sink": [6 if renewed else 0], "neighbour": [*range(stop - 3, stop)], "dummy": [stop - 1]}
-
-
-def test_the_predicted_peak_counts_the_wide_cache_of_a_second_look():
-    @dataclass(frozen=True)
-    class Turning(DummyForcing):
-        """First layer 0 has all the dummies, then layer 1."""
-
-        looks: list = field(default_factory=list, hash=False)
-
-        def replan(self, scores, setting):
-            self.looks.append(scores)
-            mass = torch.tensor([[[0.01, 0.02, 0.97]] * HEADS, [[0.1, 0.6, 0.3]] * HEADS])
-            return super().replan(HeadScores(mass if len(self.looks) == 1 else mass.flip(0)), setting)
-
-    run = Run(Turning(reclassify_chunks=2), 12)
-    use = MemoryUse(run.priced)
-    for chunk in run.iterate():
-        use.add(chunk)
-    assert use.actual_peak == use.predicted_peak
-
-
-def test_a_long_given_start_is_read_with_the_prompt_it_begins_with():
-    """A switch takes effect at the first chunk that starts at or after it; the given start is one chunk."""
-    contexts = []
-
-    class Noting(Watched):
-        def __call__(self, x, sigma, context, step):
-            contexts.append(context)
-            return super().__call__(x, sigma, context, step)
-
-    prompts = PromptSchedule(((0, PROMPT), (3, context(1))))
-    next(Run(DummyForcing(), 12, given=6, prompts=prompts, denoise=Noting()).iterate())
-    assert all(c is PROMPT for c in contexts)
 
 
 # -- step caching beside it ------------------------------------------------------------------------------------------

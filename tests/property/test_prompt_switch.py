@@ -17,7 +17,7 @@ from dummyforcing_core.geometry import LatentShape, Span, chunk_spans
 from dummyforcing_core.memory_use import MemoryUse
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import Family
-from dummyforcing_core.models.wan import CausalWan, WanConfig, forward, text_kv
+from dummyforcing_core.models.wan import forward, text_kv
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.plan import HeadMemory, HeadPlan
 from dummyforcing_core.policies import DummyForcing, Full, Policy, SlidingWindow
@@ -27,36 +27,16 @@ from dummyforcing_core.rollout import rollout
 from dummyforcing_core.schedule import Schedule
 from dummyforcing_core.scoring import HeadScores
 from tests.property.oracle import rotate
+from tests.property.tiny import HEADS, LAYERS, context, tiny_model
 
-LAYERS, HEADS, CHUNK, WINDOW = 2, 4, 3, 12
+CHUNK, WINDOW = 3, 12
 FAMILY = Family(
     "tiny", "Tiny random model", "tests", window_frames=WINDOW, sink_frames=3, trained_frames=999, recache=True
 )
 SCHEDULE = Schedule((1.0, 0.6))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def tiny_model() -> CausalWan:
-    torch.manual_seed(0)
-    model = CausalWan(WanConfig(dim=64, ffn_dim=64, num_heads=HEADS, num_layers=LAYERS, text_dim=8, freq_dim=16))
-    with torch.no_grad():
-        for block in model.blocks:
-            block.modulation.mul_(8)  # open the gates: what attention saw must show in the next layer's K/V
-    return model.requires_grad_(False)
-
-
 MODEL = tiny_model()
-
-
-def context(seed: int) -> Tensor:
-    return torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(seed))
 
 
 A, B, C = map(context, range(3))

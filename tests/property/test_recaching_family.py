@@ -33,14 +33,6 @@ SWITCHED = 9  # where frame 7 acts
 FULL, WINDOW, DUMMY, BARE = Full(), SlidingWindow(12, 3), DummyForcing(), SlidingWindow(3, 0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
     demo = load_pipeline("demo", None, torch.device("cpu"), torch.float32)

@@ -20,7 +20,7 @@ from dummyforcing_core.geometry import LatentShape, Span
 from dummyforcing_core.memory_use import MemoryUse
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import Family
-from dummyforcing_core.models.wan import CausalWan, WanConfig, forward, text_kv
+from dummyforcing_core.models.wan import forward, text_kv
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.plan import HeadMemory, HeadPlan
 from dummyforcing_core.policies import DummyForcing, Full, Policy, SlidingWindow
@@ -32,27 +32,14 @@ from dummyforcing_core.schedule import Schedule
 from dummyforcing_core.scoring import HeadScores
 from dummyforcing_core.stepcache import NO_STEPS, StepCache
 from tests.property.oracle import rotate
+from tests.property.tiny import HEADS, LAYERS, context, tiny_model
 
-LAYERS, HEADS = 2, 4
 SIGMAS, TOLD = (1.0, 0.7, 0.0049801), (1000.0, 700.0, 0.0)
 SCHEDULE = Schedule(SIGMAS, told=tuple(t / 1000 for t in TOLD))
 KREA = Family("krea", "Tiny Krea", "tests", window_frames=6, trained_frames=10**6)
 
 
-def tiny_model() -> CausalWan:
-    torch.manual_seed(0)
-    model = CausalWan(WanConfig(dim=64, ffn_dim=64, num_heads=HEADS, num_layers=LAYERS, text_dim=8, freq_dim=16))
-    with torch.no_grad():
-        for block in model.blocks:
-            block.modulation.mul_(8)  # open the gates: what attention saw must show
-    return model.requires_grad_(False)
-
-
 MODEL = tiny_model()
-
-
-def context(seed: int) -> Tensor:
-    return torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(seed))
 
 
 A, B, C = map(context, range(3))

@@ -22,7 +22,7 @@ from dummyforcing_core.geometry import LatentShape, Span
 from dummyforcing_core.memory_use import MemoryUse
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import Family
-from dummyforcing_core.models.wan import CausalWan, WanConfig, forward, text_kv
+from dummyforcing_core.models.wan import forward, text_kv
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.plan import HeadMemory
 from dummyforcing_core.policies import DummyForcing, Full, Policy, SlidingWindow
@@ -33,8 +33,9 @@ from dummyforcing_core.rollout import ChunkResult
 from dummyforcing_core.schedule import Schedule
 from dummyforcing_core.scoring import HeadScores
 from tests.property.oracle import rotate
+from tests.property.tiny import HEADS, LAYERS, context, tiny_model
 
-LAYERS, HEADS, SEED = 2, 4, 11
+SEED = 11
 TOLERANCE = 2e-5
 ROLLING = Family(
     "rolling_forcing",
@@ -50,28 +51,7 @@ LONG = replace(ROLLING, steps=(1000, 750, 500, 250))
 TWO = replace(ROLLING, steps=(1000, 500))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def tiny_model() -> CausalWan:
-    torch.manual_seed(0)
-    model = CausalWan(WanConfig(dim=64, ffn_dim=64, num_heads=HEADS, num_layers=LAYERS, text_dim=8, freq_dim=16))
-    with torch.no_grad():
-        for block in model.blocks:
-            block.modulation.mul_(8)  # open the gates: what attention saw must show
-    return model.requires_grad_(False)
-
-
 MODEL = tiny_model()
-
-
-def context(seed: int, batch: int = 1) -> Tensor:
-    return torch.randn(batch, 5, 8, generator=torch.Generator().manual_seed(seed))
 
 
 A, B = context(0), context(1)

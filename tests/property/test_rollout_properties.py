@@ -31,14 +31,6 @@ SCHEDULE = Schedule((1.0, 0.6))
 FULL = Full()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tiny_model() -> CausalWan:
     torch.manual_seed(0)
     model = CausalWan(WanConfig(dim=64, ffn_dim=96, num_heads=2, num_layers=2, text_dim=8, freq_dim=32))

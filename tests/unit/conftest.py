@@ -50,15 +50,6 @@ def _model(config: WanConfig) -> CausalWan:
 
 
 @pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """On tensors this small a second thread costs more than it brings, on a busy machine many times more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
 def tiny_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WanConfig]:
     """Puts a tiny untrained model in the bundled one's place; yields its geometry."""
     config = WanConfig(dim=64, ffn_dim=64, num_heads=2, num_layers=2, text_dim=TEXT_DIM, text_len=TEXT_LEN, freq_dim=16)

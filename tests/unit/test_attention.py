@@ -12,14 +12,6 @@ CPU = torch.device("cpu")
 USABLE = [name for name, backend in BACKENDS.items() if backend.why_not(CPU, torch.float32, 32) is None]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def by_hand(q, k, v):
     out = torch.empty(q.shape, dtype=torch.float64)
     for b in range(q.shape[0]):

@@ -19,7 +19,6 @@ from dummyforcing_core.script import Script
 
 from .refusals import assert_refused, files
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 RED, BLUE = "a red circle on the left", "a blue square on the right"
 STORY = f"0 | {RED}\n0:01.5 | {BLUE}\n"  # 1.5 s are 6 latent frames
 SHAPE = LatentShape.of_pixels(16, 16, 57)  # 15 latent frames

@@ -9,7 +9,6 @@ from PIL import Image
 
 from dummyforcing_core.video import read_frames
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 GAP = 12
 SMALL = "--size", "32x16", "--device", "cpu"  # two tokens per frame
 WIDTH, HEIGHT = 32 * 6, 16 * 6  # a demo clip's pixels are enlarged for the screen

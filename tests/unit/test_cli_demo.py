@@ -12,7 +12,6 @@ from dummyforcing_core.models.demo_text import encode_prompt
 from dummyforcing_core.models.families import get_family
 from dummyforcing_core.video import read_frames
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CLIP = ["demo.json", "demo.mp4", "demo.png", "demo.safetensors"]
 DUMMY = ["dummy_forcing.json", "dummy_forcing.mp4", "dummy_forcing.png"]
 FILES = sorted([*CLIP, *DUMMY, "dummy_forcing_heads.png", "compare.json", "side_by_side.mp4"])

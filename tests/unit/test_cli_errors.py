@@ -14,7 +14,6 @@ from dummyforcing_core.models.wan import CausalWan, WanConfig
 from dummyforcing_core.video import VideoWriter
 from tests.unit.refusals import assert_refused, files
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[2]
 DEMO = "--model", "demo", "--prompt", "a red circle", "--frames", "9", "--size", "16x16", "--device", "cpu"
 

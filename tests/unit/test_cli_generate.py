@@ -18,7 +18,6 @@ from dummyforcing_core.models import checkpoints
 from dummyforcing_core.models.checkpoints import DEMO_PATH, read_checkpoint
 from dummyforcing_core.video import read_frames
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[2]
 PROMPT = "a red circle on the left and a blue square on the right"
 SMALL = "--size", "16x16"  # one token per frame

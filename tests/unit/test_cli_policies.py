@@ -11,7 +11,6 @@ from dummyforcing_core.profile import HeadProfile
 from dummyforcing_core.scoring import HeadScores
 from tests.unit.refusals import assert_refused, files
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 GENERATE = "generate", "--prompt", "a red circle", "--size", "16x16", "--device", "cpu"  # one token per frame
 LAYERS = HEADS = 2  # of the tiny stand-in for the bundled model
 FRAME_BYTES = 2 * 32 * 4  # K and V of one frame of one head: one token, head_dim 32, float32

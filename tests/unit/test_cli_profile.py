@@ -12,7 +12,6 @@ from dummyforcing_core.models import checkpoints
 from dummyforcing_core.models.checkpoints import read_checkpoint
 from dummyforcing_core.profile import HeadProfile
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = "--size", "16x16", "--device", "cpu"  # one token per frame
 FRAME_BYTES = 2 * 32 * 4  # K and V of one frame of one head of the tiny stand-in: one token, head_dim 32, float32
 

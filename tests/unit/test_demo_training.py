@@ -1,6 +1,5 @@
 """Training shows the model exactly what the rollout's cache will show it."""
 
-import pytest
 import torch
 
 from demo.loss import Batch, held_out_errors, loss_of, predict
@@ -18,15 +17,6 @@ from dummyforcing_core.rollout import rollout
 from dummyforcing_core.schedule import Schedule
 
 CHUNKS, COPIES, BATCH, SIGMA = 4, 2, 2, 0.7
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Matrices this small lose by threads, badly so on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def rolled_out(model, policy, clean, noisy, contexts, chunk):

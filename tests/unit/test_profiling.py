@@ -26,7 +26,6 @@ from dummyforcing_core.prompts import PromptSchedule
 from dummyforcing_core.rollout import rollout
 from dummyforcing_core.scoring import HeadScores
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 FAMILY = Family("tiny", "Tiny random model", "tests", steps=(1000, 500), trained_frames=10_000)
 
 

@@ -23,7 +23,6 @@ from dummyforcing_core.script import Script
 from dummyforcing_core.streaming import to_uint8
 from dummyforcing_core.video import read_frames
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPT = "a red circle on the left"
 SHAPE = LatentShape.of_pixels(16, 32, 21)  # two chunks
 

@@ -13,7 +13,6 @@ from dummyforcing_core.cli.common import size
 from dummyforcing_core.geometry import SIZES
 from dummyforcing_core.video import read_frames
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPT = ("--prompt", "a red circle")
 
 

@@ -23,7 +23,6 @@ from dummyforcing_core.rollout import rollout
 from dummyforcing_core.schedule import Schedule
 from dummyforcing_core.stepcache import COEFFICIENTS, NO_STEPS, StepCache, TeaCache
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SCHEDULE = Schedule((1.0, 0.8, 0.6, 0.4))
 FAMILY = Family("tiny", "Tiny random model", "tests", trained_frames=10_000)
 SHAPE = LatentShape(1, 16, 6, 4, 4)

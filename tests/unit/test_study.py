@@ -34,7 +34,7 @@ ROLES = FixedRoles(
 
 
 @pytest.fixture(scope="module")
-def subject(one_thread: None, tiny_demo: WanConfig) -> Subject:
+def subject(tiny_demo: WanConfig) -> Subject:
     torch.manual_seed(1)
     model = CausalWan(tiny_demo).requires_grad_(False)
     family = get_family("demo")
@@ -125,7 +125,7 @@ def test_verdicts_need_an_interval_that_excludes_zero() -> None:
     assert low < narrow.mean() < high
 
 
-def test_the_command_writes_a_page_from_its_figures(one_thread: None, tiny_demo: WanConfig, tmp_path: Path) -> None:
+def test_the_command_writes_a_page_from_its_figures(tiny_demo: WanConfig, tmp_path: Path) -> None:
     words = [*FEW, "--clips", "2", "--draws", "2", "--gaps", "0"]
     main([*words, "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")])
     document = json.loads((tmp_path / "out" / "study.json").read_text(encoding="utf-8"))
@@ -140,9 +140,7 @@ def test_the_command_writes_a_page_from_its_figures(one_thread: None, tiny_demo:
     assert (tmp_path / "out" / "study.png").stat().st_size > 1000
 
 
-def test_other_weights_leave_out_what_needs_the_world(
-    one_thread: None, checkpoint: Path, embedding: Path, tmp_path: Path
-) -> None:
+def test_other_weights_leave_out_what_needs_the_world(checkpoint: Path, embedding: Path, tmp_path: Path) -> None:
     words = [*FEW, "--clips", "1", "--draws", "1", "--family", "self_forcing", "--frames", "33"]
     files = ["--model", str(checkpoint), "--text-embedding", str(embedding), "--size", "32x32"]
     main([*words, *files, "--work", str(tmp_path / "work"), "--out", str(tmp_path)])

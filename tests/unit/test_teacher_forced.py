@@ -25,7 +25,6 @@ from dummyforcing_core.rollout import rollout
 from dummyforcing_core.schedule import Schedule, add_noise
 from dummyforcing_core.teacher_forced import ChunkError, teacher_forced
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 FAMILY = Family("tiny", "Tiny random model", "tests", trained_frames=10_000)
 SCHEDULE = Schedule((1.0, 0.6))
 SHAPE = LatentShape(1, 16, 12, 4, 4)

@@ -25,7 +25,6 @@ from dummyforcing_core.streaming import StreamingDecoder
 
 RECORDED = Path(__file__).parent / "data" / "tiny_vae.safetensors"
 NAMES = ("taew2_1", "lighttaew2_1")
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def official_shapes() -> dict[str, tuple[int, ...]]:

@@ -24,7 +24,6 @@ from dummyforcing_core.models.umt5_tokenizer import clean, load_tokenizer
 from tests.unit import tiny_umt5 as tiny
 from tests.unit.tiny_umt5 import PROMPT, TEXT_LEN, Tensors
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 LONG = "a cat and a dog, then " * 200
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 

@@ -27,7 +27,6 @@ from tests.unit.refusals import assert_refused, files
 from tests.unit.test_tiny_vae import seeded_weights
 from tests.unit.tiny_umt5 import PROMPT
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 OTHER = "two dogs run along the river"
 
 

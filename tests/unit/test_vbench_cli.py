@@ -13,7 +13,7 @@ from dummyforcing_core.vbench import Sample, Shard
 from dummyforcing_core.video import read_frames
 from tests.unit.refusals import assert_refused, files
 
-pytestmark = pytest.mark.usefixtures("one_thread", "tiny_demo", "alone")
+pytestmark = pytest.mark.usefixtures("tiny_demo", "alone")
 RED, BLUE, GREEN = "a red circle", "a blue square in the middle", "a green triangle, fast"
 SMALL = "--size", "16x16", "--frames", "5", "--device", "cpu"
 

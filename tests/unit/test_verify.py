@@ -25,7 +25,6 @@ from dummyforcing_core.teacher_forced import ChunkError
 from dummyforcing_core.verify import Page, check_bytes, check_costs, check_heads, check_tensors, chunk_fps
 from tests.unit.refusals import assert_refused
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = WanConfig(dim=256, ffn_dim=64, num_heads=2, num_layers=2, text_dim=32, freq_dim=16)
 SMALL = "--size", "16x16", "--device", "cpu"
 

@@ -10,7 +10,6 @@ import pytest
 from dummyforcing_core.vbench_scores import QUALITY, SEMANTIC
 from tests.unit.refusals import assert_refused
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[2]
 
 

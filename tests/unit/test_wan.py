@@ -9,14 +9,6 @@ from dummyforcing_core.models.wan import CausalWan, WanConfig, forward, sinusoid
 CONFIG = WanConfig(dim=64, ffn_dim=96, num_heads=2, num_layers=3, text_dim=8, text_len=5, freq_dim=32)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def model() -> CausalWan:
     torch.manual_seed(0)

@@ -18,7 +18,6 @@ from dummyforcing_core.models.wan_vae_tiles import tiles
 from dummyforcing_core.streaming import StreamingDecoder
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data" / "H_vae_stream.safetensors"
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def random_vae(dim: int = 8, encoder: bool = True) -> WanVAE:
