@@ -32,6 +32,7 @@ from dummyforcing_core.scoring import HeadScores
 GEOMETRY = WanConfig(256, 512, num_heads=4, num_layers=2, text_dim=64, text_len=64)
 SIDE = 32  # latent rows and columns: 256 tokens per frame
 WARM, TIMED = 7, 2  # chunks: the window is full after the first of them, the others are timed
+RESTART = 6  # chunks of a clip that begins with the end of the one before: all are timed, their history grows
 
 
 def profile() -> HeadProfile:
@@ -45,7 +46,7 @@ def measured(denoise: WanDenoiser, family: Family, policy: Policy) -> dict[str, 
     """CPU seconds per chunk and bytes of K/V."""
     window = len(family.steps) if family.loop == "rolling" else 0
     scale = 3 // family.chunk_frames
-    warm, timed = WARM * scale + window, TIMED * scale
+    warm, timed = WARM * scale + window, RESTART if family.loop == "restarts" else TIMED * scale
     shape = LatentShape(1, 16, (warm + timed + window) * family.chunk_frames, SIDE, SIDE)
     prompts = PromptSchedule.constant(torch.zeros(1, GEOMETRY.text_len, GEOMETRY.text_dim))
     noise = SeededNoise(0, shape, family.chunk_frames)

@@ -1,5 +1,7 @@
 """Which clean latents a chunk's cache is made of, where it is made anew before every chunk (see recompute.py)."""
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -59,14 +61,25 @@ class ContextLatents:
         if self.keeps_first(span):
             front = self._first
         elif self._still is not None:
-            front = self._encoded(self._still, span.start - self.frames)
+            front = encoded_still(self._still, span.start - self.frames, front)
         return torch.cat((front, self._newest[:, :, 1:]), dim=2)
 
-    def _encoded(self, still: StillFrames, frame: int) -> Tensor:
-        wanted, encoded = self._newest[:, :, :1], still.at(frame)
-        if encoded.shape != wanted.shape:
-            raise OutputError(
-                f"a still frame of shape {tuple(encoded.shape)} came from the encoder, {tuple(wanted.shape)} was "
-                "expected; decode and encode with the VAE that belongs to the model"
-            )
-        return encoded.to(wanted)
+
+def encoded_still(still: StillFrames, frame: int, plain: Tensor) -> Tensor:
+    """Latent frame `frame` as a still image, in shape and dtype of the `plain` latent (B, C, 1, h, w) it stands for."""
+    encoded = still.at(frame)
+    if encoded.shape != plain.shape:
+        raise OutputError(
+            f"a still frame of shape {tuple(encoded.shape)} came from the encoder, {tuple(plain.shape)} was "
+            "expected; decode and encode with the VAE that belongs to the model"
+        )
+    return encoded.to(plain)
+
+
+def warn_plain_latent(family: Family) -> None:
+    """One line to whoever samples without a VAE that can encode."""
+    warnings.warn(
+        f"{family.title} begins its context with a re-encoded pixel frame, and there is no VAE to make one: the "
+        "plain latent is used, which the model was not made for; give a VAE that has an encoder",
+        stacklevel=3,
+    )

@@ -19,7 +19,7 @@ class MemoryUse:
 
     def add(self, chunk: ChunkResult) -> None:
         """The next chunk of the clip."""
-        self.predicted_peak = chunk.predicted_peak_bytes
+        self.predicted_peak = max(self.predicted_peak, chunk.predicted_peak_bytes)
         self.actual_peak = max(self.actual_peak, chunk.peak_bytes)
         self.scores = chunk.scores or self.scores
         self.last = chunk
@@ -28,14 +28,11 @@ class MemoryUse:
         """For RunReport.memory."""
         if self.last is None:
             return {}
-        plan, frames = self.last.plan, self.shape.clip_frames
-        cached = plan.cached_frames(frames)
+        last, frames = self.last, self.shape.clip_frames
+        cached = last.plan.cached_frames(frames)
         return {
-            "history_bytes": {
-                "predicted": plan.history_bytes(self.shape, self.last.span.stop),
-                "actual": self.last.history_bytes,
-            },
-            "resident_bytes": {"predicted": plan.resident_bytes(self.shape), "actual": self.last.resident_bytes},
+            "history_bytes": {"predicted": last.predicted_history_bytes, "actual": last.history_bytes},
+            "resident_bytes": {"predicted": last.predicted_resident_bytes, "actual": last.resident_bytes},
             "peak_bytes": {"predicted": self.predicted_peak, "actual": self.actual_peak},
             "cached_frames": {
                 "mean": sum(cached) / len(cached),

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .attention import Backend, choose
-from .context_latents import context_frames
 from .errors import CheckpointError
+from .loops import still_frames
 from .models.checkpoints import LoadedModel, load_demo_model, load_model, read_checkpoint
 from .models.demo_assets import load_demo_codec
 from .models.demo_text import TEXT_DIM, TEXT_LEN, encode_prompt
@@ -56,9 +56,10 @@ class Pipeline:
 
     def new_stills(self) -> StillFrames | None:
         """Pixel frames of one clip as stills, for a family whose loop wants them; None without an encoder."""
-        if self.family.loop != "recompute" or self.encode_pixels is None:
+        frames = still_frames(self.family)
+        if not frames or self.encode_pixels is None:
             return None
-        return DecodedStills(self.new_decoder(), self.encode_pixels, context_frames(self.family))
+        return DecodedStills(self.new_decoder(), self.encode_pixels, frames)
 
 
 def load_pipeline(

@@ -13,7 +13,6 @@ The public code reads the context in one pass under a mask: blocks of F frames, 
 A clean pass per block, over the blocks already in the cache, is the same computation; K <= F is one pass either way.
 """
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -23,7 +22,7 @@ from torch import Tensor
 from .attention import AttentionFn, attention
 from .cache import KVCache, Observer, Region
 from .clip_memory import clean_pass, kv_shape, setting_of
-from .context_latents import ContextLatents, context_frames
+from .context_latents import ContextLatents, context_frames, warn_plain_latent
 from .errors import PlanError
 from .geometry import LatentShape, Span
 from .models.denoiser import Denoiser, Step
@@ -75,11 +74,7 @@ def recompute(
     memory = _Memory(denoise, shape, schedule, policy, family, noise, attend, given)
     spans = memory.setting.spans
     if still is None and any(span.start and not span.given and not context.keeps_first(span) for span in spans):
-        warnings.warn(
-            f"{family.title} begins its context with a re-encoded pixel frame, and there is no VAE to make one: the "
-            "plain latent is used, which the model was not made for; give a VAE that has an encoder",
-            stacklevel=2,
-        )
+        warn_plain_latent(family)
     spoken: Tensor | None = None  # the prompt of the chunk before
     for span in spans:
         prompt = prompts.at(span.start)
@@ -97,7 +92,7 @@ def recompute(
             scores = memory.settle(span)
         context.add(latent)
         spoken = prompt
-        yield _result(memory, span, latent, full, scores)
+        yield ChunkResult.of(memory.cache, span, latent, full, memory.predicted_peak_bytes, scores)
 
 
 class _Memory:
@@ -208,18 +203,3 @@ def _both(first: Observer | None, second: Observer | None) -> Observer | None:
         second(layer, heads, q, k, regions)
 
     return tell
-
-
-def _result(memory: _Memory, span: Span, latent: Tensor, full: bool, scores: HeadScores | None) -> ChunkResult:
-    cache = memory.cache
-    return ChunkResult(
-        span,
-        latent,
-        cache.plan,
-        full,
-        cache.history_bytes,
-        cache.resident_bytes,
-        cache.take_peak_bytes(),
-        memory.predicted_peak_bytes,
-        scores,
-    )

@@ -95,7 +95,7 @@ def render(
     latents: list[Tensor] = []
     written = [outputs.part]
     prompts = prompt_schedule(pipeline, clip)
-    memory = MemoryUse(price_shape(pipeline.denoiser, clip.shape, pipeline.family, prompts))
+    memory = MemoryUse(price_shape(pipeline.denoiser, clip.shape, pipeline.family, len(prompts.entries) - 1))
     try:
         with _writer(pipeline, clip, outputs.part) as video:
             decoder = pipeline.new_decoder()

@@ -28,7 +28,6 @@ from .prompts import PromptSchedule
 from .rolling_memory import RollingMemory
 from .rollout import ChunkResult, OnStep, Watch
 from .schedule import Schedule, add_noise
-from .scoring import HeadScores
 from .stepcache import NO_STEPS, StepCache
 
 
@@ -82,22 +81,7 @@ def rolling(
             latent = clean[0].clone()  # the window's other chunks shall not live as long
             on_step(window[0], len(levels))
             scores = memory.commit(window[0], latent, observation)
-            yield _result(memory, window[0], latent, full, scores)
-
-
-def _result(memory: RollingMemory, span: Span, latent: Tensor, full: bool, scores: HeadScores | None) -> ChunkResult:
-    cache = memory.cache
-    return ChunkResult(
-        span,
-        latent,
-        cache.plan,
-        full,
-        cache.history_bytes,
-        cache.resident_bytes,
-        cache.take_peak_bytes(),
-        memory.predicted_peak_bytes,
-        scores,
-    )
+            yield ChunkResult.of(memory.cache, window[0], latent, full, memory.predicted_peak_bytes, scores)
 
 
 def _spoken(prompts: PromptSchedule, window: list[Span], batch: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .attention import AttentionFn, attention
-from .cache import Observer
+from .cache import KVCache, Observer
 from .clip_memory import ClipMemory
 from .errors import OutputError
 from .geometry import LatentShape, Span
@@ -39,7 +39,7 @@ class ChunkResult:
     plan: the head plan from here on; scores: what it was made from, if heads were observed in this chunk.
     window_full: the chunk was made with as much history as its plan ever holds.
     history_bytes, resident_bytes, peak_bytes: K/V live and allocated once the chunk is committed, and the most that
-    was allocated on the way; predicted_peak_bytes: what the plans so far priced that at.
+    was allocated on the way; predicted_...: what the plan, or for the peak the plans so far, priced that at.
     """
 
     span: Span
@@ -49,8 +49,36 @@ class ChunkResult:
     history_bytes: int
     resident_bytes: int
     peak_bytes: int
+    predicted_history_bytes: int
+    predicted_resident_bytes: int
     predicted_peak_bytes: int
     scores: HeadScores | None = None
+
+    @classmethod
+    def of(
+        cls,
+        cache: KVCache,
+        span: Span,
+        latent: Tensor,
+        window_full: bool,
+        predicted_peak_bytes: int,
+        scores: HeadScores | None,
+    ) -> "ChunkResult":
+        """A chunk that was made with a cache and is committed to it."""
+        plan, shape = cache.plan, cache.shape
+        return cls(
+            span,
+            latent,
+            plan,
+            window_full,
+            cache.history_bytes,
+            cache.resident_bytes,
+            cache.take_peak_bytes(),
+            plan.history_bytes(shape, cache.committed_frames),
+            plan.resident_bytes(shape),
+            predicted_peak_bytes,
+            scores,
+        )
 
 
 @torch.inference_mode()
@@ -85,22 +113,8 @@ def rollout(
             memory.begin(span)
             latent = _denoised(memory, span, shape, on_step, steps, watch)
         memory.commit(span, latent, lambda part: on_step(part, len(schedule)))
-        yield _result(memory, span, latent, full)
-
-
-def _result(memory: ClipMemory, span: Span, latent: Tensor, full: bool) -> ChunkResult:
-    cache = memory.cache
-    return ChunkResult(
-        span,
-        latent,
-        cache.plan,
-        full,
-        cache.history_bytes,
-        cache.resident_bytes,
-        cache.take_peak_bytes(),
-        memory.predicted_peak_bytes,
-        memory.scores if span.chunk in memory.observed else None,
-    )
+        scores = memory.scores if span.chunk in memory.observed else None
+        yield ChunkResult.of(memory.cache, span, latent, full, memory.predicted_peak_bytes, scores)
 
 
 def _denoised(

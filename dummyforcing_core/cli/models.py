@@ -72,6 +72,7 @@ def defaults(family: Family) -> str:
     parts += ["re-cache on a prompt switch"] if family.recache else []
     parts += [f"{family.pass_frames} frames denoised together"] if family.loop == "rolling" else []
     parts += ["cache made anew before every chunk"] if family.loop == "recompute" else []
+    parts += [f"longer clips restart, over {family.overlap_frames} frames"] if family.loop == "restarts" else []
     return "; ".join(parts)
 
 

@@ -17,7 +17,8 @@ class Family:
     size   -- of the Wan2.1 that it was made of
     loop   -- "chunks": one after the other, each committed to the cache (rollout.py); "rolling": a window of chunks at
               rising noise is denoised together (rolling.py); "recompute": the cache is made anew before every chunk
-              from the newest latents (recompute.py)
+              from the newest latents (recompute.py); "restarts": clips of the trained length, each of which begins with
+              the last `overlap_frames` of the one before (restarts.py)
     """
 
     name: str
@@ -35,7 +36,8 @@ class Family:
     first_steps: tuple[float, ...] | None = None  # of the first generated chunk, where it takes more
     warped: bool = True
     size: str = "1.3B"
-    loop: Literal["chunks", "rolling", "recompute"] = "chunks"
+    loop: Literal["chunks", "rolling", "recompute", "restarts"] = "chunks"
+    overlap_frames: int = 0
 
     @property
     def schedule(self) -> Schedule:
@@ -100,6 +102,8 @@ FAMILIES: dict[str, Family] = {
             steps=(1000, 757, 522),
             shift=8.0,
             warped=False,
+            loop="restarts",
+            overlap_frames=3,
             containers=("generator", "generator_ema", "model", "state_dict"),
         ),
         Family(

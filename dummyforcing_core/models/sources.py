@@ -189,8 +189,8 @@ FAMILY_SOURCES = (
         "causvid",
         "CausVid 1.3B",
         (SourceFile("tianweiy/CausVid", "autoregressive_checkpoint/model.pt", DIFFUSION, CAUSVID, holds="generator"),),
-        "noise levels, timesteps and frames seen, against a table of facts from the public code; its long video of "
-        "overlapped 21-frame clips is not built: longer clips get a window of 21 frames",
+        "noise levels, timesteps and frames seen, against a table of facts from the public code; long videos as clips "
+        "that overlap, but decoded as one video",
     ),
     Source(
         "krea_realtime",

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_management
 import torch
 
-from ...dummyforcing_core.clip_memory import kv_shape, setting_of
+from ...dummyforcing_core.clip_memory import setting_of
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape
+from ...dummyforcing_core.loops import price_shape
 from ...dummyforcing_core.models.denoiser import ModelGeometry
 from ...dummyforcing_core.models.families import Family
 from ...dummyforcing_core.plan import HeadPlan
 from ...dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
 from ...dummyforcing_core.profile import HeadProfile
-from ...dummyforcing_core.recompute import context_shape
 from ...dummyforcing_core.scoring import HeadScores
 from .denoiser import geometry_of
 from .settings import KEY, Wrappers
@@ -65,10 +65,7 @@ def kv_bytes(
     sized: Any = _Sized(geometry)
     setting = setting_of(sized, shape, family, given_frames)
     plan: HeadPlan = policy.plan(setting)
-    if family.loop == "recompute":
-        price = context_shape(sized, shape, family)
-    else:
-        price = kv_shape(sized, shape, family, family.recache and switches > 0)
+    price = price_shape(sized, shape, family, switches)
     return max(plan.resident_bytes(price), plan.repack_peak_bytes(price, plan))
 
 

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from ...dummyforcing_core import __version__
-from ...dummyforcing_core.context_latents import context_frames
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape, Span, chunk_spans, pixel_frames, screen_size
-from ...dummyforcing_core.loops import model_calls, price_shape
+from ...dummyforcing_core.loops import model_calls, price_shape, still_frames
 from ...dummyforcing_core.memory_use import MemoryUse
 from ...dummyforcing_core.policies import Policy
 from ...dummyforcing_core.render import device_name
@@ -118,8 +117,8 @@ def sample_clip(
             if session.schedule.sigmas[0] < 1:
                 noise = over_latent(session, host, shape, session.to_model(canvas) if canvas.any() else canvas)
             still = None
-            if family.loop == "recompute" and streaming_vae is not None:
-                still = HostStills(session, streaming_vae, context_frames(family))
+            if still_frames(family) and streaming_vae is not None:
+                still = HostStills(session, streaming_vae, still_frames(family))
             made = stream(session, Clip(shape, first, noise, steps, run.step, run.chunk, still))
             report.memory = run.memory.rows()
             return made
@@ -154,7 +153,7 @@ class _Run:
         report: RunReport,
         began: float,
     ):
-        self.memory = MemoryUse(price_shape(session.denoise, shape, session.family, session.prompts))
+        self.memory = MemoryUse(price_shape(session.denoise, shape, session.family, len(session.prompts.entries) - 1))
         self._session, self._output, self._view, self._report, self._began = session, output, view, report, began
         self._preview = preview_for(session.latent_format, shape.height, shape.width, session.device)
         self._chunk_began = time.perf_counter()

@@ -22,7 +22,7 @@ from dummyforcing_core.models.families import FAMILIES, Family
 from dummyforcing_core.models.rope import apply_rope, rope_table
 from dummyforcing_core.models.wan import CausalWan, WanConfig, forward, text_kv
 from dummyforcing_core.noise import SeededNoise
-from dummyforcing_core.policies import Full, Policy, SlidingWindow
+from dummyforcing_core.policies import Full, Policy
 from dummyforcing_core.prompts import PromptSchedule
 from dummyforcing_core.rollout import rollout
 from dummyforcing_core.schedule import Schedule
@@ -34,6 +34,8 @@ CAUSVID = Family(
     steps=(1000, 757, 522),
     shift=8.0,
     warped=False,
+    loop="restarts",
+    overlap_frames=3,
     containers=("generator", "generator_ema", "model", "state_dict"),
 )
 WARPED = replace(CAUSVID, name="causvid_4step", steps=(1000, 750, 500, 250), warped=True)
@@ -173,15 +175,6 @@ def test_every_chunk_sees_all_frames_up_to_21() -> None:
         (start, pytest.approx(level, abs=1e-6)) for start in range(0, 21, 3) for level in levels
     ]
     assert all(held == list(range(start)) for start, _, held in denoise.calls)
-
-
-def test_a_longer_clip_gets_a_window_of_the_trained_length() -> None:
-    """The public code joins clips of 21 frames, made apart, by overlap; here one clip goes on in a window of 21."""
-    assert (CAUSVID.default_window_frames, CAUSVID.sink_frames) == (21, 0)
-    with pytest.warns(UserWarning, match="was trained on 21"):
-        sample(24, Full())
-    _, denoise = sample(30, SlidingWindow(CAUSVID.default_window_frames, CAUSVID.sink_frames))
-    assert all(held == list(range(max(0, start - 18), start)) for start, _, held in denoise.calls)
 
 
 # -- the file --------------------------------------------------------------------------------------------------------

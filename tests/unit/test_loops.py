@@ -46,7 +46,7 @@ def test_the_calls_of_a_clip_are_known_before(denoise: Counted, name: str, given
             nonlocal told
             told += 1
 
-        shape = LatentShape(1, 16, 18 if family.loop == "rolling" else given + 7, 2, 2)
+        shape = LatentShape(1, 16, {"rolling": 18, "restarts": given + 40}.get(family.loop, given + 7), 2, 2)
         start = torch.zeros(1, 16, given, 2, 2) if given else None
         denoise.calls = 0
         with warnings.catch_warnings():

@@ -99,7 +99,7 @@ DEFAULTS = {
     "causal_forcing_framewise": "1000 750 500 250, shift 5, warped; chunk 1; all 21 frames",
     "causal_forcing_2step": "1000 500 (1000 750 500 250 in the first generated chunk), shift 5, warped; chunk 1; "
     "all 21 frames",
-    "causvid": "1000 757 522, shift 8, not warped; chunk 3; all 21 frames",
+    "causvid": "1000 757 522, shift 8, not warped; chunk 3; all 21 frames; longer clips restart, over 3 frames",
     "krea_realtime": "1000 937.5 833.333 625 0, shift 5, not warped; chunk 3; window 6; cache made anew before every "
     "chunk",
     "rolling_forcing": "1000 800 600 400 200, shift 5, warped; chunk 3; window 21; sink 3; 15 frames denoised together",

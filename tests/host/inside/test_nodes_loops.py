@@ -15,12 +15,17 @@ FAMILIES = (
 )  # fmt: skip
 
 
+def length_of(family: Any) -> int:
+    """Long enough for a second clip, where a family starts anew."""
+    return 24 if family.loop == "restarts" else FRAMES
+
+
 def alone(
     part: Any, files: Path, name: str, policy: Any, features: torch.Tensor, later: torch.Tensor | None = None
 ) -> torch.Tensor:
     """The core's loop over its own modules; `later` speaks from frame 6 on. Latents in the model's space."""
     loaded = part("dummyforcing_core.models.checkpoints").load_model(files / FILE, name)
-    shape = part("dummyforcing_core.geometry").LatentShape(1, 16, FRAMES, 8, 8)
+    shape = part("dummyforcing_core.geometry").LatentShape(1, 16, length_of(loaded.family), 8, 8)
     noise = part("dummyforcing_core.noise").SeededNoise(3, shape, loaded.family.chunk_frames)
     entries = ((0, features),) if later is None else ((0, features), (6, later))
     prompts = part("dummyforcing_core.prompts").PromptSchedule(entries)
@@ -44,7 +49,7 @@ def test_the_host_gives_what_the_core_gives(
         policy = policies.DummyForcing()
         model = call("DummyForcingApplyDummyForcing", model=model).outputs[0]
     text = conditioning(1)
-    made = model.model.process_latent_in(clip(model, conditioning=text, latent=canvas(FRAMES)))
+    made = model.model.process_latent_in(clip(model, conditioning=text, latent=canvas(length_of(family))))
     expected = alone(part, files, name, policy, text[0][0])
     assert made.shape == expected.shape
     assert float((made - expected).abs().max()) < 1e-4 * float(expected.abs().max())
@@ -82,19 +87,26 @@ def test_what_rolling_windows_cannot_do_is_one_line(
     refused(lambda: stream(model, **given), *words)
 
 
-def test_krea_encodes_stills_through_the_hosts_vae(
-    call: Any, files: Path, stream: Any, canvas: Any, tiny_vae: Any
+@pytest.mark.parametrize(
+    ("name", "title", "frames", "stills"),
+    [
+        ("krea_realtime", "Krea Realtime 14B", 15, 3),  # the first chunk has no context, the second keeps frame 0
+        ("causvid", "CausVid 1.3B", 42, 2),  # clips of 21, 18 more, 3 more
+    ],
+)
+def test_stills_are_encoded_through_the_hosts_vae(
+    call: Any, files: Path, stream: Any, canvas: Any, tiny_vae: Any, name: str, title: str, frames: int, stills: int
 ) -> None:
-    model = call("DummyForcingLoadARModel", model=FILE, family="krea_realtime").outputs[0]
+    model = call("DummyForcingLoadARModel", model=FILE, family=name).outputs[0]
     seen: list[tuple[int, ...]] = []
     encode = tiny_vae.encode
     tiny_vae.encode = lambda pixels: seen.append(tuple(pixels.shape)) or encode(pixels)
     try:
-        made = stream(model, latent=canvas(FRAMES), vae=tiny_vae)
+        made = stream(model, latent=canvas(frames), vae=tiny_vae)
     finally:
         del tiny_vae.encode
-    assert seen == [(1, 64, 64, 3)] * 3  # chunks 2, 3 and 4; the first has no context, the second keeps frame 0
+    assert seen == [(1, 64, 64, 3)] * stills
     assert "re-encoded" not in made.outputs[2]
-    plain = stream(model, latent=canvas(FRAMES))
-    assert "note: Krea Realtime 14B begins its context with a re-encoded pixel frame" in plain.outputs[2]
+    plain = stream(model, latent=canvas(frames))
+    assert f"note: {title} begins its context with a re-encoded pixel frame" in plain.outputs[2]
     assert not torch.equal(made.outputs[0]["samples"], plain.outputs[0]["samples"])
