@@ -75,7 +75,7 @@ def sampler(graph: Graph, model: Node, prompt: Node, size: Node, vae: Node, **mo
     """A Streaming Sampler, tall enough for its picture."""
     vae_wire = vae["VAE"]
     wires = {"model": model["MODEL"], "conditioning": prompt["CONDITIONING"], "latent": size["LATENT"], "vae": vae_wire}
-    return graph.add("DummyForcingStreamingSampler", tall=560, **{"seed": SEED, **wires, **more})  # type: ignore
+    return graph.add("DummyForcingStreamingSampler", tall=650, **{"seed": SEED, **wires, **more})  # type: ignore
 
 
 def report(graph: Graph, source: Node, title: str = "Report", tall: int = 420) -> Node:

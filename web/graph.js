@@ -40,6 +40,7 @@ export function onOutput(node, show) {
 // closes it.
 export function addElement(node, name, element, height) {
   let open = false;
+  let grown = 0; // by how much the node had to
   const room = () => (open ? height() + 2 * MARGIN : 0);
   // The type makes a subgraph show it outside too.
   const widget = node.addDOMWidget(name, "preview", element, {
@@ -59,10 +60,10 @@ export function addElement(node, name, element, height) {
     open = wanted;
     element.style.display = open ? "flex" : "none";
     element.style.minHeight = `${open ? height() : 0}px`;
-    const change = room() - before;
-    resize(node, change);
+    if (open) grown = Math.max(node.computeSize()[1] - node.size[1], 0); // a tall node has the room already
+    resize(node, open ? grown : -grown);
     // A subgraph's node grows by itself, and stays large.
-    if (change < 0) for (const outer of outerNodes(node)) resize(outer, change);
+    if (!open) for (const outer of outerNodes(node)) resize(outer, -before);
   };
 }
 

@@ -20,34 +20,17 @@ from dummyforcing_core.loops import history_frames, loop_of, price_shape
 from dummyforcing_core.memory_use import MemoryUse
 from dummyforcing_core.models.denoiser import Step, WanDenoiser
 from dummyforcing_core.models.families import get_family
-from dummyforcing_core.models.wan import CausalWan, WanConfig
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import DummyForcing, Full, Policy, SlidingWindow
 from dummyforcing_core.prompts import PromptSchedule
 from dummyforcing_core.restarts import Part, parts_of, restarts
 from dummyforcing_core.rollout import ChunkResult, rollout
+from tests.property.tiny import context, tiny_model
 
 CAUSVID = get_family("causvid")
 STEPS = len(CAUSVID.steps)
 FULL = Full()
-
-
-def tiny_model() -> CausalWan:
-    torch.manual_seed(0)
-    model = CausalWan(WanConfig(dim=64, ffn_dim=64, num_heads=2, num_layers=2, text_dim=8, freq_dim=256))
-    with torch.no_grad():
-        for block in model.blocks:
-            block.modulation.mul_(8)
-    return model.requires_grad_(False)
-
-
 MODEL = tiny_model()
-
-
-def context(seed: int) -> Tensor:
-    return torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(seed))
-
-
 A, B = context(0), context(1)
 
 

@@ -19,6 +19,21 @@ def widget(page: ComfyPage, kind: str, name: str, value: object) -> None:
     page.set_widget(node, name, value)
 
 
+ROOM = """() => {
+    const node = app.graph._nodes.find((n) => n.comfyClass === "DummyForcingStreamingSampler");
+    const group = app.graph._groups.find((g) => g.title.includes("Sample"));
+    const element = document.querySelector(`[data-node-id="${node.id}"]`);
+    const height = LiteGraph.vueNodesMode ? element.offsetHeight - LiteGraph.NODE_TITLE_HEIGHT : node.size[1];
+    return group.pos[1] + group.size[1] - node.pos[1] - height;
+}"""
+
+
+def room(page: ComfyPage) -> float:
+    """Graph units between the sampler's lower edge and its group's."""
+    page.frames()
+    return page.page.evaluate(ROOM)
+
+
 @BOTH_LOOKS
 def test_dragged_in_it_runs_and_shows_its_clip(page: ComfyPage, tmp_path: Path, nodes_2: bool) -> None:
     page.use_nodes_2(nodes_2)
@@ -28,6 +43,7 @@ def test_dragged_in_it_runs_and_shows_its_clip(page: ComfyPage, tmp_path: Path, 
     prompt_id = page.run()
     page.page.wait_for_function("() => [...document.querySelectorAll('video')].some((v) => v.src.includes('/view'))")
     page.screenshot(tmp_path / "done.png")
+    assert room(page) >= 0
     assert "81 (21 latent)" in report(page, prompt_id)
     assert page.errors == []
 
@@ -44,6 +60,7 @@ def test_it_is_watched_finished_and_cancelled(page: ComfyPage, tmp_path: Path, n
         wait_live(page, "s.open && s.width > 0 && Number(s.line.split(' ')[1]) > 3")
         page.fit()
         page.screenshot(tmp_path / "live.png")
+        assert room(page) >= 0
         page.page.locator(".dummyforcing-live button").first.click()
     assert "ended early after" in report(page, prompt_id)
     widget(page, "DummyForcingStreamingSampler", "seed", 300 + nodes_2)
