@@ -61,19 +61,20 @@ function liveView(node) {
     open(true);
   }
 
-  function end(outcome) {
+  function end(detail) {
     running = null;
     button.hidden = true;
-    const writes = node.inputs?.some((input) => input.name === "vae" && input.link != null);
-    line.textContent = endText(outcome, reached, writes);
+    line.textContent = endText(detail, reached);
   }
 
   return {
     show(detail) {
-      if (!detail.running) return end(detail.outcome);
+      if (!detail.running) return end(detail);
       if (running === null || detail.chunk === 0) begin(detail.node);
       reached = detail;
-      if (!button.disabled) line.textContent = progressText(detail);
+      if (detail.decoding) button.disabled = true; // there is nothing left to end
+      if (detail.decoding || !button.disabled) line.textContent = progressText(detail);
+      if (detail.decoding) return; // no new preview
       const source = `/dummyforcing/preview?${new URLSearchParams({ node: detail.node, chunk: detail.chunk })}`;
       if (detail.chunk > 0) play(api.apiURL(source));
       else api.fetchApi(source); // tells the server that a page watches

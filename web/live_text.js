@@ -1,17 +1,18 @@
 // The line under the live view.
 
 // While it runs. Sizes come in MiB, times in seconds.
-export function progressText({ chunk, chunks, fps, seconds_left, kv_mib, device_mib }) {
+export function progressText({ chunk, chunks, fps, seconds_left, kv_mib, device_mib, decoding }) {
+  if (decoding) return `decoding chunk ${decoding} of ${chunks}`;
   if (chunk === 0) return `starting, ${chunks} ${chunks === 1 ? "chunk" : "chunks"}`;
   const memory = device_mib ? `${gib(device_mib)} of VRAM, K/V ${gib(kv_mib)}` : `K/V ${gib(kv_mib)}`;
   return `chunk ${chunk} of ${chunks} · ${fps} FPS · ${clock(seconds_left)} left · ${memory}`;
 }
 
-// After it. `writes`: whether the node decodes into a file.
-export function endText(outcome, { chunk = 0, chunks = 0 }, writes) {
+// After it. `kept`: whether a playable part of the clip is on disk.
+export function endText({ outcome, kept }, { chunk = 0, chunks = 0 }) {
   if (outcome === "done") return "done";
   const where = `${outcome} after ${chunk} of ${chunks} chunks`;
-  return writes && chunk > 0 ? `${where}; the part that is done stays in the output folder` : where;
+  return kept ? `${where}; the part that is done stays in the output folder` : where;
 }
 
 const gib = (mib) => (mib < 1024 ? `${Math.round(mib)} MiB` : `${(mib / 1024).toFixed(1)} GiB`);

@@ -91,7 +91,7 @@ def live_view(node: str | None, chunks: int, calls: int, fps: int) -> Iterator["
         _ended[view.node] = view
         if _running.get(view.node) is view:
             del _running[view.node]
-        view.send(running=False, outcome=outcome)
+        view.send(running=False, outcome=outcome, kept=view.kept)
 
 
 class LiveView:
@@ -100,6 +100,7 @@ class LiveView:
     def __init__(self, node: str, chunks: int, calls: int, fps: int):
         self.node, self.finish_asked = node, threading.Event()
         self.newest = b""  # the newest chunk as mp4
+        self.kept = False  # whether frames of the clip are on disk
         self.watched = False  # whether a page with our script shows it
         self._chunks, self._calls, self._fps = chunks, calls, fps
         self._begun = 0  # model calls
@@ -135,6 +136,10 @@ class LiveView:
         if len(pixels) and done > 1 and not self.watched:  # the host's own preview, where our script is not there
             picture = ("JPEG", Image.fromarray(pixels[-1]), PREVIEW_PX)
             self._bar.update_absolute(self._begun, self._calls, picture)
+
+    def decoding(self, chunk: int, chunks: int) -> None:
+        """Sampling is over; chunk `chunk` of those made is decoded."""
+        self.send(running=True, chunk=chunks, chunks=chunks, decoding=chunk)
 
     def _show(self, pixels: np.ndarray, details: dict[str, Any]) -> None:
         try:

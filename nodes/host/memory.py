@@ -82,6 +82,12 @@ def needs_of(
     )
 
 
+def fits_together(model: Any, vae: Any, needs: Needs) -> bool:
+    """Whether model, VAE and all that a run needs beside them can stay on the device at once."""
+    both = needs.weights + int(vae.patcher.model_size()) + needs.fixed
+    return both <= comfy.model_management.get_total_memory(model.load_device)
+
+
 def check_fits(
     model: Any, needs: Needs, shape: LatentShape, policy: Policy, family: Family, total_bytes: int | None = None
 ) -> None:

@@ -5,7 +5,7 @@ import itertools
 import logging
 import time
 import warnings
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import comfy.model_management
@@ -27,7 +27,7 @@ from .clip_output import ClipOutput
 from .decoder import streams
 from .files import OutputFile, workflow_tags
 from .live import LiveView, early_ends, live_view
-from .memory import check_fits, needs_of
+from .memory import check_fits, fits_together, needs_of
 from .preview import preview_for
 from .run import run_on
 from .sampler import Clip, Given, Session, over_latent, schedule_from, stream
@@ -76,8 +76,13 @@ def sample_clip(
     family, known_from = family_of(model)
     settings = settings_of(model)
     policy = settings.policy or default_policy(family)
+    notes = list(settings.notes)
     streaming_vae = vae if vae is not None and streams(vae) else None
     needs = needs_of(model, shape, policy, family, given, len(conditioning) - 1, streaming_vae)
+    if streaming_vae is not None and not still_frames(family) and not fits_together(model, streaming_vae, needs):
+        notes.append(f"decoding waits for the last chunk: it does not fit beside the model ({needs})")
+        streaming_vae = None
+        needs = needs_of(model, shape, policy, family, given, len(conditioning) - 1)
     check_fits(model, needs, shape, policy, family)
     logging.info("Dummy Forcing: predicted memory: %s", needs)
     schedule = family.schedule if sigmas is None else schedule_from(sigmas, family.schedule)
@@ -97,7 +102,6 @@ def sample_clip(
     )
     chunks = len(chunk_spans(shape.frames, family.chunk_frames, given))
     calls = model_calls(family, schedule, shape.frames, given)
-    notes = list(settings.notes)
 
     with contextlib.ExitStack() as stack:
         view = stack.enter_context(live_view(hidden.unique_id, chunks, calls, fps))
@@ -106,10 +110,11 @@ def sample_clip(
         output = None
         if vae is not None:
             output = stack.enter_context(ClipOutput(vae, shape, fps, prefix, workflow_tags(hidden)))
+        decodes_later = streaming_vae is None
 
         def work(session: Session, host: Given) -> Tensor:
             report.init_ms = 1000 * (time.perf_counter() - began)
-            run = _Run(session, shape, output, view, report, began)
+            run = _Run(session, shape, None if decodes_later else output, view, report, began)
             first = None if start is None else session.to_model(start.to(session.device, torch.float32))
             steps = session.step_cache
             report.conditions["skipped steps"] = ", ".join(map(str, sorted(steps.skipped))) or "none"
@@ -125,6 +130,8 @@ def sample_clip(
 
         beside = [] if streaming_vae is None else [streaming_vae.patcher]
         latents = run_on(model, conditioning, shape, seed, work, sigmas, fps, needs.kv + needs.decode, beside)
+        if output is not None and decodes_later:
+            _decode(latents, output, report, view)
         if output is not None:
             output.finish()
         notes += [str(warning.message) for warning in told if issubclass(warning.category, UserWarning)]
@@ -173,6 +180,7 @@ class _Run:
         if self._output is not None:
             pixels = self._output.add(self._session.to_latent(chunk.latent))[0]
             decode_ms = self._output.decode_ms[-1]
+            self._view.kept |= len(pixels) > 0
         span = chunk.span
         if not len(pixels):
             pixels = self._preview(chunk.latent, pixel_frames(span.stop) - pixel_frames(span.start))
@@ -184,6 +192,16 @@ class _Run:
         self._view.chunk(chunk, pixels)
         self._chunk_began = time.perf_counter()
         return self._view.finish_asked.is_set()
+
+
+def _decode(latents: Tensor, output: ClipOutput, report: RunReport, view: LiveView) -> None:
+    """Decodes a sampled clip, a LATENT's samples, chunk by chunk; the report gets the times."""
+    for number, timing in enumerate(report.chunks):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        view.decoding(number + 1, len(report.chunks))
+        output.add(latents[:, :, timing.start_frame : timing.start_frame + timing.frames])
+        report.chunks[number] = replace(timing, decode_ms=output.decode_ms[-1])
+        view.kept = True
 
 
 def policy_text(policy: Policy) -> str:

@@ -172,7 +172,7 @@ def test_finish_now_ends_the_clip_and_everything_goes_on(host: ComfyServer, clie
     assert run.output(only(prompt, "PreviewAny"))["text"][0] == text
     told = [event.data for event in run.of_type("dummyforcing.chunk")]
     assert [one["chunk"] for one in told if one["running"]] == [*range(int(done[1]) + 1)]  # 0: it begins
-    assert told[-1] == {"node": sampler, "graph": "", "running": False, "outcome": "done"}
+    assert told[-1] == {"node": sampler, "graph": "", "running": False, "outcome": "done", "kept": True}
 
 
 def test_finishing_what_does_not_run_is_refused(host: ComfyServer) -> None:

@@ -58,7 +58,7 @@ LIVE = (
     const area = box?.getBoundingClientRect();
     return {open: !!box && box.style.display !== "none", line: box?.querySelector("[aria-live]").textContent,
             seen: area?.width > 50 && area?.height > 50, width: video?.videoWidth ?? 0, time: video?.currentTime ?? 0,
-            button: !!button && !button.hidden, source: video?.src ?? ""};
+            disabled: button?.disabled, button: !!button && !button.hidden, source: video?.src ?? ""};
 }"""
 )
 
@@ -187,3 +187,28 @@ def test_without_a_vae_the_latents_are_shown_roughly(page: ComfyPage) -> None:
         state = wait_live(page, "s.open && s.width > 0")
         assert state["width"] == 64
     assert page.errors == []
+
+
+def tell(page: ComfyPage, node: int, **detail: Any) -> dict[str, Any]:
+    """What the view shows after an event as the server would send it."""
+    said = {"node": str(node), "graph": "", **detail}
+    page.page.evaluate("(detail) => app.api.dispatchEvent(new CustomEvent('dummyforcing.chunk', {detail}))", said)
+    page.frames()
+    return live(page)
+
+
+def test_the_line_tells_of_late_decoding_and_of_a_failure(page: ComfyPage) -> None:
+    node = build(page, 5.0)
+    numbers = {"fps": 7.5, "seconds_left": 75, "kv_mib": 2048, "device_mib": 512}
+    assert tell(page, node, running=True, chunk=0, chunks=9)["line"] == "starting, 9 chunks"
+    state = tell(page, node, running=True, chunk=2, chunks=9, **numbers)
+    assert state["line"] == "chunk 2 of 9 · 7.5 FPS · 1:15 left · 512 MiB of VRAM, K/V 2.0 GiB"
+    assert state["open"] and state["button"] and not state["disabled"]
+    state = tell(page, node, running=True, chunk=9, chunks=9, decoding=4)
+    assert state["line"] == "decoding chunk 4 of 9" and state["disabled"]
+    state = tell(page, node, running=False, outcome="failed", kept=True)
+    assert state["line"] == "failed after 9 of 9 chunks; the part that is done stays in the output folder"
+    assert state["open"] and not state["button"]
+    assert tell(page, node, running=True, chunk=0, chunks=1)["line"] == "starting, 1 chunk"
+    state = tell(page, node, running=False, outcome="stopped", kept=False)
+    assert state["line"] == "stopped after 0 of 1 chunks"

@@ -133,6 +133,75 @@ def test_what_cannot_fit_is_told_with_what_would(
     assert "half the size" in line and "head profile" in line
 
 
+@pytest.fixture
+def scarce(part: Any, ar_model: Any, tiny_vae: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A device that holds model, K/V and activations of a clip, but not the VAE and its work as well."""
+    import comfy.model_management
+
+    memory, settings = part("nodes.host.memory"), part("nodes.host.settings")
+
+    def make(frames: int, family: str = "self_forcing") -> Any:
+        model = ar_model(family=family)
+        row = settings.family_of(model)[0]
+        shape = part("dummyforcing_core.geometry").LatentShape(1, 16, frames, 8, 8)
+        needs = memory.needs_of(model, shape, settings.default_policy(row), row, 0, 0, tiny_vae)
+        total = needs.weights + needs.fixed + tiny_vae.patcher.model_size() - 1
+        monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda *args, **kwargs: total)
+        return model
+
+    return make
+
+
+def test_decoding_waits_where_it_does_not_fit_beside_the_model(
+    stream: Any, ar_model: Any, canvas: Any, tiny_vae: Any, scarce: Any, part: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management
+
+    latents, beside, report = stream(ar_model(), latent=canvas(9), vae=tiny_vae).outputs
+    assert "decoding waits" not in report
+    real, asked = comfy.model_management.load_models_gpu, []
+
+    def load(models: Any, *args: Any, **kwargs: Any) -> None:
+        asked.append([type(one.model).__name__ for one in models])
+        real(models, *args, **kwargs)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", load)
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(part("nodes.host.live").LiveView, "send", lambda self, **details: told.append(details))
+    later_latents, later, report = stream(scarce(9), latent=canvas(9), vae=tiny_vae).outputs
+    assert torch.equal(latents["samples"], later_latents["samples"])
+    assert torch.equal(*(videos[0].get_components().images for videos in (beside, later)))
+    assert "note: decoding waits for the last chunk" in report
+    assert [one["decoding"] for one in told if "decoding" in one] == [1, 2, 3]
+    assert "WanVAE" not in asked[0] and asked[-1] == ["WanVAE"]
+    decode_ms = re.findall(r"^ +\d+ +\d+\.\.\d+ +[\d.]+ +[\d.]+ +([\d.]+) ", report, re.M)
+    assert len(decode_ms) == 3 and all(float(ms) > 0 for ms in decode_ms)
+
+
+def test_a_loop_that_needs_the_vae_meanwhile_does_not_wait(
+    stream: Any, canvas: Any, tiny_vae: Any, scarce: Any
+) -> None:
+    report = stream(scarce(9, "krea_realtime"), latent=canvas(9), vae=tiny_vae).outputs[2]
+    assert "decoding waits" not in report
+
+
+def test_finishing_early_decodes_what_there_is(
+    stream: Any, canvas: Any, tiny_vae: Any, scarce: Any, part: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = part("nodes.host.live").LiveView
+    real = view.chunk
+
+    def chunk(self: Any, result: Any, pixels: Any) -> None:
+        real(self, result, pixels)
+        assert len(pixels) and not self.kept  # a rough preview, nothing on disk
+        self.finish_asked.set()
+
+    monkeypatch.setattr(view, "chunk", chunk)
+    latents, videos, report = stream(scarce(12), latent=canvas(12), vae=tiny_vae).outputs
+    assert latents["samples"].shape[2] == 3 and videos[0].get_components().images.shape[0] == 9
+    assert "ended early after 1 of 4" in report
+
+
 @pytest.mark.parametrize("policy", list(POLICIES))
 def test_every_alternative_that_is_named_is_smaller_and_true(call: Any, ar_model: Any, part: Any, policy: str) -> None:
     memory, settings = part("nodes.host.memory"), part("nodes.host.settings")
