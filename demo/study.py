@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-from dummyforcing_core.cli.common import make_folder, size
+from dummyforcing_core.cli.common import size
 from dummyforcing_core.contact_sheet import save_png
 from dummyforcing_core.render import device_name
+from dummyforcing_core.video import make_folder
 
 from .study_plot import draw
 from .study_profiles import head_figures

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from .geometry import FPS
-from .loops import history_frames, price_shape
+from .loops import pass_flops, price_shape
 from .noise import SeededNoise
 from .pipeline import Pipeline
 from .plan import HeadPlan
@@ -81,7 +81,7 @@ def compare_row(
         pipeline.backend.run,
         pipeline.new_stills,
     )
-    flops = plan.attention_flops(shape, history_frames(pipeline.family, clip.shape.frames))
+    flops = pass_flops(plan, shape, pipeline.family, clip.shape.frames)
     return Row(clip.policy, plan, report, list(errors), flops)
 
 

@@ -27,9 +27,15 @@ SIZES: dict[str, tuple[int, int]] = {"480p": (832, 480), "720p": (1280, 720), "1
 SIZES |= {f"{name}-portrait": (height, width) for name, (width, height) in SIZES.items()}
 
 
+def made_size(width: int, height: int) -> tuple[int, int]:
+    """What is made so that this size can be shown: sides rounded up to multiples of 16."""
+    side = SPATIAL * PATCH
+    return -(-width // side) * side, -(-height // side) * side
+
+
 def screen_size(width: int, height: int) -> tuple[int, int]:
     """What is shown of decoded frames: a named size whose sides had to be rounded up, else all of them."""
-    rounded = {tuple(-(-side // 16) * 16 for side in size): size for size in SIZES.values()}
+    rounded = {made_size(*size): size for size in SIZES.values()}
     return rounded.get((width, height), (width, height))
 
 

@@ -10,7 +10,7 @@ from .geometry import LatentShape, chunk_spans
 from .models.denoiser import Denoiser
 from .models.families import Family
 from .models.still_frame import StillFrames
-from .plan import KVShape
+from .plan import HeadPlan, KVShape
 from .recompute import context_shape, recompute
 from .restarts import part_shape, parts_of, restarts
 from .rolling import rolling
@@ -64,9 +64,13 @@ def price_shape(denoise: Denoiser, shape: LatentShape, family: Family, switches:
     return kv_shape(denoise, shape, family, family.recache and switches > 0)
 
 
-def history_frames(family: Family, frames: int) -> int:
-    """How many frames the last chunk of a clip has behind it, where a head keeps everything."""
+def pass_flops(plan: HeadPlan, shape: KVShape, family: Family, frames: int) -> int:
+    """Multiply-adds times two of self-attention in one denoising pass, deep in a clip of `frames` latent frames."""
     before = max(frames - family.pass_frames, 0)
+    if family.loop == "rolling":
+        before = min(family.default_window_frames - family.pass_frames, before)
     if family.loop == "recompute":
-        return min(context_frames(family), before)
-    return min(family.trained_frames - family.chunk_frames, before) if family.loop == "restarts" else before
+        before = min(context_frames(family), before)
+    if family.loop == "restarts":
+        before = min(family.trained_frames - family.chunk_frames, before)
+    return plan.attention_flops(replace(shape, pass_frames=min(family.pass_frames, frames)), before)

@@ -143,6 +143,10 @@ class HeadPlan:
         new = [after.layer_bytes(shape, layer) for layer in range(self.layers)]
         return max(sum(new[: layer + 1]) + sum(old[layer:]) for layer in range(self.layers))
 
+    def peak_bytes(self, shape: KVShape) -> int:
+        """The most bytes allocated in a run that begins with this plan and may narrow it."""
+        return self.repack_peak_bytes(shape, self)
+
     def to_json(self) -> str:
         """Text form: format, version, family, geometry, distinct memories, and one index and role per head."""
         distinct = list(dict.fromkeys(memory for row in self.memories for memory in row))

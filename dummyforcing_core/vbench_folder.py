@@ -19,7 +19,7 @@ from typing import Any
 
 from .errors import OutputError
 from .vbench import SEED_RULE, Sample, Suite
-from .video import output_error, write_atomic
+from .video import make_folder, output_error, write_atomic
 
 FORMAT = "dummyforcing.vbench"
 VERSION = 1
@@ -35,12 +35,7 @@ class ClipFolder:
     def make(self) -> None:
         """Makes the folders; OutputError if that cannot be."""
         for folder in (self.videos, self.unfinished):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OutputError(
-                    f"cannot make the folder {folder}: {error.strerror or error}; choose another one"
-                ) from error
+            make_folder(folder)
 
     def ignores_case(self) -> bool:
         """Whether two names that differ in case are one file here."""

@@ -300,6 +300,14 @@ def output_error(path: str | os.PathLike[str], error: OSError, frames_written: i
     return OutputError(f"cannot write {path}: {advice}{kept}")
 
 
+def make_folder(folder: Path) -> None:
+    """Makes an output folder and its parents; OutputError if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}; choose another one") from error
+
+
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The top-level boxes of an mp4: (kind, the whole box)."""
     start = 0

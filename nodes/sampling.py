@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from comfy_api.latest import InputImpl, io, ui
 
-from ..dummyforcing_core.geometry import FPS, SIZES, SPATIAL, latent_frames
+from ..dummyforcing_core.geometry import FPS, SIZES, SPATIAL, latent_frames, made_size
 from .host.live import early_ends
 from .host.sampler import full_clip_sampler
 from .host.streaming import decode_clip, empty_latent, sample_clip
@@ -50,7 +50,7 @@ class ClipSize(io.ComfyNode):
         cls, preset: str, orientation: str, seconds: float, batch_size: int, width: int, height: int
     ) -> io.NodeOutput:
         if preset != CUSTOM:
-            width, height = (-(-side // 16) * 16 for side in SIZES[preset.lower()])
+            width, height = made_size(*SIZES[preset.lower()])
             if orientation == PORTRAIT:
                 width, height = height, width
         frames = latent_frames(max(1, round(seconds * FPS)))

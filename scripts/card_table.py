@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
-from dummyforcing_core.clip_memory import kv_shape, setting_of
-from dummyforcing_core.geometry import SIZES, LatentShape
+from dummyforcing_core.clip_memory import setting_of
+from dummyforcing_core.geometry import SIZES, LatentShape, made_size
+from dummyforcing_core.loops import price_shape
 from dummyforcing_core.models.denoiser import ModelGeometry
 from dummyforcing_core.models.families import get_family
+from dummyforcing_core.models.wan_vae import WanVAE, WanVAEConfig
 from dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
 from dummyforcing_core.profile import HeadProfile
 from dummyforcing_core.scoring import HeadScores
@@ -23,6 +25,8 @@ CARDS = (8, 12, 16, 24)
 SYSTEM_GIB = 1.0
 LAYERS, HEADS, DIM = 30, 12, 1536
 PARAMETERS = 1_418_996_800
+with torch.device("meta"):
+    VAE_PARAMETERS = sum(parameter.numel() for parameter in WanVAE(WanVAEConfig()).parameters())
 FAMILY = get_family("self_forcing")
 EVEN = HeadProfile(HeadScores(torch.full((LAYERS, HEADS, 3), 1 / 3)))
 POLICIES: dict[str, Policy] = {
@@ -41,12 +45,10 @@ class Sized:
 
 def needs(policy: Policy, size: str) -> tuple[float, float, float]:
     """GiB of K/V, of one chunk's activations, of decoding one chunk."""
-    width, height = (-(-side // 16) * 16 for side in SIZES[size])
-    shape = LatentShape.of_pixels(width, height, 60 * 16 + 1)
+    shape = LatentShape.of_pixels(*made_size(*SIZES[size]), 60 * 16 + 1)
     denoise: Any = Sized()
     plan = policy.plan(setting_of(denoise, shape, FAMILY))
-    price = kv_shape(denoise, shape, FAMILY)
-    kv = max(plan.resident_bytes(price), plan.repack_peak_bytes(price, plan))
+    kv = plan.peak_bytes(price_shape(denoise, shape, FAMILY))
     area = FAMILY.chunk_frames * shape.height * shape.width
     activations = area * 2 * 0.01 * DIM / 2222 * 2**20
     decode = 2200 * shape.height * shape.width * 64 * 2
@@ -55,12 +57,14 @@ def needs(policy: Policy, size: str) -> tuple[float, float, float]:
 
 def verdict(card: int, kv: float, activations: float, decode: float) -> str:
     """How a run fits a card of so many GiB."""
-    weights, usable = PARAMETERS * 2 / GIB, card - SYSTEM_GIB
-    if weights + kv + max(activations, decode) <= usable:
+    weights, vae, usable = PARAMETERS * 2 / GIB, VAE_PARAMETERS * 2 / GIB, card - SYSTEM_GIB
+    if weights + vae + kv + max(activations, decode) <= usable:
         return "yes"
-    if kv + max(activations, decode) <= usable:
-        return "offload"
-    return "tiles" if kv + activations <= usable else "no"
+    if kv + activations > usable:
+        return "no"
+    if vae + decode > usable:
+        return "tiles"
+    return "waits" if weights + kv + activations <= usable else "offload"
 
 
 def table() -> str:

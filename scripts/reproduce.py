@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from reproduce_tables import markdown
 
-from dummyforcing_core.cli.common import add_run_arguments, load, make_folder, pick_device, read_prompts, warn
+from dummyforcing_core.cli.common import add_run_arguments, load, pick_device, read_prompts, warn
 from dummyforcing_core.cli.generate import make_clip
 from dummyforcing_core.cli.verify import DEMO_PROMPTS, PROMPTS, RATIO, own_memory, run_conditions, zero_text
 from dummyforcing_core.errors import DummyForcingError
-from dummyforcing_core.geometry import LatentShape, pixel_frames
+from dummyforcing_core.geometry import SIZES, LatentShape, made_size, pixel_frames
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.pipeline import Pipeline, is_demo
 from dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
@@ -36,9 +36,9 @@ from dummyforcing_core.script import Script
 from dummyforcing_core.stepcache import NO_STEPS, StepCache
 from dummyforcing_core.streaming import LatentPreview
 from dummyforcing_core.vbench_scores import read_results, scores
-from dummyforcing_core.video import write_atomic
+from dummyforcing_core.video import make_folder, write_atomic
 
-SIZES = {"480p": (832, 480), "720p": (1280, 720), "1080p": (1920, 1088)}
+PAPER_SIZES = {name: made_size(*SIZES[name]) for name in ("480p", "720p", "1080p")}
 STAND_INS = {"480p": (64, 64), "720p": (96, 96), "1080p": (128, 160)}  # 16, 36, 80 tokens: about the real ratios
 LATENTS, SMOKE_LATENTS = 21, 12
 HEAD_LATENTS = 12
@@ -106,7 +106,7 @@ def reproduce(args: argparse.Namespace) -> dict[str, Any]:
     make_folder(args.out)
     if not is_demo(args.model) and pick_device(args.device).type == "cpu":
         warn("a real checkpoint at the paper's sizes takes days on a CPU")
-    results = {name: read_results(getattr(args, f"vbench_{name}")) for name in ("dense", "dummy")}
+    results = {name: scores(read_results(getattr(args, f"vbench_{name}"))) for name in ("dense", "dummy")}
     demo = is_demo(args.model)
     texts = read_prompts(args.prompts) if args.prompts else list(DEMO_PROMPTS if demo else PROMPTS)
     with tempfile.TemporaryDirectory() as name:
@@ -114,7 +114,7 @@ def reproduce(args: argparse.Namespace) -> dict[str, Any]:
         without_text = zero_text(args, folder)
         texts = texts[:1] if args.text_embedding else texts
         pipeline = load(args, texts)
-        sizes = STAND_INS if demo else SIZES
+        sizes = STAND_INS if demo else PAPER_SIZES
         bench = Bench(replace(pipeline, new_decoder=LatentPreview), texts[0], args.seed, args.smoke, sizes, folder)
         bench.warm_up()
         speed = [bench.row(row) for row in ROWS]
@@ -131,7 +131,7 @@ def reproduce(args: argparse.Namespace) -> dict[str, Any]:
         "speed": speed,
         "whole_clip": whole,
         "heads": heads(pipeline, texts, args.seed, sizes["480p"]),
-        "vbench": {name: scores(found).__dict__ | {"total": scores(found).total} for name, found in results.items()},
+        "vbench": {name: found.__dict__ | {"total": found.total} for name, found in results.items()},
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError, DummyForcingError, OutputError
-from ..geometry import SIZES, LatentShape, Span
+from ..geometry import SIZES, LatentShape, Span, made_size
 from ..models.families import FAMILIES
 from ..models.lora import Lora
 from ..models.tiny_vae import TinyDecoder
@@ -128,7 +128,7 @@ def clip_shape(args: argparse.Namespace, default_frames: int = 81) -> LatentShap
     """Latents of the clip that --size and --frames describe, of `default_frames` pixel frames without --frames."""
     width, height = shown_size(args)
     if (width, height) in SIZES.values():
-        width, height = (-(-side // 16) * 16 for side in (width, height))
+        width, height = made_size(width, height)
     return LatentShape.of_pixels(width, height, default_frames if args.frames is None else args.frames)
 
 
@@ -186,14 +186,6 @@ def _one_thread(device: torch.device) -> None:
     """The demo's tensors are so small that threads wait for each other longer than they work."""
     if device.type == "cpu":
         torch.set_num_threads(1)
-
-
-def make_folder(folder: Path) -> None:
-    """Makes an output folder and its parents; OutputError if that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror}; choose another one") from error
 
 
 def warn(text: str) -> None:

@@ -16,7 +16,8 @@ from ..pipeline import Pipeline
 from ..policies import POLICIES, Policy, get_policy
 from ..render import Clip, Outputs
 from ..script import Script
-from .common import add_run_arguments, clip_shape, load, make_folder
+from ..video import make_folder
+from .common import add_run_arguments, clip_shape, load
 from .generate import make_clip
 from .policy_arguments import add_policy_options, pick_policy, refuse_surplus
 

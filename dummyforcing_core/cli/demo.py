@@ -8,7 +8,8 @@ from ..geometry import LatentShape
 from ..policies import DummyForcing, Full
 from ..render import Clip
 from ..script import Script
-from .common import DEMO_SIZE, load_demo, make_folder, pick_device
+from ..video import make_folder
+from .common import DEMO_SIZE, load_demo, pick_device
 from .compare import compare
 
 # One prompt per chunk. The colours are named while the light is on, then never again: what comes back when the

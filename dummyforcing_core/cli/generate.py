@@ -16,12 +16,12 @@ from ..policies import get_policy
 from ..render import Clip, Outputs, Rendered, render
 from ..script import Script
 from ..start import start_from_image, start_from_latents
+from ..video import make_folder
 from .common import (
     Progress,
     add_run_arguments,
     clip_shape,
     load,
-    make_folder,
     read_prompts,
     shown_size,
     warn,

@@ -23,7 +23,8 @@ from ..profiling import (
 )
 from ..prompts import PromptSchedule
 from ..scoring import HeadScores
-from .common import add_run_arguments, clip_shape, load, make_folder, read_prompts
+from ..video import make_folder
+from .common import add_run_arguments, clip_shape, load, read_prompts
 
 RATIO = 0.5
 

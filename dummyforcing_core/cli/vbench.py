@@ -79,11 +79,8 @@ def run(args: argparse.Namespace) -> int:
         _sample(jobs, folder, shard, make)
     if shard.world == 1:  # another rank may be about to write there
         folder.tidy()
-    mine_only = " this rank's share" if shard.world > 1 else ""
-    _say(
-        shard,
-        f"done with{mine_only or ' all'}; to score: vbench evaluate --videos_path {folder.videos} --dimension ...",
-    )
+    share = "this rank's share" if shard.world > 1 else "all"
+    _say(shard, f"done with {share}; to score: vbench evaluate --videos_path {folder.videos} --dimension ...")
     return 0
 
 

@@ -28,8 +28,8 @@ from ..prompts import PromptSchedule
 from ..render import Clip, Outputs, device_name
 from ..script import Script
 from ..verify import Page, check_costs, check_heads, check_tensors
-from ..video import write_atomic
-from .common import add_run_arguments, clip_shape, load, make_folder, pick_device, read_prompts, shown_size
+from ..video import make_folder, write_atomic
+from .common import add_run_arguments, clip_shape, load, pick_device, read_prompts, shown_size
 from .generate import make_clip
 
 LATENTS = 12  # four chunks of three, two of them after the heads are sorted

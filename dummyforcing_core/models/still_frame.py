@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OutputError
-from ..geometry import TEMPORAL, pixel_frames
+from ..geometry import pixel_frames
 from ..streaming import StreamingDecoder
 
 EncodePixels = Callable[[Tensor], Tensor]
@@ -82,8 +82,3 @@ class DecodedStills:
                 "push every latent of the clip, and keep as many frames as the context has"
             )
         return self._encode(self._last_pixels[frame])
-
-
-def image_context(encode: EncodePixels, image: Tensor, frames: int) -> Tensor:
-    """An image (B, 3, 1, H, W) in [-1, 1] as a start of `frames` latents: it stands still for as long as they last."""
-    return encode(image.expand(-1, -1, TEMPORAL * (frames - 1) + 1, -1, -1))

@@ -23,10 +23,10 @@ PREVIEW_PX = 512
 
 # Runs that a page may look at or end early, by node id. Entries live as long as their run.
 _running: dict[str, "LiveView"] = {}
-# How often a clip with these widgets was ended early: the host must not answer the next one from its cache.
-early_ends: Counter[tuple] = Counter()
 # The last one that ended: a page may still be fetching its last chunk.
 _ended: dict[str, "LiveView"] = {}
+# How often a clip with these widgets was ended early: the host must not answer the next one from its cache.
+early_ends: Counter[tuple] = Counter()
 
 
 def server() -> Any:
@@ -128,11 +128,10 @@ class LiveView:
             "kv_mib": round(chunk.resident_bytes / 2**20, 1),
             "device_mib": _device_mib(),
         }
-        if self._encoding.locked():  # the page has not even got the last one
-            self.send(running=True, **details)
-        else:
-            self._encoding.acquire()
+        if self._encoding.acquire(blocking=False):
             self._worker.submit(self._show, pixels, details)
+        else:  # the page has not even got the last one
+            self.send(running=True, **details)
         if len(pixels) and done > 1 and not self.watched:  # the host's own preview, where our script is not there
             picture = ("JPEG", Image.fromarray(pixels[-1]), PREVIEW_PX)
             self._bar.update_absolute(self._begun, self._calls, picture)

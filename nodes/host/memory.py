@@ -66,25 +66,28 @@ def kv_bytes(
     setting = setting_of(sized, shape, family, given_frames)
     plan: HeadPlan = policy.plan(setting)
     price = price_shape(sized, shape, family, switches)
-    return max(plan.resident_bytes(price), plan.repack_peak_bytes(price, plan))
+    return plan.peak_bytes(price)
 
 
 def needs_of(
-    model: Any, shape: LatentShape, policy: Policy, family: Family, given_frames: int, switches: int, vae: Any = None
+    model: Any, shape: LatentShape, policy: Policy, family: Family, given_frames: int, switches: int, vae: Any
 ) -> Needs:
     """What sampling this clip takes; `vae` if every chunk is decoded beside the model."""
-    chunk = [shape.batch, shape.channels, min(family.pass_frames, shape.frames), shape.height, shape.width]
+    one_pass, chunk = (
+        [shape.batch, shape.channels, min(frames, shape.frames), shape.height, shape.width]
+        for frames in (family.pass_frames, family.chunk_frames)
+    )
     return Needs(
         weights=int(model.model_size()),
         kv=kv_bytes(geometry_of(model), shape, policy, family, given_frames, switches),
-        activations=int(model.model.memory_required(chunk)),
+        activations=int(model.model.memory_required(one_pass)),
         decode=0 if vae is None else int(vae.memory_used_decode(chunk, vae.vae_dtype)),
     )
 
 
 def fits_together(model: Any, vae: Any, needs: Needs) -> bool:
     """Whether model, VAE and all that a run needs beside them can stay on the device at once."""
-    both = needs.weights + int(vae.patcher.model_size()) + needs.fixed
+    both = needs.weights + int(vae.patcher.model_size()) + needs.fixed + comfy.model_management.extra_reserved_memory()
     return both <= comfy.model_management.get_total_memory(model.load_device)
 
 

@@ -11,6 +11,8 @@ from .decoder import stream_of
 if TYPE_CHECKING:
     from .sampler import Session
 
+PIECE_FRAMES = 3  # latents at a time, so that a long given start is never there in pixels as a whole
+
 
 class HostStills:
     """Decodes the clip beside the loop, with a stream of its own, and keeps the pixels of the newest frames.
@@ -26,12 +28,12 @@ class HostStills:
 
     def push(self, latents: Tensor) -> None:
         """The clip's next latents (B, C, t, h, w) in the model's space."""
-        pixels = self._stream.push(self._session.to_latent(latents))
-        for frame in pixels.split(1, dim=2):
-            self._pixels[self._count] = frame.cpu()
-            self._count += 1
-        oldest = self._count - TEMPORAL * (self._frames + 2)  # the stream may hold a latent back
-        self._pixels = {index: frame for index, frame in self._pixels.items() if index >= oldest}
+        for piece in latents.split(PIECE_FRAMES, dim=2):
+            for frame in self._stream.push(self._session.to_latent(piece)).split(1, dim=2):
+                self._pixels[self._count] = frame.cpu()
+                self._count += 1
+            oldest = self._count - TEMPORAL * (self._frames + 2)  # the stream may hold a latent back
+            self._pixels = {index: frame for index, frame in self._pixels.items() if index >= oldest}
 
     def at(self, frame: int) -> Tensor:
         """The last pixel frame of a latent frame, as a video of its own: (B, C, 1, h, w), model's space."""

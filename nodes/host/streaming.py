@@ -6,6 +6,7 @@ import logging
 import time
 import warnings
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -77,12 +78,12 @@ def sample_clip(
     settings = settings_of(model)
     policy = settings.policy or default_policy(family)
     notes = list(settings.notes)
+    needs_with = partial(needs_of, model, shape, policy, family, given, len(conditioning) - 1)
     streaming_vae = vae if vae is not None and streams(vae) else None
-    needs = needs_of(model, shape, policy, family, given, len(conditioning) - 1, streaming_vae)
+    needs = needs_with(streaming_vae)
     if streaming_vae is not None and not still_frames(family) and not fits_together(model, streaming_vae, needs):
         notes.append(f"decoding waits for the last chunk: it does not fit beside the model ({needs})")
-        streaming_vae = None
-        needs = needs_of(model, shape, policy, family, given, len(conditioning) - 1)
+        streaming_vae, needs = None, needs_with(None)
     check_fits(model, needs, shape, policy, family)
     logging.info("Dummy Forcing: predicted memory: %s", needs)
     schedule = family.schedule if sigmas is None else schedule_from(sigmas, family.schedule)
@@ -130,9 +131,9 @@ def sample_clip(
 
         beside = [] if streaming_vae is None else [streaming_vae.patcher]
         latents = run_on(model, conditioning, shape, seed, work, sigmas, fps, needs.kv + needs.decode, beside)
-        if output is not None and decodes_later:
-            _decode(latents, output, report, view)
         if output is not None:
+            if decodes_later:
+                _decode(latents, output, report, view, began)
             output.finish()
         notes += [str(warning.message) for warning in told if issubclass(warning.category, UserWarning)]
     if view.finish_asked.is_set() and len(report.chunks) < chunks:
@@ -194,14 +195,16 @@ class _Run:
         return self._view.finish_asked.is_set()
 
 
-def _decode(latents: Tensor, output: ClipOutput, report: RunReport, view: LiveView) -> None:
+def _decode(latents: Tensor, output: ClipOutput, report: RunReport, view: LiveView, began: float) -> None:
     """Decodes a sampled clip, a LATENT's samples, chunk by chunk; the report gets the times."""
     for number, timing in enumerate(report.chunks):
         comfy.model_management.throw_exception_if_processing_interrupted()
         view.decoding(number + 1, len(report.chunks))
-        output.add(latents[:, :, timing.start_frame : timing.start_frame + timing.frames])
+        pixels = output.add(latents[:, :, timing.start_frame : timing.start_frame + timing.frames])
         report.chunks[number] = replace(timing, decode_ms=output.decode_ms[-1])
-        view.kept = True
+        view.kept |= pixels.shape[1] > 0
+        if number == 0:
+            report.first_frame_ms = 1000 * (time.perf_counter() - began)
 
 
 def policy_text(policy: Policy) -> str:

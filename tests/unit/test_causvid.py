@@ -18,7 +18,7 @@ from dummyforcing_core.geometry import LatentShape, Span
 from dummyforcing_core.models import denoiser as denoiser_module
 from dummyforcing_core.models.checkpoints import load_model
 from dummyforcing_core.models.denoiser import Step, WanDenoiser
-from dummyforcing_core.models.families import FAMILIES, Family
+from dummyforcing_core.models.families import Family, get_family
 from dummyforcing_core.models.rope import apply_rope, rope_table
 from dummyforcing_core.models.wan import CausalWan, WanConfig, forward, text_kv
 from dummyforcing_core.noise import SeededNoise
@@ -27,17 +27,7 @@ from dummyforcing_core.prompts import PromptSchedule
 from dummyforcing_core.rollout import rollout
 from dummyforcing_core.schedule import Schedule
 
-CAUSVID = Family(
-    "causvid",
-    "CausVid 1.3B",
-    "tianweiy/CausVid",
-    steps=(1000, 757, 522),
-    shift=8.0,
-    warped=False,
-    loop="restarts",
-    overlap_frames=3,
-    containers=("generator", "generator_ema", "model", "state_dict"),
-)
+CAUSVID = get_family("causvid")
 WARPED = replace(CAUSVID, name="causvid_4step", steps=(1000, 750, 500, 250), warped=True)
 TOLD = [1000.0, 757.0, 522.0]
 SIGMAS = [1.0, 0.756757, 0.521739]
@@ -180,11 +170,6 @@ def test_every_chunk_sees_all_frames_up_to_21() -> None:
 # -- the file --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FAMILIES, "causvid", CAUSVID)
-
-
 def states() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     made = []
     for seed in (0, 1):
@@ -194,7 +179,6 @@ def states() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return made[0], made[1]
 
 
-@pytest.mark.usefixtures("row")
 @pytest.mark.parametrize("order", [("generator", "critic"), ("critic", "generator"), ("generator_ema", "generator")])
 def test_its_container_loads(tmp_path: Path, order: tuple[str, str]) -> None:
     """model.pt holds the generator, and beside it what training needed."""
@@ -209,7 +193,6 @@ def test_its_container_loads(tmp_path: Path, order: tuple[str, str]) -> None:
         assert torch.equal(tensor, generator[f"model.{name}"])
 
 
-@pytest.mark.usefixtures("row")
 def test_a_file_of_the_critic_alone_is_no_model(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.save({"critic": states()[0]}, path)

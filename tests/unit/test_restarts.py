@@ -16,7 +16,7 @@ from dummyforcing_core.cache import KVCache
 from dummyforcing_core.clip_memory import setting_of
 from dummyforcing_core.errors import OutputError, PlanError
 from dummyforcing_core.geometry import LatentShape, Span, chunk_spans
-from dummyforcing_core.loops import history_frames, loop_of, price_shape
+from dummyforcing_core.loops import loop_of, price_shape
 from dummyforcing_core.memory_use import MemoryUse
 from dummyforcing_core.models.denoiser import Step, WanDenoiser
 from dummyforcing_core.models.families import get_family
@@ -257,7 +257,7 @@ def test_bytes_are_as_priced_and_do_not_grow(policy: Policy, given: int) -> None
         assert chunk.history_bytes == chunk.predicted_history_bytes
         assert chunk.resident_bytes == chunk.predicted_resident_bytes
         assert chunk.peak_bytes <= chunk.predicted_peak_bytes
-        assert chunk.peak_bytes <= most.repack_peak_bytes(memory.shape, most)
+        assert chunk.peak_bytes <= most.peak_bytes(memory.shape)
         memory.add(chunk)
     assert memory.shape.clip_frames == 21
     peak = memory.rows()["peak_bytes"]
@@ -285,4 +285,3 @@ def test_a_closed_loop_frees_its_cache() -> None:
 def test_the_familys_row_names_this_loop() -> None:
     loop = loop_of(CAUSVID, Stills())
     assert loop.func is restarts  # type: ignore[attr-defined]
-    assert [history_frames(CAUSVID, frames) for frames in (3, 12, 21, 22, 60)] == [0, 9, 18, 18, 18]

@@ -20,7 +20,7 @@ from dummyforcing_core.errors import DummyForcingError, OutputError, PlanError
 from dummyforcing_core.geometry import LatentShape, Span
 from dummyforcing_core.memory_use import MemoryUse
 from dummyforcing_core.models.denoiser import ModelGeometry, Step
-from dummyforcing_core.models.families import Family
+from dummyforcing_core.models.families import Family, get_family
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.plan import HeadMemory, HeadPlan
 from dummyforcing_core.policies import DummyForcing, Full, Policy, SlidingWindow
@@ -34,17 +34,7 @@ from dummyforcing_core.schedule import Schedule
 from dummyforcing_core.scoring import HeadScores, Observation
 from dummyforcing_core.stepcache import NO_STEPS, StepCache
 
-ROLLING = Family(
-    "rolling_forcing",
-    "Rolling Forcing 1.3B",
-    "TencentARC/RollingForcing",
-    steps=(1000, 800, 600, 400, 200),
-    window_frames=21,
-    sink_frames=3,
-    trained_frames=10**6,
-    loop="rolling",
-)
-LONG = replace(ROLLING, name="causal_forcing_long", steps=(1000, 750, 500, 250))
+ROLLING, LONG = get_family("rolling_forcing"), get_family("causal_forcing_long")
 PLACES = range(700)
 Seen = dict[int, int]  # frame -> position
 

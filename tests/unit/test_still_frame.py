@@ -10,7 +10,7 @@ from dummyforcing_core.errors import OutputError
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.models.denoiser import ModelGeometry, Step
 from dummyforcing_core.models.families import Family
-from dummyforcing_core.models.still_frame import DecodedStills, image_context
+from dummyforcing_core.models.still_frame import DecodedStills
 from dummyforcing_core.models.wan_vae import State, WanVAE, WanVAEConfig
 from dummyforcing_core.models.wan_vae_stream import WanVAEDecoder, encode
 from dummyforcing_core.noise import SeededNoise
@@ -88,14 +88,6 @@ def test_a_decoder_that_holds_frames_back_is_refused() -> None:
 
     with pytest.raises(OutputError, match="gave 0 pixel frames for 1 latents, 1 were expected"):
         DecodedStills(Late(), lambda pixels: pixels, 3).push(latents(1))
-
-
-def test_an_image_stands_still_for_the_whole_context(vae: WanVAE) -> None:
-    image = torch.rand(1, 3, 1, 16, 32) * 2 - 1
-    start = image_context(partial(encode, vae), image, 3)
-    torch.testing.assert_close(start, encode(vae, image.repeat(1, 1, 9, 1, 1)), rtol=0, atol=1e-5)
-    assert start.shape == (1, 16, 3, 2, 4)
-    assert image_context(partial(encode, vae), image, 1).shape == (1, 16, 1, 2, 4)
 
 
 class Random:

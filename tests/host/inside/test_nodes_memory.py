@@ -145,7 +145,13 @@ def scarce(part: Any, ar_model: Any, tiny_vae: Any, monkeypatch: pytest.MonkeyPa
         row = settings.family_of(model)[0]
         shape = part("dummyforcing_core.geometry").LatentShape(1, 16, frames, 8, 8)
         needs = memory.needs_of(model, shape, settings.default_policy(row), row, 0, 0, tiny_vae)
-        total = needs.weights + needs.fixed + tiny_vae.patcher.model_size() - 1
+        total = (
+            needs.weights
+            + needs.fixed
+            + tiny_vae.patcher.model_size()
+            + comfy.model_management.extra_reserved_memory()
+            - 1
+        )
         monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda *args, **kwargs: total)
         return model
 
@@ -173,9 +179,28 @@ def test_decoding_waits_where_it_does_not_fit_beside_the_model(
     assert torch.equal(*(videos[0].get_components().images for videos in (beside, later)))
     assert "note: decoding waits for the last chunk" in report
     assert [one["decoding"] for one in told if "decoding" in one] == [1, 2, 3]
+    assert told[-1] == {"running": False, "outcome": "done", "kept": True}
+    waited = float(re.search(r"first frame after +([\d.]+)", report)[1])
+    assert waited > float(re.search(r"^diffusion +([\d.]+)", report, re.M)[1])
     assert "WanVAE" not in asked[0] and asked[-1] == ["WanVAE"]
     decode_ms = re.findall(r"^ +\d+ +\d+\.\.\d+ +[\d.]+ +[\d.]+ +([\d.]+) ", report, re.M)
     assert len(decode_ms) == 3 and all(float(ms) > 0 for ms in decode_ms)
+
+
+def test_a_chunk_is_decoded_at_a_time_however_many_are_denoised_together(
+    ar_model: Any, tiny_vae: Any, part: Any
+) -> None:
+    memory, settings = part("nodes.host.memory"), part("nodes.host.settings")
+    shape = part("dummyforcing_core.geometry").LatentShape(1, 16, 21, 8, 8)
+    needs = {}
+    for name in ("self_forcing", "rolling_forcing"):
+        model = ar_model(family=name)
+        row = settings.family_of(model)[0]
+        needs[name] = memory.needs_of(model, shape, settings.default_policy(row), row, 0, 0, tiny_vae)
+    assert needs["rolling_forcing"].decode == needs["self_forcing"].decode > 0
+    assert needs["rolling_forcing"].activations == pytest.approx(
+        5 * needs["self_forcing"].activations, abs=5
+    )  # of whole bytes
 
 
 def test_a_loop_that_needs_the_vae_meanwhile_does_not_wait(
