@@ -4,8 +4,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -104,7 +104,7 @@ class LiveView:
         self.watched = False  # whether a page with our script shows it
         self._chunks, self._calls, self._fps = chunks, calls, fps
         self._begun = 0  # model calls
-        # Previews are encoded beside the sampling, one at a time.
+        # Beside the sampling, one after the other: previews are encoded, and the page hears of chunks in their order.
         self._worker, self._encoding = ThreadPoolExecutor(1), threading.Lock()
         self._began = time.perf_counter()
         self._frames = 0  # pixel frames so far
@@ -128,30 +128,28 @@ class LiveView:
             "kv_mib": round(chunk.resident_bytes / 2**20, 1),
             "device_mib": _device_mib(),
         }
-        if self._encoding.acquire(blocking=False):
-            self._worker.submit(self._show, pixels, details)
-        else:  # the page has not even got the last one
-            self.send(running=True, **details)
+        if len(pixels) and self._encoding.acquire(blocking=False):  # else the page has not even got the last one
+            self._beside(self._encode, pixels)
+        self._beside(self.send, running=True, **details)
         if len(pixels) and done > 1 and not self.watched:  # the host's own preview, where our script is not there
             picture = ("JPEG", Image.fromarray(pixels[-1]), PREVIEW_PX)
             self._bar.update_absolute(self._begun, self._calls, picture)
 
     def decoding(self, chunk: int, chunks: int) -> None:
         """Sampling is over; chunk `chunk` of those made is decoded."""
-        self.send(running=True, chunk=chunks, chunks=chunks, decoding=chunk)
+        self._beside(self.send, running=True, chunk=chunks, chunks=chunks, decoding=chunk)
 
-    def _show(self, pixels: np.ndarray, details: dict[str, Any]) -> None:
+    def _beside(self, job: Callable[..., None], *args: Any, **details: Any) -> None:
+        self._worker.submit(job, *args, **details).add_done_callback(_log_failure)
+
+    def _encode(self, pixels: np.ndarray) -> None:
         try:
-            if len(pixels):
-                self.newest = clip_bytes(pixels, self._fps, PREVIEW_PX)
-            self.send(running=True, **details)
-        except Exception:
-            logging.exception("Dummy Forcing: a preview failed; the clip goes on")
+            self.newest = clip_bytes(pixels, self._fps, PREVIEW_PX)
         finally:
             self._encoding.release()
 
     def close(self) -> None:
-        """Waits for the last preview."""
+        """Waits until the page has heard everything."""
         self._worker.shutdown(wait=True)
 
     def send(self, **details: Any) -> None:
@@ -159,6 +157,11 @@ class LiveView:
         host = server()
         if host is not None and self.node:
             host.send_sync(EVENT, {"node": self.node, "graph": _graph(host), **details}, host.client_id)
+
+
+def _log_failure(job: Future) -> None:
+    if error := job.exception():
+        logging.error("Dummy Forcing: the live view failed; the clip goes on", exc_info=error)
 
 
 def _graph(host: Any) -> str:

@@ -1,0 +1,56 @@
+"""The live view beside the sampling: what the page hears of chunks, and when."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def heard(part: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What a page is told."""
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(part("nodes.host.live").LiveView, "send", lambda view, **details: told.append(details))
+    return told
+
+
+@pytest.fixture
+def previews(part: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable], None]:
+    """``previews(encoder)``: the encoder of previews from here on."""
+    return lambda encoder: monkeypatch.setattr(part("nodes.host.live"), "clip_bytes", encoder)
+
+
+def chunks(told: list[dict[str, Any]]) -> list[int]:
+    return [one["chunk"] for one in told if one["running"]]
+
+
+def test_the_page_hears_of_chunks_in_their_order_however_slow_a_preview_is(
+    stream: Any, ar_model: Any, canvas: Any, tiny_vae: Any, heard: list[dict[str, Any]], previews: Any
+) -> None:
+    encoded = []
+
+    def slow(pixels: Any, *how: Any) -> bytes:
+        time.sleep(1.0 if not encoded else 0.0)  # the later chunks are done meanwhile
+        encoded.append(len(pixels))
+        return b"mp4"
+
+    previews(slow)
+    stream(ar_model(), latent=canvas(12), vae=tiny_vae)
+    assert chunks(heard) == [0, 1, 2, 3, 4]
+    assert 1 <= len(encoded) < 4, "previews of chunks that came meanwhile are left out"
+    assert heard[-1]["outcome"] == "done"
+
+
+def test_a_preview_that_fails_costs_the_page_nothing_else(
+    stream: Any, ar_model: Any, canvas: Any, tiny_vae: Any, heard: list[dict[str, Any]], previews: Any, caplog: Any
+) -> None:
+    def broken(*_: Any) -> bytes:
+        raise OSError("no encoder")
+
+    previews(broken)
+    assert stream(ar_model(), latent=canvas(6), vae=tiny_vae).outputs[0]["samples"].shape[2] == 6
+    assert chunks(heard) == [0, 1, 2] and heard[-1]["outcome"] == "done"
+    assert "the live view failed; the clip goes on" in caplog.text and "no encoder" in caplog.text
