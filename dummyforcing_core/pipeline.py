@@ -21,7 +21,7 @@ from .models.denoiser import WanDenoiser
 from .models.families import Family, get_family
 from .models.lora import Lora
 from .models.metadata import parse_metadata
-from .models.still_frame import DecodedStills, StillFrames
+from .models.still_frame import DecodedStills, KeptStills
 from .models.tiny_vae import TinyDecoder, TinyStream
 from .models.umt5 import TextEncoder, padded
 from .models.wan_geometry import size_doubt
@@ -54,12 +54,17 @@ class Pipeline:
     video_scale: int = 1
     encode_pixels: Callable[[Tensor], Tensor] | None = None
 
-    def new_stills(self) -> StillFrames | None:
+    def new_stills(self) -> DecodedStills | None:
         """Pixel frames of one clip as stills, for a family whose loop wants them; None without an encoder."""
         frames = still_frames(self.family)
         if not frames or self.encode_pixels is None:
             return None
         return DecodedStills(self.new_decoder(), self.encode_pixels, frames)
+
+    def kept_stills(self) -> KeptStills | None:
+        """The same where the clip's pixels are made anyway: whoever decodes them hands them over."""
+        frames = still_frames(self.family)
+        return KeptStills(self.encode_pixels, frames) if frames and self.encode_pixels else None
 
 
 def load_pipeline(

@@ -18,6 +18,7 @@ from .errors import OutputError
 from .geometry import FPS, SPATIAL, LatentShape, Span, chunk_spans, pixel_frames
 from .loops import loop_of, price_shape
 from .memory_use import MemoryUse
+from .models.still_frame import StillFrames
 from .noise import SeededNoise
 from .pipeline import Pipeline
 from .plan import HeadPlan
@@ -98,11 +99,14 @@ def render(
     memory = MemoryUse(price_shape(pipeline.denoiser, clip.shape, pipeline.family, len(prompts.entries) - 1))
     try:
         with _writer(pipeline, clip, outputs.part) as video:
-            decoder = pipeline.new_decoder()
-            for chunk, diffuse_ms in _timed_chunks(pipeline, clip, prompts, on_step):
+            decoder, stills = pipeline.new_decoder(), pipeline.kept_stills()
+            for chunk, diffuse_ms in _timed_chunks(pipeline, clip, prompts, stills, on_step):
                 _check_finite(chunk)
                 decode_began = time.perf_counter()
-                frames = to_uint8(decoder.push(chunk.latent), clip.size)[0]
+                pixels = decoder.push(chunk.latent)
+                if stills is not None:
+                    stills.keep(pixels)
+                frames = to_uint8(pixels, clip.size)[0]
                 decode_ms = _ms_since(decode_began)
                 _write(video, frames, outputs)
                 sheet.add(frames)
@@ -145,11 +149,15 @@ def save_latents(path: Path, latents: Tensor) -> None:
 
 
 def _timed_chunks(
-    pipeline: Pipeline, clip: Clip, prompts: PromptSchedule, on_step: Callable[[Span, int], None]
+    pipeline: Pipeline,
+    clip: Clip,
+    prompts: PromptSchedule,
+    stills: StillFrames | None,
+    on_step: Callable[[Span, int], None],
 ) -> Iterator[tuple[ChunkResult, float]]:
     """(chunk, ms) pairs; the device is waited for, so the time is the chunk's own."""
     device = pipeline.denoiser.geometry.device
-    chunks = loop_of(pipeline.family, pipeline.new_stills())(
+    chunks = loop_of(pipeline.family, stills)(
         pipeline.denoiser,
         clip.shape,
         pipeline.family.schedule,

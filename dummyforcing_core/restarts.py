@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .attention import AttentionFn, attention
-from .clip_memory import kv_shape
+from .clip_memory import kv_shape, setting_of
 from .context_latents import encoded_still, warn_plain_latent
 from .errors import PlanError
 from .geometry import LatentShape, Span
@@ -26,7 +26,7 @@ from .models.denoiser import Denoiser
 from .models.families import Family
 from .models.still_frame import StillFrames
 from .noise import NoiseFn
-from .plan import KVShape
+from .plan import HeadPlan, KVShape
 from .policies.base import Policy
 from .prompts import PromptSchedule
 from .rollout import ChunkResult, OnStep, Watch, checked_start, rollout
@@ -93,8 +93,11 @@ def restarts(
         warn_plain_latent(family)
     tail = _Tail(family.overlap_frames, still if parts[-1].start > 0 else None)
     made = 0  # chunks
-    if start is not None and parts[0].start:
+    if start is not None and parts[0].start:  # longer than a clip has room for: its end begins the first one
+        first = replace(shape, frames=parts[0].stop - parts[0].start)
+        yield _unread(start, policy.plan(setting_of(denoise, first, family, parts[0].held)))
         tail.add(start)
+        made = 1
     for part in parts:
         begin = tail.before(part.start) if part.start else start
         moved = _Moved(part.start, max(made - 1, 0))
@@ -114,15 +117,17 @@ def restarts(
         ):
             if chunk.span.given and made:
                 continue  # the end of the clip before
-            if chunk.span.given:
-                assert start is not None
-                chunk = replace(chunk, span=Span(0, 0, given, given=True), latent=start)
-            else:
-                chunk = replace(chunk, span=moved(chunk.span))
-            if part is not parts[-1] and not (chunk.span.given and part.start):
+            chunk = replace(chunk, span=moved(chunk.span))
+            if part is not parts[-1]:
                 tail.add(chunk.latent)
             made += 1
             yield chunk
+
+
+def _unread(start: Tensor, plan: HeadPlan) -> ChunkResult:
+    """A given start of which nothing is in a cache yet."""
+    span = Span(0, 0, start.shape[2], given=True)
+    return ChunkResult(span, start, plan, False, 0, 0, 0, 0, 0, 0)
 
 
 class _Tail:

@@ -4,9 +4,11 @@ A latent behind the first holds four pixel frames. A context that begins in the 
 a frame of a kind that the model never saw there; CausVid's and Krea Realtime's public code decode the last pixel
 frame before the latents they keep, and encode it as a still image.
 
-    stills = DecodedStills(WanVAEDecoder(vae), partial(encode, vae), frames=3)
-    stills.push(latents)                          # (B, 16, t, h, w), every latent of the clip once, in order
-    first = stills.at(frame)                      # (B, 16, 1, h, w)
+    stills = KeptStills(partial(encode, vae), frames=3)      # where the clip is decoded anyway
+    stills.keep(pixels)                                      # (B, 3, f, H, W), every pixel frame once, in order
+    stills = DecodedStills(WanVAEDecoder(vae), partial(encode, vae), frames=3)  # where it is not
+    stills.push(latents)                                     # (B, 16, t, h, w), every latent once, in order
+    first = stills.at(frame)                                 # (B, 16, 1, h, w)
 """
 
 from collections.abc import Callable
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OutputError
-from ..geometry import pixel_frames
+from ..geometry import TEMPORAL
 from ..streaming import StreamingDecoder
 
 EncodePixels = Callable[[Tensor], Tensor]
@@ -27,7 +29,7 @@ class StillFrames(Protocol):
     """What a loop asks of whoever has the pixels of the clip."""
 
     def push(self, latents: Tensor) -> None:
-        """The clip's next finished latents (B, C, t, h, w), from frame 0 on; each comes once."""
+        """The clip's next finished latents (B, C, t, h, w), from frame 0 on; each comes once, behind its chunk."""
         ...
 
     def at(self, frame: int) -> Tensor:
@@ -43,42 +45,54 @@ def no_stills() -> StillFrames | None:
     return None
 
 
-class DecodedStills:
-    """Decodes the clip beside the loop, with a decoder of its own, and keeps one pixel frame per latent frame.
+class KeptStills:
+    """Keeps one pixel frame per latent frame of a clip that somebody decodes chunk by chunk, as a video is written.
 
-    decoder -- a fresh one; each latent is decoded once, so it must give all pixels of what it has got at once
-    encode  -- the encoder that belongs to it
-    frames  -- how many latent frames back `at` may look: the length of the context
+    Whoever takes the loop's chunks hands over their pixels before asking for the next chunk.
+
+    encode -- of the VAE that decodes
+    frames -- how many latent frames back `at` may look: the length of the context
     """
 
-    def __init__(self, decoder: StreamingDecoder, encode: EncodePixels, frames: int):
+    def __init__(self, encode: EncodePixels, frames: int):
         if frames < 1:
             raise OutputError(f"still frames of the last {frames} latents came; a context has at least 1")
-        self._decoder, self._encode, self._frames = decoder, encode, frames
+        self._encode, self._frames = encode, frames
         self._last_pixels: dict[int, Tensor] = {}  # of each latent frame: (B, 3, 1, H, W)
-        self._latents = self._pixels = 0
+        self._count = 0  # pixel frames so far
 
-    @torch.inference_mode()
+    def keep(self, pixels: Tensor) -> None:
+        """The clip's next pixels (B, 3, f, H, W) in [-1, 1], from frame 0 on; each comes once."""
+        for frame in pixels.split(1, dim=2):
+            newest, behind = divmod(self._count, TEMPORAL)  # pixel 4t is the last one of latent t
+            self._count += frame.shape[2]
+            if not behind and frame.shape[2]:
+                self._last_pixels[newest] = frame.clone()
+                self._last_pixels.pop(newest - self._frames, None)
+
     def push(self, latents: Tensor) -> None:
-        """One latent at a time, so that a long given start is never there in pixels as a whole."""
-        for latent in latents.split(1, dim=2):
-            pixels = self._decoder.push(latent)
-            self._latents += 1
-            self._pixels += pixels.shape[2]
-            if self._pixels != pixel_frames(self._latents):
-                raise OutputError(
-                    f"the decoder gave {self._pixels} pixel frames for {self._latents} latents, "
-                    f"{pixel_frames(self._latents)} were expected; use one that holds nothing back, such as the Wan VAE"
-                )
-            self._last_pixels[self._latents - 1] = pixels[:, :, -1:].clone()
-            self._last_pixels.pop(self._latents - 1 - self._frames, None)
+        """As the protocol says; their pixels come through `keep`."""
 
     @torch.inference_mode()
     def at(self, frame: int) -> Tensor:
         """As the protocol says; `frame` must be among the newest `frames`."""
         if frame not in self._last_pixels:
             raise OutputError(
-                f"a still of latent frame {frame} was asked for, {list(self._last_pixels) or 'none'} are there; "
-                "push every latent of the clip, and keep as many frames as the context has"
+                f"a still of latent frame {frame} was asked for, {list(self._last_pixels) or 'none'} are there; decode "
+                "every chunk before the next one is made, with a decoder that holds nothing back, such as the Wan VAE"
             )
         return self._encode(self._last_pixels[frame])
+
+
+class DecodedStills(KeptStills):
+    """Decodes the clip beside the loop, with a fresh decoder of its own: for runs that write no video."""
+
+    def __init__(self, decoder: StreamingDecoder, encode: EncodePixels, frames: int):
+        super().__init__(encode, frames)
+        self._decoder = decoder
+
+    @torch.inference_mode()
+    def push(self, latents: Tensor) -> None:
+        """One latent at a time, so that a long given start is never there in pixels as a whole."""
+        for latent in latents.split(1, dim=2):
+            self.keep(self._decoder.push(latent))

@@ -39,6 +39,7 @@ class ClipOutput:
         self._pushed: list[Tensor] = []  # on the CPU, as many as a second try with tiles needs of the past
         self._finished = False
         self.decode_ms: list[float] = []
+        self.on_pixels: Callable[[Tensor], None] = lambda pixels: None  # told of (B, 3, f, 8h, 8w) in [-1, 1], in order
 
     def add(self, latents: Tensor) -> np.ndarray:
         """Latents (B, 16, t, h, w) of a LATENT -> the pixels that are ready, (B, f, H, W, 3) uint8."""
@@ -96,6 +97,7 @@ class ClipOutput:
     def _written(self, pixels: Tensor) -> np.ndarray:
         if not pixels.shape[2]:
             return np.empty((self._shape.batch, 0, self.size[1], self.size[0], 3), np.uint8)
+        self.on_pixels(pixels)
         frames = to_uint8(pixels, self.size)
         for writer, item in zip(self._writers, frames, strict=True):
             writer.write(item)

@@ -33,7 +33,7 @@ from .preview import preview_for
 from .run import run_on
 from .sampler import Clip, Given, Session, over_latent, schedule_from, stream
 from .settings import default_policy, family_of, settings_of
-from .stills import HostStills
+from .stills import host_stills
 
 
 def empty_latent(batch: int, frames: int, height: int, width: int) -> dict[str, Tensor]:
@@ -123,8 +123,9 @@ def sample_clip(
             if session.schedule.sigmas[0] < 1:
                 noise = over_latent(session, host, shape, session.to_model(canvas) if canvas.any() else canvas)
             still = None
-            if still_frames(family) and streaming_vae is not None:
-                still = HostStills(session, streaming_vae, still_frames(family))
+            if still_frames(family) and streaming_vae is not None and output is not None:
+                still = host_stills(session, streaming_vae, still_frames(family))
+                output.on_pixels = still.keep
             made = stream(session, Clip(shape, first, noise, steps, run.step, run.chunk, still))
             report.memory = run.memory.rows()
             return made

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import stat
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from dummyforcing_core import render as module
 from dummyforcing_core.errors import OutputError
 from dummyforcing_core.geometry import LatentShape
+from dummyforcing_core.loops import loop_of
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.pipeline import Pipeline, load_pipeline
 from dummyforcing_core.policies import Full, SlidingWindow
@@ -20,7 +22,7 @@ from dummyforcing_core.prompts import PromptSchedule
 from dummyforcing_core.render import Clip, Outputs, render, save_latents
 from dummyforcing_core.rollout import rollout
 from dummyforcing_core.script import Script
-from dummyforcing_core.streaming import to_uint8
+from dummyforcing_core.streaming import StreamingDecoder, to_uint8
 from dummyforcing_core.video import read_frames
 
 PROMPT = "a red circle on the left"
@@ -68,6 +70,43 @@ def test_latents_are_the_rollouts_and_the_video_is_their_decoding(pipeline: Pipe
         small = frame[3::6, 3::6]  # the middle of every enlarged pixel
         assert abs(small.astype(int) - expected).mean() < 12  # h264 loses a little colour
     assert report.to_json() + "\n" == outputs.report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("loop", [{"loop": "recompute", "window_frames": 6}, {"loop": "restarts", "overlap_frames": 3}])
+@pytest.mark.parametrize("given", [0, 1, 12])
+def test_stills_come_out_of_the_videos_own_decoding(
+    pipeline: Pipeline, outputs: Outputs, loop: dict, given: int
+) -> None:
+    """Where the loop looks at pixels of its clip, each latent is decoded once, and the clip is the one it would be."""
+    shape = LatentShape.of_pixels(16, 32, 69 if given != 1 else 73)
+    family = dataclasses.replace(pipeline.family, sink_frames=0, trained_frames=12, **loop)
+    start = (
+        torch.randn(1, 16, given, shape.height, shape.width, generator=torch.Generator().manual_seed(1))
+        if given
+        else None
+    )
+    decoded: list[int] = []
+
+    def new_decoder() -> StreamingDecoder:
+        decoder = pipeline.new_decoder()
+        push = decoder.push
+        decoder.push = lambda latents: decoded.append(latents.shape[2]) or push(latents)  # type: ignore[func-returns-value]
+        return decoder
+
+    warnings.simplefilter("ignore")  # the plain loop has no VAE; a full cache beyond the trained length
+    own = dataclasses.replace(pipeline, family=family, new_decoder=new_decoder)
+    render(own, dataclasses.replace(clip(shape=shape), start=start), outputs)
+    assert sum(decoded) == shape.frames
+    schedule = PromptSchedule.constant(pipeline.encode(PROMPT))
+    beside = loop_of(family, own.new_stills())(
+        pipeline.denoiser, shape, family.schedule, schedule, Full(), family, SeededNoise(3, shape, 3), start=start
+    )
+    expected = torch.cat([chunk.latent for chunk in beside], dim=2)
+    assert torch.equal(load_file(outputs.latents)["latent"], expected)
+    plain = loop_of(family)(
+        pipeline.denoiser, shape, family.schedule, schedule, Full(), family, SeededNoise(3, shape, 3), start=start
+    )
+    assert not torch.equal(torch.cat([chunk.latent for chunk in plain], dim=2), expected)
 
 
 def test_one_prompt_per_chunk(pipeline: Pipeline, outputs: Outputs) -> None:

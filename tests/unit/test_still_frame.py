@@ -10,7 +10,7 @@ from dummyforcing_core.errors import OutputError
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.models.denoiser import ModelGeometry, Step
 from dummyforcing_core.models.families import Family
-from dummyforcing_core.models.still_frame import DecodedStills
+from dummyforcing_core.models.still_frame import DecodedStills, KeptStills
 from dummyforcing_core.models.wan_vae import State, WanVAE, WanVAEConfig
 from dummyforcing_core.models.wan_vae_stream import WanVAEDecoder, encode
 from dummyforcing_core.noise import SeededNoise
@@ -76,18 +76,23 @@ def test_a_context_of_no_frames_is_refused(vae: WanVAE) -> None:
         stills(vae, 0)
 
 
-def test_a_decoder_that_holds_frames_back_is_refused() -> None:
-    class Late:
-        def push(self, latents: Tensor) -> Tensor:
-            return torch.zeros(1, 3, 0, 16, 32)
+@pytest.mark.parametrize("cut", [[33], [1] * 33, [9, 12, 12], [2, 0, 30, 1]])
+def test_pixels_that_were_decoded_anyway_give_the_same_stills(vae: WanVAE, cut: list[int]) -> None:
+    clip = latents(9)
+    beside, kept = stills(vae), KeptStills(partial(encode, vae), 3)
+    for pixels in WanVAEDecoder(vae).push(clip).split(cut, dim=2):
+        kept.keep(pixels)
+    beside.push(clip)
+    assert all(torch.equal(kept.at(frame), beside.at(frame)) for frame in (6, 7, 8))
+    with pytest.raises(OutputError, match=r"\[6, 7, 8\] are there"):
+        kept.at(5)
 
-        def flush(self) -> Tensor:
-            return torch.zeros(1, 3, 1, 16, 32)
 
-        def reset(self) -> None: ...
-
-    with pytest.raises(OutputError, match="gave 0 pixel frames for 1 latents, 1 were expected"):
-        DecodedStills(Late(), lambda pixels: pixels, 3).push(latents(1))
+def test_latents_that_nobody_decoded_are_told_of(vae: WanVAE) -> None:
+    kept = KeptStills(partial(encode, vae), 3)
+    kept.push(latents(3))
+    with pytest.raises(OutputError, match="none are there; decode every chunk before the next one is made"):
+        kept.at(0)
 
 
 class Random:

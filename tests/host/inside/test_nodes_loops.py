@@ -99,12 +99,17 @@ def test_stills_are_encoded_through_the_hosts_vae(
 ) -> None:
     model = call("DummyForcingLoadARModel", model=FILE, family=name).outputs[0]
     seen: list[tuple[int, ...]] = []
+    decoded: list[int] = []  # latents
+    decoder = tiny_vae.first_stage_model.decoder
+    hook = decoder.register_forward_hook(lambda module, args, out: decoded.append(args[0].shape[2]))
     encode = tiny_vae.encode
     tiny_vae.encode = lambda pixels: seen.append(tuple(pixels.shape)) or encode(pixels)
     try:
         made = stream(model, latent=canvas(frames), vae=tiny_vae)
     finally:
         del tiny_vae.encode
+        hook.remove()
+    assert sum(decoded) == frames, "the stills come out of the video's own decoding"
     assert seen == [(1, 64, 64, 3)] * stills
     assert "re-encoded" not in made.outputs[2]
     plain = stream(model, latent=canvas(frames))
