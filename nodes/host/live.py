@@ -1,5 +1,6 @@
 """What the page sees while a clip is made: progress, the newest chunk as a small video, and a way to stop early."""
 
+import itertools
 import logging
 import threading
 import time
@@ -70,6 +71,12 @@ def add_routes() -> None:
         if not view.newest:
             return web.Response(status=204)
         return web.Response(body=view.newest, content_type="video/mp4", headers={"Cache-Control": "no-store"})
+
+
+def remember_early_end(*widgets: Any) -> None:
+    """A clip with these widgets was ended early. The host shows fingerprint_inputs None in place of a linked one."""
+    for key in itertools.product(*((value, None) for value in widgets)):
+        early_ends[key] += 1
 
 
 @contextmanager

@@ -1,12 +1,10 @@
 """The Streaming Sampler's run: sample, decode, write and show chunk by chunk, and say where time and memory went."""
 
 import contextlib
-import itertools
 import logging
 import time
 import warnings
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -15,24 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...dummyforcing_core import __version__
 from ...dummyforcing_core.errors import DummyForcingError
-from ...dummyforcing_core.geometry import SPATIAL, LatentShape, Span, chunk_spans, pixel_frames, screen_size
-from ...dummyforcing_core.loops import model_calls, price_shape, still_frames
+from ...dummyforcing_core.geometry import LatentShape, Span, pixel_frames
+from ...dummyforcing_core.loops import price_shape, still_frames
 from ...dummyforcing_core.memory_use import MemoryUse
-from ...dummyforcing_core.policies import Policy
-from ...dummyforcing_core.render import device_name
 from ...dummyforcing_core.report import ChunkTiming, RunReport
 from ...dummyforcing_core.rollout import ChunkResult
+from .clip_job import ClipJob, clip_job
 from .clip_output import ClipOutput
-from .decoder import streams
 from .files import OutputFile, workflow_tags
-from .live import LiveView, early_ends, live_view
-from .memory import check_fits, fits_together, needs_of
+from .live import LiveView, live_view, remember_early_end
 from .preview import preview_for
 from .run import run_on
-from .sampler import Clip, Given, Session, over_latent, schedule_from, stream
-from .settings import default_policy, family_of, settings_of
+from .sampler import Clip, Given, Session, over_latent, stream
 from .stills import host_stills
 
 
@@ -65,89 +58,60 @@ def sample_clip(
 ) -> Made:
     """One clip, streamed. `hidden` is the node's: its id, prompt and workflow."""
     began = time.perf_counter()
-    canvas = latent["samples"]
-    if canvas.ndim != 5 or latent.get("noise_mask") is not None:
-        raise DummyForcingError(
-            f"a latent of shape {tuple(canvas.shape)}{' with a noise mask' if 'noise_mask' in latent else ''} came; "
-            "connect the empty video latent of Clip Size (batch, 16, frames, h, w), without a mask"
-        )
-    shape = LatentShape(*canvas.shape)
-    start = None if start_latent is None else _checked_start(start_latent["samples"], shape)
-    given = 0 if start is None else start.shape[2]
-    family, known_from = family_of(model)
-    settings = settings_of(model)
-    policy = settings.policy or default_policy(family)
-    notes = list(settings.notes)
-    needs_with = partial(needs_of, model, shape, policy, family, given, len(conditioning) - 1)
-    streaming_vae = vae if vae is not None and streams(vae) else None
-    needs = needs_with(streaming_vae)
-    if streaming_vae is not None and not still_frames(family) and not fits_together(model, streaming_vae, needs):
-        notes.append(f"decoding waits for the last chunk: it does not fit beside the model ({needs})")
-        streaming_vae, needs = None, needs_with(None)
-    check_fits(model, needs, shape, policy, family)
-    logging.info("Dummy Forcing: predicted memory: %s", needs)
-    schedule = family.schedule if sigmas is None else schedule_from(sigmas, family.schedule)
-    report = RunReport(
-        {
-            "family": f"{family.name} ({known_from})",
-            "policy": policy_text(policy),
-            "size": "{}x{}".format(*screen_size(shape.width * SPATIAL, shape.height * SPATIAL)),
-            "frames": pixel_frames(shape.frames),
-            "prompts": len(conditioning),
-            "steps": ", ".join(f"{level:.3f}" for level in schedule.sigmas),
-            "seed": seed,
-            "predicted memory": str(needs),
-            "device": device_name(model.load_device),
-            "versions": {"dummyforcing": __version__, "torch": torch.__version__},
-        }
-    )
-    chunks = len(chunk_spans(shape.frames, family.chunk_frames, given))
-    calls = model_calls(family, schedule, shape.frames, given)
-
+    job = clip_job(model, conditioning, latent, vae, start_latent, sigmas)
+    logging.info("Dummy Forcing: predicted memory: %s", job.needs)
+    report = RunReport(job.conditions(seed))
     with contextlib.ExitStack() as stack:
-        view = stack.enter_context(live_view(hidden.unique_id, chunks, calls, fps))
+        view = stack.enter_context(live_view(hidden.unique_id, job.chunks, job.calls, fps))
         told = stack.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("always")
         output = None
         if vae is not None:
-            output = stack.enter_context(ClipOutput(vae, shape, fps, prefix, workflow_tags(hidden)))
-        decodes_later = streaming_vae is None
-
-        def work(session: Session, host: Given) -> Tensor:
-            report.init_ms = 1000 * (time.perf_counter() - began)
-            run = _Run(session, shape, None if decodes_later else output, view, report, began)
-            first = None if start is None else session.to_model(start.to(session.device, torch.float32))
-            steps = session.step_cache
-            report.conditions["skipped steps"] = ", ".join(map(str, sorted(steps.skipped))) or "none"
-            noise = None
-            if session.schedule.sigmas[0] < 1:
-                noise = over_latent(session, host, shape, session.to_model(canvas) if canvas.any() else canvas)
-            still = None
-            if still_frames(family) and streaming_vae is not None and output is not None:
-                still = host_stills(session, streaming_vae, still_frames(family))
-                output.on_pixels = still.keep
-            made = stream(session, Clip(shape, first, noise, steps, run.step, run.chunk, still))
-            report.memory = run.memory.rows()
-            return made
-
-        beside = [] if streaming_vae is None else [streaming_vae.patcher]
-        latents = run_on(model, conditioning, shape, seed, work, sigmas, fps, needs.kv + needs.decode, beside)
+            output = stack.enter_context(ClipOutput(vae, job.shape, fps, prefix, workflow_tags(hidden)))
+        latents = _sampled(job, seed, fps, output, view, report, began)
         if output is not None:
-            if decodes_later:
+            if job.live_vae is None:
                 _decode(latents, output, report, view, began)
             output.finish()
-        notes += [str(warning.message) for warning in told if issubclass(warning.category, UserWarning)]
-    if view.finish_asked.is_set() and len(report.chunks) < chunks:
-        # The host shows fingerprint_inputs None in place of an input that is linked.
-        for key in itertools.product((seed, None), (fps, None), (prefix, None)):
-            early_ends[key] += 1
-        report.conditions["frames"] = f"{report.pixel_frames} of {pixel_frames(shape.frames)}"
-        notes.append(f"ended early after {len(report.chunks)} of {chunks} chunks")
-    report.total_ms = 1000 * (time.perf_counter() - began)
+        notes = [*job.notes, *(str(line.message) for line in told if issubclass(line.category, UserWarning))]
+    if view.finish_asked.is_set() and len(report.chunks) < job.chunks:
+        remember_early_end(seed, fps, prefix)
+        report.conditions["frames"] = f"{report.pixel_frames} of {pixel_frames(job.shape.frames)}"
+        notes.append(f"ended early after {len(report.chunks)} of {job.chunks} chunks")
+    report.total_ms = _ms_since(began)
     text = "\n".join([*(f"note: {note}" for note in notes), report.table()])
     logging.info("Dummy Forcing:\n%s", text)
     latents = latents.to(comfy.model_management.intermediate_device())
     return Made(latents, output.files if output else [], text)
+
+
+def _sampled(
+    job: ClipJob, seed: int, fps: int, output: ClipOutput | None, view: LiveView, report: RunReport, began: float
+) -> Tensor:
+    """The clip's latents; with a live VAE its pixels are in `output` too."""
+    live_output = None if job.live_vae is None else output
+
+    def work(session: Session, host: Given) -> Tensor:
+        report.init_ms = _ms_since(began)
+        run = _Run(session, job.shape, live_output, view, report, began)
+        first = None if job.start is None else session.to_model(job.start.to(session.device, torch.float32))
+        steps = session.step_cache
+        report.conditions["skipped steps"] = ", ".join(map(str, sorted(steps.skipped))) or "none"
+        noise = None
+        if session.schedule.sigmas[0] < 1:
+            below = session.to_model(job.canvas) if job.canvas.any() else job.canvas
+            noise = over_latent(session, host, job.shape, below)
+        still = None
+        if still_frames(job.family) and live_output is not None:
+            still = host_stills(session, job.live_vae, still_frames(job.family))
+            live_output.on_pixels = still.keep
+        made = stream(session, Clip(job.shape, first, noise, steps, run.step, run.chunk, still))
+        report.memory = run.memory.rows()
+        return made
+
+    beside = [] if job.live_vae is None else [job.live_vae.patcher]
+    needed = job.needs.kv + job.needs.decode
+    return run_on(job.model, job.conditioning, job.shape, seed, work, job.sigmas, fps, needed, beside)
 
 
 class _Run:
@@ -177,7 +141,7 @@ class _Run:
         device = self._session.device
         if device.type != "cpu":
             getattr(torch, device.type).synchronize()
-        diffuse_ms = 1000 * (time.perf_counter() - self._chunk_began)
+        diffuse_ms = _ms_since(self._chunk_began)
         decode_ms, pixels = 0.0, np.empty((0, 2, 2, 3), np.uint8)
         if self._output is not None:
             pixels = self._output.add(self._session.to_latent(chunk.latent))[0]
@@ -186,7 +150,7 @@ class _Run:
         span = chunk.span
         if not len(pixels):
             pixels = self._preview(chunk.latent, pixel_frames(span.stop) - pixel_frames(span.start))
-        self._report.first_frame_ms = self._report.first_frame_ms or 1000 * (time.perf_counter() - self._began)
+        self._report.first_frame_ms = self._report.first_frame_ms or _ms_since(self._began)
         self._report.chunks.append(
             ChunkTiming(span.chunk, span.start, span.frames, diffuse_ms, decode_ms, chunk.window_full)
         )
@@ -205,17 +169,7 @@ def _decode(latents: Tensor, output: ClipOutput, report: RunReport, view: LiveVi
         report.chunks[number] = replace(timing, decode_ms=output.decode_ms[-1])
         view.kept |= pixels.shape[1] > 0
         if number == 0:
-            report.first_frame_ms = 1000 * (time.perf_counter() - began)
-
-
-def policy_text(policy: Policy) -> str:
-    """A policy by name and what differs from its defaults."""
-    changed = {
-        field.name: getattr(policy, field.name)
-        for field in fields(policy)  # type: ignore[arg-type]
-        if getattr(policy, field.name) != field.default
-    }
-    return ", ".join([type(policy).__name__, *(f"{name} {value}" for name, value in changed.items())])
+            report.first_frame_ms = _ms_since(began)
 
 
 def decode_clip(latent: dict, vae: Any, fps: int, prefix: str, hidden: Any, piece_frames: int = 4) -> list[OutputFile]:
@@ -234,24 +188,13 @@ def decode_clip(latent: dict, vae: Any, fps: int, prefix: str, hidden: Any, piec
     return output.files
 
 
-def _checked_start(start: Tensor, shape: LatentShape) -> Tensor:
-    wanted = (shape.channels, shape.height, shape.width)
-    if start.ndim != 5 or (start.shape[1], *start.shape[3:]) != wanted or start.shape[0] not in (1, shape.batch):
-        raise DummyForcingError(
-            f"a start_latent of shape {tuple(start.shape)} came; this clip needs ({shape.batch} or 1, "
-            f"{shape.channels}, frames, {shape.height}, {shape.width}): scale the image to "
-            f"{shape.width * SPATIAL}x{shape.height * SPATIAL} before encoding it"
-        )
-    if start.shape[2] >= shape.frames:
-        raise DummyForcingError(
-            f"the start has {start.shape[2]} latent frames, the clip {shape.frames} in all; make the clip longer"
-        )
-    return start.expand(shape.batch, -1, -1, -1, -1)
-
-
 def _check_finite(chunk: ChunkResult) -> None:
     if not bool(chunk.latent.isfinite().all()):
         raise DummyForcingError(
             f"chunk {chunk.span.chunk + 1} came out as NaN or infinity; check that the checkpoint is of the family in "
             "the report, and try another weight_dtype"
         )
+
+
+def _ms_since(began: float) -> float:
+    return 1000 * (time.perf_counter() - began)

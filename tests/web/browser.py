@@ -28,7 +28,7 @@ SETTINGS = {
     "Comfy.Graph.CanvasInfo": False,
 }
 NODES_2 = "Comfy.VueNodes.Enabled"
-START_TIMEOUT_MS, WAIT_MS, RUN_TIMEOUT_MS = 60_000, 15_000, 300_000
+START_TIMEOUT_MS, WAIT_MS, RUN_TIMEOUT_MS = 120_000, 45_000, 300_000
 
 _STOCK_NOISE = re.compile(
     r"userdata|user\.css|favicon\.ico|graph accessed before initialization|Content Security Policy"

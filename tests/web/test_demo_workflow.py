@@ -8,7 +8,7 @@ import pytest
 
 from tests.host.install import REPOSITORY
 from tests.web.browser import ComfyPage
-from tests.web.test_live import BOTH_LOOKS, idle, report, wait_live
+from tests.web.test_live import BOTH_LOOKS, LONG, idle, report, wait_live
 
 DEMO = REPOSITORY / "workflows" / "demo.json"
 __all__ = ["idle"]
@@ -52,7 +52,7 @@ def test_dragged_in_it_runs_and_shows_its_clip(page: ComfyPage, tmp_path: Path, 
 def test_it_is_watched_finished_and_cancelled(page: ComfyPage, tmp_path: Path, nodes_2: bool) -> None:
     page.use_nodes_2(nodes_2)
     page.drop(DEMO)
-    widget(page, "DummyForcingClipSize", "seconds", 240)
+    widget(page, "DummyForcingClipSize", "seconds", LONG)
     widget(page, "DummyForcingStreamingSampler", "seed", 200 + nodes_2)
     page.fit()
     with page.execution():

@@ -16,6 +16,7 @@ from tests.web.browser import ComfyPage
 BOTH_LOOKS = pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes 2.0"])
 PLACES = pytest.mark.parametrize("subgraph", [False, True], ids=["root", "subgraph"])
 SAMPLER = "DummyForcingStreamingSampler"
+LONG = 600.0  # seconds of a clip that no test waits for, 801 chunks
 
 GRAPH = """([seconds, nodes]) => {
     const make = (type, x, y) => {
@@ -88,7 +89,7 @@ def live(page: ComfyPage) -> dict[str, Any]:
 
 def wait_live(page: ComfyPage, condition: str) -> dict[str, Any]:
     """Until a JavaScript condition on the live view's state `s` holds."""
-    page.page.wait_for_function(f"() => {{ const s = ({LIVE})(); return {condition}; }}", timeout=20_000)
+    page.page.wait_for_function(f"() => {{ const s = ({LIVE})(); return {condition}; }}", timeout=60_000)
     return live(page)
 
 
@@ -103,7 +104,7 @@ def test_chunks_play_while_the_queue_runs_and_finish_now_ends_it(
     page: ComfyPage, tmp_path: Path, nodes_2: bool, subgraph: bool
 ) -> None:
     page.use_nodes_2(nodes_2)
-    node = build(page, 240.0)
+    node = build(page, LONG)
     if subgraph:
         page.to_subgraph(node)
     page.fit()
@@ -124,7 +125,7 @@ def test_chunks_play_while_the_queue_runs_and_finish_now_ends_it(
     assert page.errors == []
     # A clip that was ended early is not what the same prompt gives when it is queued again.
     page.queue()
-    wait_live(page, "s.open && s.button && s.line.startsWith('chunk 2 ')")
+    wait_live(page, "s.open && s.button && s.line.startsWith('chunk')")
 
 
 @BOTH_LOOKS
@@ -144,13 +145,13 @@ def test_a_whole_clip_closes_the_view_and_leaves_the_nodes_own_video(
 
 @pytest.mark.parametrize("vae", [True, False])
 def test_cancel_tells_how_far_it_came_and_keeps_the_page_usable(page: ComfyPage, tmp_path: Path, vae: bool) -> None:
-    build(page, 240.0, vae=vae)
+    build(page, LONG, vae=vae)
     page.fit()
     page.queue()
     wait_live(page, "s.open && s.width > 0")
     page.server.send("/interrupt", {})
     stopped = wait_live(page, "s.line.startsWith('stopped after')")
-    assert re.match(r"stopped after [1-9]\d* of 321 chunks", stopped["line"])
+    assert re.match(r"stopped after [1-9]\d* of 801 chunks", stopped["line"])
     assert ("stays in the output folder" in stopped["line"]) is vae
     assert not stopped["button"] and stopped["seen"]
     page.screenshot(tmp_path / "stopped.png")
@@ -162,7 +163,7 @@ def test_cancel_tells_how_far_it_came_and_keeps_the_page_usable(page: ComfyPage,
 
 
 def test_the_view_comes_back_with_its_tab(page: ComfyPage) -> None:
-    node = build(page, 240.0)
+    node = build(page, LONG)
     page.to_subgraph(node)
     page.fit()
     with page.execution():
