@@ -1,6 +1,6 @@
 """The loop that a family is sampled by; all have rollout's arguments and yield its ChunkResult."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +17,7 @@ from .rolling import rolling
 from .rollout import ChunkResult, rollout
 from .schedule import Schedule
 
-Loop = Callable[..., Iterator[ChunkResult]]
+Loop = Callable[..., Generator[ChunkResult, None, None]]
 
 LOOPS: dict[str, Loop] = {"chunks": rollout, "rolling": rolling, "recompute": recompute, "restarts": restarts}
 

@@ -13,7 +13,7 @@ The public code reads the context in one pass under a mask: blocks of F frames, 
 A clean pass per block, over the blocks already in the cache, is the same computation; K <= F is one pass either way.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 
 import torch
@@ -59,7 +59,7 @@ def recompute(
     steps: StepCache = NO_STEPS,
     watch: Watch = lambda span, step: None,
     still: StillFrames | None = None,
-) -> Iterator[ChunkResult]:
+) -> Generator[ChunkResult, None, None]:
     """Yields one ChunkResult per chunk; its bytes are those of the cache that the chunk was made with.
 
     Arguments as rollout's, and `still`, which makes E; without one the plain latent stands there, with a warning.

@@ -11,7 +11,7 @@ begin anew with every clip, so positions never leave 0 .. N - 1 and memory does 
 clip by itself and cuts its end off; here the latents follow one another and are decoded as one video.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 import torch
@@ -80,7 +80,7 @@ def restarts(
     steps: StepCache = NO_STEPS,
     watch: Watch = lambda span, step: None,
     still: StillFrames | None = None,
-) -> Iterator[ChunkResult]:
+) -> Generator[ChunkResult, None, None]:
     """Yields one ChunkResult per chunk; spans are those of the whole video, bytes and plan those of its clip.
 
     Arguments as rollout's, and `still`, which makes E; without one the plain latent stands there, with a warning.

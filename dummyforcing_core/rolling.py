@@ -12,7 +12,7 @@ Hence the first chunk takes W windows, every later one a single window, and n + 
 clip. The public code makes a clean pass after the first W - 1 windows too; nothing ever reads those.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ def rolling(
     attend: AttentionFn = attention,
     steps: StepCache = NO_STEPS,
     watch: Watch = lambda span, step: None,
-) -> Iterator[ChunkResult]:
+) -> Generator[ChunkResult, None, None]:
     """Yields one ChunkResult per chunk. Arguments as rollout's; `start` and `steps` have no place here: an error.
 
     on_step, watch -- get a window as its oldest chunk and that chunk's step; a clean pass is step W

@@ -6,7 +6,7 @@ Self-Forcing's inference (arXiv 2506.08009, algorithm 2) with the memory left to
         decoder.push(chunk.latent)
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import torch
@@ -95,7 +95,7 @@ def rollout(
     attend: AttentionFn = attention,
     steps: StepCache = NO_STEPS,
     watch: Watch = lambda span, step: None,
-) -> Iterator[ChunkResult]:
+) -> Generator[ChunkResult, None, None]:
     """Yields one ChunkResult per chunk.
 
     start   -- latents (B, C, n, h, w) of a given image or clip; chunk 0, primed by clean passes

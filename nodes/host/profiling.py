@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...dummyforcing_core.errors import DummyForcingError
-from ...dummyforcing_core.geometry import LatentShape
+from ...dummyforcing_core.geometry import SPATIAL, LatentShape
 from ...dummyforcing_core.head_map import head_map
 from ...dummyforcing_core.profile import HeadProfile
 from ...dummyforcing_core.profiling import ProfilePlan, take_samples
@@ -33,8 +33,8 @@ def profile_heads(
         samples = [sample.scores for sample in take_samples(session.denoise, family, plan, session.attend)]
         if not samples:
             raise DummyForcingError(f"{chunks} chunks hold no neighbour frame to score; use more chunks")
-        conditions = {"prompts": len(prompts), "chunks": chunks, "samples": len(samples), "seed": seed}
-        conditions["size"] = f"{shape.width * 8}x{shape.height * 8}"
+        size = f"{shape.width * SPATIAL}x{shape.height * SPATIAL}"
+        conditions = {"prompts": len(prompts), "chunks": chunks, "samples": len(samples), "seed": seed, "size": size}
         scores = HeadScores.mean(samples)
         found.append(HeadProfile(scores, family.name, session.settings.fingerprint, conditions))
         return given.noise
