@@ -35,12 +35,12 @@ function headMap(node) {
   const legend = document.createElement("div");
   legend.style.cssText = "display:flex;flex-wrap:wrap;gap:2px 10px";
   const line = document.createElement("div");
-  line.style.minHeight = "30px"; // two rows of text, whether they are there or not
+  line.style.minHeight = "45px"; // three rows of text, whether they are there or not
   line.setAttribute("aria-live", "polite");
   box.append(grid, legend, line);
-  let heads = { roles: [], mass: [] };
+  let heads = { roles: [], mass: [], mean: [] };
   let chosen = null; // [layer, head]
-  const open = addElement(node, "dummyforcing_heads", box, () => heads.roles.length * (CELL + 1) + 60);
+  const open = addElement(node, "dummyforcing_heads", box, () => heads.roles.length * (CELL + 1) + 75);
 
   function choose(place) {
     for (const cell of grid.children) cell.style.outline = "";
@@ -64,7 +64,7 @@ function headMap(node) {
   return {
     show(next) {
       open(false); // the one before may have had more layers
-      heads = next;
+      heads = { ...next, mean: meanOf(next.mass.flat()) };
       const cells = heads.roles.flatMap((row, layer) =>
         row.map((role, head) => {
           const cell = document.createElement("div");
@@ -103,8 +103,13 @@ function legendEntry(counted) {
   return entry;
 }
 
-function text({ roles, mass }, layer, head) {
-  const [sink, neighbour, current] = mass[layer][head].map((share) => `${(100 * share).toFixed(1)} %`);
-  const masses = `sink ${sink}, neighbours ${neighbour}, current ${current}`;
-  return `layer ${layer}, head ${head}: ${roles[layer][head]} — ${masses}`;
+const meanOf = (rows) => rows[0].map((_, region) => rows.reduce((sum, row) => sum + row[region], 0) / rows.length);
+
+// Roles go by how far a head's mass is above the average head's, so that is told too.
+function text({ roles, mass, mean }, layer, head) {
+  const [sink, neighbour, current] = mass[layer][head].map((share, region) => {
+    const times = mean[region] > 0 ? ` (${(share / mean[region]).toFixed(1)}x mean)` : "";
+    return `${(100 * share).toFixed(1)} %${times}`;
+  });
+  return `layer ${layer}, head ${head}: ${roles[layer][head]} — sink ${sink}, neighbours ${neighbour}, current ${current}`;
 }

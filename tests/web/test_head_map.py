@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,20 @@ def test_the_pointer_tells_the_masses_behind_a_role_and_another_tab_leaves_it(
     page.page.wait_for_function(f"""() => document.querySelector("{GRID}")?.getBoundingClientRect().height > 20""")
     assert page.page.locator(LEGEND).inner_text() == legend
     assert page.errors == []
+
+
+def test_what_a_head_tells_is_what_its_role_goes_by(page: ComfyPage) -> None:
+    profiled(page)
+    cells, line = page.page.locator(f"{GRID} > div"), page.page.locator(LINE)
+    roles = set()
+    for index in range(cells.count()):
+        cells.nth(index).hover()
+        said = line.inner_text()
+        role = said.split(": ")[1].split(" ")[0]
+        sink, neighbour, _ = (float(times) for times in re.findall(r"\(([\d.]+)x mean\)", said))
+        assert role == "dummy" or sink == neighbour or role == ("sink" if sink > neighbour else "neighbour"), said
+        roles.add(role)
+    assert roles == {"sink", "neighbour", "dummy"}
 
 
 def test_the_legend_counts_every_head_in_the_colour_of_its_role(page: ComfyPage) -> None:
