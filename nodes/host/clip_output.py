@@ -13,8 +13,9 @@ from torch import Tensor
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape, screen_size
 from ...dummyforcing_core.streaming import to_uint8
 from ...dummyforcing_core.video import VideoWriter
-from .decoder import SMALL_TILE, HostWanStream, load, stream_of
+from .decoder import SMALL_TILE, load, stream_of
 from .files import OutputFile
+from .wan_stream import HostWanStream
 
 LOOKBACK_FRAMES = 48  # latents; more than the Wan2.1 decoder's convolutions see of the past (about 37)
 

@@ -16,7 +16,6 @@ from ...dummyforcing_core.models.families import Family
 from ...dummyforcing_core.plan import HeadPlan
 from ...dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
 from ...dummyforcing_core.profile import HeadProfile
-from ...dummyforcing_core.scoring import HeadScores
 from .denoiser import geometry_of
 from .settings import KEY, Wrappers
 
@@ -108,8 +107,10 @@ def check_fits(
 def advice(geometry: ModelGeometry, shape: LatentShape, policy: Policy, family: Family) -> str:
     """Settings that need less K/V memory than `policy`, with what they need, most memory first."""
     now = kv_bytes(geometry, shape, policy, family)
-    even = HeadScores(torch.full((geometry.layers, geometry.heads, 3), 1 / 3))
-    narrow = replace(policy, profile=HeadProfile(even)) if isinstance(policy, DummyForcing) else DummyForcing()
+    scored = replace(
+        policy if isinstance(policy, DummyForcing) else DummyForcing(),
+        profile=HeadProfile.assumed(geometry.layers, geometry.heads),
+    )
     smaller = replace(shape, height=max(2, shape.height // 4 * 2), width=max(2, shape.width // 4 * 2))
     window = family.sink_frames + 2 * family.chunk_frames
     options = {
@@ -117,9 +118,7 @@ def advice(geometry: ModelGeometry, shape: LatentShape, policy: Policy, family: 
             geometry, shape, SlidingWindow(window, family.sink_frames), family
         ),
         "Apply Dummy Forcing": kv_bytes(geometry, shape, DummyForcing(), family),
-        "Apply Dummy Forcing with a saved head profile": kv_bytes(
-            geometry, shape, replace(narrow, profile=HeadProfile(even)), family
-        ),
+        "Apply Dummy Forcing with a saved head profile": kv_bytes(geometry, shape, scored, family),
         f"half the size ({smaller.width * SPATIAL}x{smaller.height * SPATIAL})": kv_bytes(
             geometry, smaller, policy, family
         ),

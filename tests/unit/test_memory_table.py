@@ -14,7 +14,6 @@ from dummyforcing_core.models.families import get_family
 from dummyforcing_core.models.wan import CausalWan, WanConfig
 from dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
 from dummyforcing_core.profile import HeadProfile
-from dummyforcing_core.scoring import HeadScores
 
 TROUBLE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 LAYERS, HEADS, HEAD_DIM, CHUNK = 30, 12, 128, 3
@@ -26,15 +25,7 @@ class Sized:
     geometry = ModelGeometry(LAYERS, HEADS, HEAD_DIM, 16, torch.device("cpu"), torch.bfloat16)
 
 
-def halves() -> HeadProfile:
-    """Scores in which heads with a memory are half sink and half neighbour heads, whatever the ratio."""
-    mass = torch.empty(LAYERS * HEADS, 3)
-    for head in range(len(mass)):
-        past = 0.2 + 0.6 * (head // 2) / len(mass)
-        mass[head] = torch.tensor([past, past / 4, 1 - past * 1.25] if head % 2 else [past / 4, past, 1 - past * 1.25])
-    return HeadProfile(HeadScores(mass.view(LAYERS, HEADS, 3).clamp_min(0)))
-
-
+HALVES = HeadProfile.assumed(LAYERS, HEADS)
 # Setting -> its policy, and by hand: mean frames per head, of history and chunk.
 ROWS: dict[str, tuple[Policy, float]] = {
     "Apply Cache Window 21, 0 (as trained)": (SlidingWindow(21, 0), 21),
@@ -42,16 +33,16 @@ ROWS: dict[str, tuple[Policy, float]] = {
     "Apply Cache Window 6, 0": (SlidingWindow(6, 0), 6),
     "Apply Dummy Forcing, until the heads are scored": (DummyForcing(), 1 + 3 + CHUNK),
     "Apply Dummy Forcing, from then on, or with a saved profile": (
-        DummyForcing(profile=halves()),
+        DummyForcing(profile=HALVES),
         0.5 * 1 + 0.25 * 1 + 0.25 * 3 + CHUNK,
     ),
     "the same, dummy_ratio 0.75": (
-        DummyForcing(dummy_ratio=0.75, profile=halves()),
+        DummyForcing(dummy_ratio=0.75, profile=HALVES),
         0.75 * 1 + 0.125 * 1 + 0.125 * 3 + CHUNK,
     ),
     "local_chunks 20, until the heads are scored": (DummyForcing(local_chunks=20), 1 + 60 + CHUNK),
     "local_chunks 20, with a saved profile": (
-        DummyForcing(local_chunks=20, profile=halves()),
+        DummyForcing(local_chunks=20, profile=HALVES),
         0.5 * 1 + 0.25 * 1 + 0.25 * 60 + CHUNK,
     ),
 }

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dummyforcing_core.errors import OutputError, PlanError
+from dummyforcing_core.head_programming import NEIGHBOUR, SINK, assign_roles
 from dummyforcing_core.profile import FORMAT, VERSION, HeadProfile
 from dummyforcing_core.scoring import HeadScores
 
@@ -152,3 +153,13 @@ def test_another_or_an_unknown_checkpoint_is_warned_of(own: str, models: str, sa
         HeadProfile(scores(), fingerprint=own).warn_unless_of(models)
     assert len(caught) == (said is not None)
     assert all(said in str(w.message) for w in caught)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5, 0.75])
+@pytest.mark.parametrize(("layers", "heads"), [(30, 12), (40, 40), (2, 8)])
+def test_an_assumed_profile_has_as_many_sink_as_neighbour_heads(layers: int, heads: int, ratio: float) -> None:
+    mass = HeadProfile.assumed(layers, heads).scores.mass
+    torch.testing.assert_close(mass.sum(-1), torch.ones(layers, heads))
+    assert mass.min() >= 0
+    roles = [role for row in assign_roles(mass, round(ratio * layers * heads)) for role in row]
+    assert roles.count(SINK) == roles.count(NEIGHBOUR) == (layers * heads - round(ratio * layers * heads)) / 2

@@ -129,19 +129,3 @@ def test_other_vaes_decode_once_at_the_end(part: Any, tiny_vae: Any, stream: Any
     torch.testing.assert_close(vae.decoded[0], done.outputs[0]["samples"])
     shown, truth = frames_of(done.outputs[1][0].get_stream_source(), part), vae.decode(vae.decoded[0])[0].numpy() * 255
     assert shown.shape == (25, 64, 64, 3) and difference(shown, truth) < 4
-
-
-def test_the_hosts_tiny_decoder_serves_as_a_vae(call: Any, part: Any, stream: Any, ar_model: Any, base: Path) -> None:
-    """taew2_1 as Load VAE knows it: not streamed, and the video is as long as its latents."""
-    from comfy.taesd.taehv import TAEHV
-    from safetensors.torch import save_file
-
-    draws = torch.Generator().manual_seed(0)
-    weights = {
-        name: torch.randn(tensor.shape, generator=draws) / max(1, tensor[0].numel()) ** 0.5
-        for name, tensor in TAEHV(latent_channels=16).state_dict().items()
-    }
-    save_file(weights, base / "models" / "vae" / "taew2_1.safetensors")
-    vae = call("VAELoader", vae_name="taew2_1.safetensors").outputs[0]
-    done = stream(ar_model(), vae=vae)
-    assert frames_of(done.outputs[1][0].get_stream_source(), part).shape == (25, 64, 64, 3)

@@ -39,7 +39,7 @@ def fails_at(part: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[A
     """``fails_at("push", 3)``: that method of the stream runs out of memory at its third call; each call's tiles."""
     import comfy.model_management
 
-    stream = part("nodes.host.decoder").HostWanStream
+    stream = part("nodes.host.wan_stream").HostWanStream
 
     def use(method: str, *failing: int) -> list[Any]:
         real, calls = getattr(stream, method), []
@@ -105,7 +105,7 @@ def test_a_failure_in_tiles_too_is_told_and_what_was_made_plays(
 
 
 def test_other_errors_are_not_taken_for_a_full_memory(video: Any, part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    stream, calls = part("nodes.host.decoder").HostWanStream, []
+    stream, calls = part("nodes.host.wan_stream").HostWanStream, []
 
     def broken(self: Any, latents: Tensor) -> Tensor:
         calls.append(self._tile)
