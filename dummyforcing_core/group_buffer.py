@@ -17,6 +17,7 @@ from torch import Tensor
 from .errors import PlanError
 from .models.rope import apply_rope, rope_table
 from .plan import HeadMemory, KVShape
+from .transfer import to_device
 
 
 @dataclass
@@ -101,7 +102,7 @@ class GroupBuffer:
     def __init__(self, heads: list[int], ranges: list[HeadRange], layer_heads: int, shape: KVShape, like: Tensor):
         self.ranges, self.heads, self.shape = ranges, heads, shape
         self.whole_layer = heads == list(range(layer_heads))
-        self.index = torch.tensor(heads, device=like.device)
+        self.index = to_device(torch.tensor(heads), like.device)
         self.rank_positions = ranges[0].memory.positions == "rank"
         tokens = (shape.pass_frames + ranges[0].capacity_frames) * shape.frame_tokens
         size = (shape.batch, tokens, len(heads), shape.head_dim)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .geometry import LatentShape, Span
+from .transfer import to_device
 
 NoiseFn = Callable[[int, Span], Tensor]
 """noise(step, span) -> (B, C, span.frames, h, w), unit variance. Step 0 starts a chunk, step i > 0 re-noises."""
@@ -27,7 +28,7 @@ class SeededNoise:
 
     def __call__(self, step: int, span: Span) -> Tensor:
         items = [self._draw(self.seed + item, step, span) for item in range(self.shape.batch)]
-        return torch.stack(items).to(self.device)
+        return to_device(torch.stack(items), self.device)
 
     def _draw(self, seed: int, step: int, span: Span) -> Tensor:
         # Two words for the seed, always: entropy of varying length could collide.

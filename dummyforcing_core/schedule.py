@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import DummyForcingError
+from .transfer import to_device
 
 TRAIN_STEPS = 1000
 
@@ -46,7 +47,9 @@ def add_noise(x0: Tensor, noise: Tensor, sigma: float | Tensor) -> Tensor:
 
 def per_frame(sigma: float | Tensor, like: Tensor) -> float | Tensor:
     """sigma (B, T) as (B, 1, T, 1, 1) in the dtype and on the device of `like`; a number stays one."""
-    return sigma.to(like)[:, None, :, None, None] if isinstance(sigma, Tensor) else sigma
+    if not isinstance(sigma, Tensor):
+        return sigma
+    return to_device(sigma.to(like.dtype), like.device)[:, None, :, None, None]
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,8 @@ class WanDenoiser:
     def _time_of(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         key = tuple(map(tuple, sigma.tolist()))
         if key not in self._time:
-            timesteps = (sigma * TRAIN_STEPS).to(self.geometry.device)
-            self._time[key] = time_embedding(self.model, timesteps, self.geometry.dtype)
+            model = self.geometry
+            self._time[key] = time_embedding(self.model, sigma * TRAIN_STEPS, model.dtype, model.device)
         return self._time[key]
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..transfer import to_device
+
 THETA = 10_000.0
 
 
@@ -18,7 +20,7 @@ def axis_pairs(head_dim: int) -> tuple[int, int, int]:
 def _axis(positions: np.ndarray, pairs: int, device: torch.device | str | None) -> Tensor:
     """Unit complex rotations of one axis as float32 (2, positions, pairs): cosines, sines. Angles in float64."""
     angles = np.outer(positions, THETA ** (-np.arange(pairs, dtype=np.float64) / pairs))
-    return torch.from_numpy(np.stack((np.cos(angles), np.sin(angles))).astype(np.float32)).to(device)
+    return to_device(torch.from_numpy(np.stack((np.cos(angles), np.sin(angles))).astype(np.float32)), device)
 
 
 def rope_table(

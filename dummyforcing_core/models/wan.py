@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..attention import attention
+from ..transfer import to_device
 
 TextKV = Sequence[tuple[Tensor, Tensor]]
 AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -111,16 +112,21 @@ class Residual:
 
 
 def sinusoid(timesteps: Tensor, dim: int) -> Tensor:
-    """Sinusoidal embedding, cosines first. timesteps (...) -> float32 (..., dim); angles in float64 on the host."""
-    t = timesteps.cpu().double()
+    """Sinusoidal embedding, cosines first. timesteps (...) -> float32 (..., dim); angles in float64, so on the host."""
+    t = timesteps.double()
     frequencies = 10_000.0 ** (-torch.arange(dim // 2, dtype=torch.float64) / (dim // 2))
     angles = t[..., None] * frequencies
-    return torch.cat((angles.cos(), angles.sin()), dim=-1).float().to(timesteps.device)
+    return torch.cat((angles.cos(), angles.sin()), dim=-1).float()
 
 
-def time_embedding(model: Any, timesteps: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Per-frame time signal of timesteps (B, T) = 1000 * sigma: e (B, T, dim) and modulation e0 (B, T, 6, dim)."""
-    e = model.time_embedding(sinusoid(timesteps, model.freq_dim).to(dtype))
+def time_embedding(
+    model: Any, timesteps: Tensor, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Per-frame time signal of timesteps (B, T) = 1000 * sigma: e (B, T, dim) and modulation e0 (B, T, 6, dim).
+
+    Timesteps on the host, both results in dtype on the model's device (None: the host).
+    """
+    e = model.time_embedding(to_device(sinusoid(timesteps, model.freq_dim).to(dtype), device))
     return e, model.time_projection(e).unflatten(-1, (6, -1))
 
 

@@ -18,6 +18,7 @@ from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import PATCH, SPATIAL, LatentShape
 from ...dummyforcing_core.models.denoiser import ModelGeometry, Step, WanDenoiser
 from ...dummyforcing_core.schedule import x0_from_velocity
+from ...dummyforcing_core.transfer import to_device
 from .settings import KEY, Wrappers
 
 
@@ -107,7 +108,7 @@ class HostDenoiser:
         self._guider.conds = {"positive": [condition]}
         self._call = sigma, context, step
         try:
-            x0 = self._guider(x, level.to(x), model_options=self._options, seed=self._seed)
+            x0 = self._guider(x, to_device(level.to(x.dtype), x.device), model_options=self._options, seed=self._seed)
         finally:
             self._call = None
         if not step.output:
