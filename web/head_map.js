@@ -6,7 +6,7 @@ const NODE = "DummyForcingProfileHeads";
 const COLOURS = { sink: "#4285c2", neighbour: "#4c9e6a", dummy: "#c46a3c" };
 const CELL = 10;
 const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
-const HINT = "Point at a head, or use the arrow keys.";
+const HINT = "Point at a head, or use the arrow keys. 2x: twice the mean of all heads.";
 
 app.registerExtension({
   name: "dummyforcing.head_map",
@@ -108,7 +108,7 @@ const meanOf = (rows) => rows[0].map((_, region) => rows.reduce((sum, row) => su
 // Roles go by how far a head's mass is above the average head's, so that is told too.
 function text({ roles, mass, mean }, layer, head) {
   const [sink, neighbour, current] = mass[layer][head].map((share, region) => {
-    const times = mean[region] > 0 ? ` (${(share / mean[region]).toFixed(1)}x mean)` : "";
+    const times = mean[region] > 0 ? ` (${(share / mean[region]).toFixed(1)}x)` : "";
     return `${(100 * share).toFixed(1)} %${times}`;
   });
   return `layer ${layer}, head ${head}: ${roles[layer][head]} — sink ${sink}, neighbours ${neighbour}, current ${current}`;
