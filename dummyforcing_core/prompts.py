@@ -1,5 +1,6 @@
 """Which prompt speaks when: text features by latent frame."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,18 @@ class PromptSchedule:
     def at(self, chunk_start: int) -> Tensor:
         """The features that a chunk starting at this latent frame is made with."""
         return [context for start, context in self.entries if start <= chunk_start][-1]
+
+    def warn_unheard(self, chunk_starts: Sequence[int], seconds_per_frame: float) -> None:
+        """One line for prompts that no chunk is made with, given the first latent frame of every chunk of the clip."""
+        heard = {max(start for start, _ in self.entries if start <= chunk) for chunk in chunk_starts}
+        silent = [f"{start * seconds_per_frame:g}" for start, _ in self.entries if start not in heard]
+        if silent:
+            warnings.warn(
+                f"the prompt of second {', '.join(silent)} is never heard: the clip's last chunk begins at second "
+                f"{chunk_starts[-1] * seconds_per_frame:g}, and prompts change between chunks; make the clip longer, "
+                "or let the prompt speak sooner",
+                stacklevel=2,
+            )
 
     def blended(self, chunks: int, chunk_starts: Sequence[int]) -> "PromptSchedule":
         """The same schedule with soft switches: over the `chunks` chunks that begin at a switch, then the prompt whole.

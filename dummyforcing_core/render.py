@@ -15,7 +15,7 @@ from torch import Tensor
 from . import __version__
 from .contact_sheet import ContactSheet
 from .errors import OutputError
-from .geometry import FPS, SPATIAL, LatentShape, Span, chunk_spans, pixel_frames
+from .geometry import FPS, SPATIAL, TEMPORAL, LatentShape, Span, chunk_spans, pixel_frames
 from .loops import loop_of, price_shape
 from .memory_use import MemoryUse
 from .models.still_frame import StillFrames
@@ -185,8 +185,9 @@ def prompt_schedule(pipeline: Pipeline, clip: Clip) -> PromptSchedule:
     contexts = {prompt: pipeline.encode(prompt) for prompt in clip.script.prompts}
     prompts = PromptSchedule(tuple((start, contexts[prompt]) for start, prompt in clip.script.lines))
     given = 0 if clip.start is None else clip.start.shape[2]
-    spans = chunk_spans(clip.shape.frames, pipeline.family.chunk_frames, given)
-    return prompts.blended(clip.script.blend_chunks, [span.start for span in spans])
+    starts = [span.start for span in chunk_spans(clip.shape.frames, pipeline.family.chunk_frames, given)]
+    prompts.warn_unheard(starts, TEMPORAL / FPS)
+    return prompts.blended(clip.script.blend_chunks, starts)
 
 
 def _check_finite(chunk: ChunkResult) -> None:

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from .host.prompts import joined, scheduled
 from .schema import schema
 
-EXAMPLE = "0:00 | a cat sits at a window\n0:15 | the cat jumps down and runs into the garden"
+EXAMPLE = "0:00 | a cat sits at a window\n0:03 | the cat jumps down and runs into the garden"
 
 
 class PromptSchedule(io.ComfyNode):
@@ -25,7 +25,8 @@ class PromptSchedule(io.ComfyNode):
                     "text",
                     multiline=True,
                     default=EXAMPLE,
-                    tooltip="The first line starts at 0:00. Lines that start with # do not count.",
+                    tooltip="The first line starts at 0:00. A line after the begin of the last chunk has no effect. "
+                    "Lines that start with # do not count.",
                 ),
             ],
             outputs=[io.Conditioning.Output(display_name="CONDITIONING")],
@@ -47,7 +48,14 @@ class PromptAt(io.ComfyNode):
             inputs=[
                 io.Conditioning.Input("previous", tooltip="The prompts before: a text encoder or another Prompt At."),
                 io.Conditioning.Input("next", tooltip="The prompt that takes over."),
-                io.Float.Input("seconds", default=5.0, min=0.1, max=36000.0, step=0.1, tooltip="When it takes over."),
+                io.Float.Input(
+                    "seconds",
+                    default=2.5,
+                    min=0.1,
+                    max=36000.0,
+                    step=0.1,
+                    tooltip="When it takes over, with the next chunk; no effect after the begin of the last one.",
+                ),
             ],
             outputs=[io.Conditioning.Output(display_name="CONDITIONING")],
         )

@@ -35,7 +35,7 @@ class LoadARModel(io.ComfyNode):
                     options=list(WEIGHT_DTYPES),
                     default="default",
                     advanced=True,
-                    tooltip="fp8 halves the memory of the weights.",
+                    tooltip="fp8_e4m3fn halves the memory of the weights; fast also computes in fp8, if the card can.",
                 ),
                 io.Combo.Input(
                     "lora",

@@ -147,7 +147,7 @@ class TeaCacheAR(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="Higher skips more. 0.2 skips one step in four on Self-Forcing.",
+                    tooltip="Higher skips more, 0 nothing. The report says which steps.",
                 ),
                 io.String.Input(
                     "skip_steps",

@@ -138,7 +138,7 @@ class SamplerStreaming(io.ComfyNode):
             node_id="DummyForcingSampler",
             display_name="Sampler (Streaming)",
             description="The Streaming Sampler's engine as a SAMPLER for SamplerCustomAdvanced. "
-            "Use a Basic Guider, and sigmas of 4 steps with shift 5.",
+            "Use a Basic Guider, and the sigmas that the model family was trained on.",
             inputs=[],
             outputs=[io.Sampler.Output(display_name="SAMPLER")],
         )

@@ -47,7 +47,11 @@ def files_text(names: list[str]) -> str:
         if file.landing != f"{file.folder}/{name}":
             lines.append(f"mv {file.landing} {file.folder}/")
     listed, commands = "\n".join(items), "\n".join(lines)
-    return f"## Files\n\n{listed}\n\nIn ComfyUI's folder:\n\n```\n{commands}\n```"
+    return (
+        f"## Files\n\nClick a link and save the file into the folder named.\n\n{listed}\n\n"
+        "Or by command, in ComfyUI's folder (`hf` comes with `pip install huggingface_hub`; on Windows `move` in place "
+        f"of `mv`):\n\n```\n{commands}\n```"
+    )
 
 
 def note_text(workflow: str, names: list[str]) -> str:

@@ -13,7 +13,7 @@ from ..models.sources import CHECKED, FAMILY_SOURCES, SHARED, Source, SourceFile
 INTRO = (
     f"Facts as stated by the sources, read on {CHECKED} in stored copies that may be older; read a licence yourself "
     "before you rely on it. Nothing is downloaded: run a command below in ComfyUI's folder, or give another "
-    "--local-dir (headless, any folder does)."
+    "--local-dir (headless, any folder does); `hf` comes with `pip install huggingface_hub`."
 )
 FIELD = 12  # width of the names in front of the facts
 

@@ -10,7 +10,8 @@ from ..errors import CheckpointError
 
 CHECKED = "2026-11-21"  # the day the copies were read
 UNKNOWN = "not stated"
-DIFFUSION, LORAS, VAE, TEXT = "models/diffusion_models", "models/loras", "models/vae", "models/text_encoders"
+DIFFUSION, LORAS, TEXT = "models/diffusion_models", "models/loras", "models/text_encoders"
+VAE, TINY = "models/vae", "models/vae_approx"
 
 
 @dataclass(frozen=True)
@@ -229,13 +230,13 @@ SHARED = Source(
         SourceFile(
             "madebyollin/taehv",
             "safetensors/taew2_1.safetensors",
-            VAE,
+            TINY,
             TAEHV,
             "22.6 MB",
             unverified="the size, from a mirror's page",
             github=True,
         ),
-        SourceFile("lightx2v/Autoencoders", "lighttaew2_1.safetensors", VAE, LIGHTX2V, "45.3 MB"),
+        SourceFile("lightx2v/Autoencoders", "lighttaew2_1.safetensors", TINY, LIGHTX2V, "45.3 MB"),
     ),
     "VAE: recorded decodes (golden case H), a random file in the official layout; others: no real file was run here",
 )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...dummyforcing_core import __version__
 from ...dummyforcing_core.errors import DummyForcingError
-from ...dummyforcing_core.geometry import SPATIAL, LatentShape, chunk_spans, pixel_frames, screen_size
+from ...dummyforcing_core.geometry import SPATIAL, LatentShape, Span, chunk_spans, pixel_frames, screen_size
 from ...dummyforcing_core.loops import model_calls, still_frames
 from ...dummyforcing_core.models.families import Family
 from ...dummyforcing_core.policies import Policy
@@ -52,9 +52,9 @@ class ClipJob:
         return 0 if self.start is None else self.start.shape[2]
 
     @property
-    def chunks(self) -> int:
-        """A given start is one."""
-        return len(chunk_spans(self.shape.frames, self.family.chunk_frames, self._given_frames))
+    def spans(self) -> list[Span]:
+        """Its chunks; a given start is one."""
+        return chunk_spans(self.shape.frames, self.family.chunk_frames, self._given_frames)
 
     @property
     def calls(self) -> int:

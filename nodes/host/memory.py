@@ -96,11 +96,12 @@ def check_fits(
     """DummyForcingError with what would fit, if the device cannot hold the run even with all weights offloaded."""
     if total_bytes is None:
         total_bytes = comfy.model_management.get_total_memory(model.load_device)
+        total_bytes -= comfy.model_management.extra_reserved_memory()
     if needs.fixed <= total_bytes:
         return
     raise DummyForcingError(
         f"this clip needs {needs.fixed / GIB:.1f} GiB beside its weights ({needs}), the device has "
-        f"{total_bytes / GIB:.1f} GiB in all; {advice(geometry_of(model), shape, policy, family)}"
+        f"{total_bytes / GIB:.1f} GiB for it; {advice(geometry_of(model), shape, policy, family)}"
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...dummyforcing_core.errors import DummyForcingError
-from ...dummyforcing_core.geometry import LatentShape, Span, pixel_frames
+from ...dummyforcing_core.geometry import TEMPORAL, LatentShape, Span, pixel_frames
 from ...dummyforcing_core.loops import price_shape, still_frames
 from ...dummyforcing_core.memory_use import MemoryUse
 from ...dummyforcing_core.report import ChunkTiming, RunReport
@@ -60,9 +60,9 @@ def sample_clip(
     began = time.perf_counter()
     job = clip_job(model, conditioning, latent, vae, start_latent, sigmas)
     logging.info("Dummy Forcing: predicted memory: %s", job.needs)
-    report = RunReport(job.conditions(seed))
+    report, chunks = RunReport(job.conditions(seed)), len(job.spans)
     with contextlib.ExitStack() as stack:
-        view = stack.enter_context(live_view(hidden.unique_id, job.chunks, job.calls, fps))
+        view = stack.enter_context(live_view(hidden.unique_id, chunks, job.calls, fps))
         told = stack.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("always")
         output = None
@@ -74,10 +74,10 @@ def sample_clip(
                 _decode(latents, output, report, view, began)
             output.finish()
         notes = [*job.notes, *(str(line.message) for line in told if issubclass(line.category, UserWarning))]
-    if view.finish_asked.is_set() and len(report.chunks) < job.chunks:
+    if view.finish_asked.is_set() and len(report.chunks) < chunks:
         remember_early_end(seed, fps, prefix)
         report.conditions["frames"] = f"{report.pixel_frames} of {pixel_frames(job.shape.frames)}"
-        notes.append(f"ended early after {len(report.chunks)} of {job.chunks} chunks")
+        notes.append(f"ended early after {len(report.chunks)} of {chunks} chunks")
     report.total_ms = _ms_since(began)
     text = "\n".join([*(f"note: {note}" for note in notes), report.table()])
     logging.info("Dummy Forcing:\n%s", text)
@@ -93,6 +93,7 @@ def _sampled(
 
     def work(session: Session, host: Given) -> Tensor:
         report.init_ms = _ms_since(began)
+        session.prompts.warn_unheard([span.start for span in job.spans], TEMPORAL / fps)
         run = _Run(session, job.shape, live_output, view, report, began)
         first = None if job.start is None else session.to_model(job.start.to(session.device, torch.float32))
         steps = session.step_cache

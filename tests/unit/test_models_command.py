@@ -20,7 +20,12 @@ FILES = [pytest.param(s, f, id=f"{s.name}-{f.path}") for s in SOURCES.values() f
 COMMERCIAL = {"allowed", "not allowed", "sources disagree", "not stated"}
 
 # What a name in the path says about the kind of file, and where ComfyUI looks for that kind.
-KINDS = (("lora", "models/loras"), ("umt5", "models/text_encoders"), ("vae", "models/vae"), ("taew", "models/vae"))
+KINDS = (
+    ("lora", "models/loras"),
+    ("umt5", "models/text_encoders"),
+    ("vae", "models/vae"),
+    ("taew", "models/vae_approx"),
+)
 
 
 def test_the_documentation_holds_the_printed_tables(run: Run) -> None:

@@ -89,6 +89,17 @@ def test_a_switch_changes_only_what_comes_after_it(clip: Any, ar_model: Any, sch
     torch.testing.assert_close(beyond, constant, **CLOSE)
 
 
+def test_a_prompt_that_is_never_heard_is_in_the_report(stream: Any, ar_model: Any, schedule: Any) -> None:
+    heard = stream(ar_model(), conditioning=schedule("0 | one\n1.5 | two"))
+    assert "never heard" not in heard.outputs[2]
+    late = stream(ar_model(), conditioning=schedule("0 | one\n1.6 | two"))  # the last chunk begins at frame 6
+    assert "note: the prompt of second 1.5" not in late.outputs[2]
+    assert (
+        "note: the prompt of second 1.75 is never heard: the clip's last chunk begins at second 1.5"
+        in (stream(ar_model(), conditioning=schedule("0 | one\n1.75 | two")).outputs[2])
+    )
+
+
 def test_equal_prompts_are_no_switch(clip: Any, ar_model: Any, schedule: Any, model_calls: list) -> None:
     model = ar_model("longlive")
     once = clip(model, conditioning=schedule("0 | one"))
