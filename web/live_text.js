@@ -5,7 +5,8 @@ export function progressText({ chunk, chunks, fps, seconds_left, kv_mib, device_
   if (decoding) return `decoding chunk ${decoding} of ${chunks}`;
   if (chunk === 0) return `starting, ${chunks} ${chunks === 1 ? "chunk" : "chunks"}`;
   const memory = device_mib ? `${gib(device_mib)} of VRAM, K/V ${gib(kv_mib)}` : `K/V ${gib(kv_mib)}`;
-  return `chunk ${chunk} of ${chunks} · ${fps} FPS · ${clock(seconds_left)} left · ${memory}`;
+  const left = seconds_left === null ? "" : ` · ${clock(seconds_left)} left`;
+  return `chunk ${chunk} of ${chunks} · ${fps} FPS${left} · ${memory}`;
 }
 
 // After it. `kept`: whether a playable part of the clip is on disk.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..cache import KVCache
 from ..schedule import TRAIN_STEPS, x0_from_velocity
+from ..transfer import to_device
 from .wan import Residual, TextKV, forward, text_kv, time_embedding
 
 
@@ -80,7 +81,7 @@ class WanDenoiser:
 
     def _text_of(self, context: Tensor) -> TextKV:
         if self._text is None or self._text[0] is not context:
-            self._text = context, text_kv(self.model, context.to(self.geometry.device, self.geometry.dtype))
+            self._text = context, text_kv(self.model, to_device(context.to(self.geometry.dtype), self.geometry.device))
         return self._text[1]
 
     def _time_of(self, sigma: Tensor) -> tuple[Tensor, Tensor]:

@@ -202,13 +202,13 @@ def forward(
 ) -> Tensor | None:
     """Velocity (noise minus clean) of latents x (B, C, T, h, w); h and w must be multiples of the patch.
 
-    time    -- timesteps (B, T) = 1000 * sigma, or the pair that `time_embedding` made of them
+    time    -- timesteps (B, T) = 1000 * sigma, on the host, or the pair that `time_embedding` made of them
     text    -- what `text_kv` made of the prompt
     attend  -- the memory: self-attention of every layer goes through it
     output  -- False: only K/V are wanted; everything after the last layer's K/V is left out, None returned
     residual -- what the blocks added in an earlier step: added again instead of running them, or recorded
     """
-    e, e0 = time if isinstance(time, tuple) else time_embedding(model, time, x.dtype)
+    e, e0 = time if isinstance(time, tuple) else time_embedding(model, time, x.dtype, x.device)
     grid = [size // p for size, p in zip(x.shape[2:], model.patch_size, strict=True)]
     x = model.patch_embedding(x).flatten(2).transpose(1, 2)
     if residual is not None and residual.reuse and residual.value is not None:

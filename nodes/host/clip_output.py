@@ -2,6 +2,7 @@
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
@@ -13,9 +14,9 @@ from torch import Tensor
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape, screen_size
 from ...dummyforcing_core.streaming import to_uint8
 from ...dummyforcing_core.video import VideoWriter
-from .decoder import SMALL_TILE, load, stream_of
+from .decoder import SMALL_TILE, doubt, load, stream_of
 from .files import OutputFile
-from .wan_stream import HostWanStream
+from .tiled_stream import TiledStream
 
 LOOKBACK_FRAMES = 48  # latents; more than the Wan2.1 decoder's convolutions see of the past (about 37)
 
@@ -33,6 +34,8 @@ class ClipOutput:
 
     def __init__(self, vae: Any, shape: LatentShape, fps: int, prefix: str, tags: Mapping[str, str]):
         self._vae, self._shape = vae, shape
+        if line := doubt(vae):
+            warnings.warn(line, stacklevel=2)
         self.size = screen_size(shape.width * SPATIAL, shape.height * SPATIAL)
         self.files = [OutputFile(prefix, *self.size, item) for item in range(shape.batch)]
         self._writers = [VideoWriter(file.part, *self.size, fps, metadata=tags) for file in self.files]
@@ -84,7 +87,7 @@ class ClipOutput:
         try:
             return decode()
         except comfy.model_management.OOM_EXCEPTION:
-            if not isinstance(self._stream, HostWanStream):
+            if not isinstance(self._stream, TiledStream):
                 raise
         logging.warning(
             "Dummy Forcing: decoding ran out of memory, trying again in tiles of %dx%d latents", *SMALL_TILE

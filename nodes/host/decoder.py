@@ -1,5 +1,6 @@
 """Latents to pixels chunk by chunk through the host's VAE, in memory that does not grow with the clip."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.ldm.wan.vae
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ...dummyforcing_core.streaming import StreamingDecoder
+from .tiled_stream import no_frames
 from .tiny_stream import HostTinyStream
-from .wan_stream import HostWanStream, no_frames
+from .wan_stream import HostWanStream
 
 SMALL_TILE = (32, 32)  # latents; for the second try after a decode ran out of memory
 
@@ -19,7 +21,7 @@ def stream_of(vae: Any, tile: tuple[int, int] | None = None) -> StreamingDecoder
     """A decoder for one clip of latents as the host's LATENT holds them. VAEs without streaming decode at the end."""
     model = vae.first_stage_model
     if isinstance(model, comfy.taesd.taehv.TAEHV) and model.patch_size == 1:
-        return HostTinyStream(vae)
+        return HostTinyStream(vae, tile)
     if isinstance(model, comfy.ldm.wan.vae.WanVAE):
         return HostWanStream(vae, tile)
     if hasattr(model, "decoder_stream"):
@@ -32,10 +34,25 @@ def streams(vae: Any) -> bool:
     return not isinstance(stream_of(vae), WholeDecode)
 
 
-def load(vae: Any, shape: torch.Size) -> None:
+def decode_bytes(vae: Any, shape: Sequence[int]) -> int:
+    """What decoding latents of `shape` (B, C, t, h, w) takes; the host's own price is that of one of the batch."""
+    return shape[0] * int(vae.memory_used_decode(shape, vae.vae_dtype))
+
+
+def load(vae: Any, shape: Sequence[int]) -> None:
     """Brings the VAE to its device, with room to decode latents of `shape` (B, C, t, h, w)."""
-    needed = vae.memory_used_decode(shape, vae.vae_dtype)
-    comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)
+    comfy.model_management.load_models_gpu([vae.patcher], memory_required=decode_bytes(vae, shape))
+
+
+def doubt(vae: Any) -> str:
+    """One line if the host has taken the file for another model's, else ""."""
+    model = vae.first_stage_model
+    if isinstance(model, comfy.taesd.taehv.TAEHV) and model.patch_size == 1 and model.latent_format is not None:
+        return (
+            "Load VAE took this tiny decoder for HunyuanVideo's, as it does taew2_1: colours will be off; use "
+            "lighttaew2_1 or the Wan2.1 VAE"
+        )
+    return ""
 
 
 class WholeDecode(StreamingDecoder):

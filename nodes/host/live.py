@@ -131,7 +131,8 @@ class LiveView:
             "chunk": done,
             "chunks": self._chunks,
             "fps": round(self._frames / spent, 2),
-            "seconds_left": round(spent / self._begun * (self._calls - self._begun), 1),
+            # A given start is there before the first call.
+            "seconds_left": round(spent / self._begun * (self._calls - self._begun), 1) if self._begun else None,
             "kv_mib": round(chunk.resident_bytes / 2**20, 1),
             "device_mib": _device_mib(),
         }

@@ -16,6 +16,7 @@ from ...dummyforcing_core.models.families import Family
 from ...dummyforcing_core.plan import HeadPlan
 from ...dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
 from ...dummyforcing_core.profile import HeadProfile
+from .decoder import decode_bytes
 from .denoiser import geometry_of
 from .settings import KEY, Wrappers
 
@@ -80,7 +81,7 @@ def needs_of(
         weights=int(model.model_size()),
         kv=kv_bytes(geometry_of(model), shape, policy, family, given_frames, switches),
         activations=int(model.model.memory_required(one_pass)),
-        decode=0 if vae is None else int(vae.memory_used_decode(chunk, vae.vae_dtype)),
+        decode=0 if vae is None else decode_bytes(vae, chunk),
     )
 
 

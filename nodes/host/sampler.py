@@ -21,6 +21,7 @@ from ...dummyforcing_core.prompts import PromptSchedule
 from ...dummyforcing_core.rollout import ChunkResult
 from ...dummyforcing_core.schedule import Schedule
 from ...dummyforcing_core.stepcache import NO_STEPS, StepCache
+from ...dummyforcing_core.transfer import to_device
 from .denoiser import HostDenoiser, check_shape, host_attention
 from .memory import free_for
 from .prompts import schedule_of
@@ -240,7 +241,7 @@ def over_latent(
         if step:
             return seeded(step, span)
         drawn = seeded(step, span) if first is None else first(span)
-        return given.scaled(drawn, latent[:, :, span.start : span.stop].to(drawn))
+        return given.scaled(drawn, to_device(latent[:, :, span.start : span.stop].to(drawn.dtype), drawn.device))
 
     return noise
 

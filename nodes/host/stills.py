@@ -1,11 +1,14 @@
 """Frames out of the middle of a clip, encoded as stills through the host's VAE (see the core's still_frame.py)."""
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ...dummyforcing_core.models.still_frame import KeptStills
+from .decoder import stream_of
+from .tiny_stream import HostTinyStream
 
 if TYPE_CHECKING:
     from .sampler import Session
@@ -13,6 +16,13 @@ if TYPE_CHECKING:
 
 def host_stills(session: "Session", vae: Any, frames: int) -> KeptStills:
     """Stills of the newest `frames` latents, in the model's space, of the pixels that the output is made of."""
+
+    if isinstance(stream_of(vae), HostTinyStream):
+        warnings.warn(
+            f"{session.family.title} begins its context with a re-encoded pixel frame, and this VAE is a tiny one: the "
+            "clip itself will differ a little from what the Wan2.1 VAE would make of it",
+            stacklevel=2,
+        )
 
     def encode(pixels: Tensor) -> Tensor:
         images = ((pixels + 1) / 2).permute(0, 2, 3, 4, 1)  # the host's IMAGE: (frames, H, W, 3) of each item

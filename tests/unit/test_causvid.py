@@ -102,9 +102,9 @@ def test_what_the_network_is_told(family: Family, told: list[float], monkeypatch
     seen: list[Tensor] = []
     original = denoiser_module.time_embedding
 
-    def listening(model, timesteps, dtype):
+    def listening(model, timesteps, *where):
         seen.append(timesteps)
-        return original(model, timesteps, dtype)
+        return original(model, timesteps, *where)
 
     class Forgetful(WanDenoiser):
         def _time_of(self, sigma: Tensor) -> tuple[Tensor, Tensor]:

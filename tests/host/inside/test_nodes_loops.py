@@ -115,3 +115,38 @@ def test_stills_are_encoded_through_the_hosts_vae(
     plain = stream(model, latent=canvas(frames))
     assert f"note: {title} begins its context with a re-encoded pixel frame" in plain.outputs[2]
     assert not torch.equal(made.outputs[0]["samples"], plain.outputs[0]["samples"])
+
+
+@pytest.mark.parametrize("vae", [False, True])
+@pytest.mark.parametrize(
+    ("name", "frames", "given"),
+    [("krea_realtime", 13, 1), ("krea_realtime", 13, 4), ("causvid", 42, 3), ("causvid", 42, 20), ("causvid", 42, 21)],
+)
+def test_a_given_start_of_any_length_goes_on(
+    part: Any,
+    call: Any,
+    files: Path,
+    stream: Any,
+    canvas: Any,
+    tiny_vae: Any,
+    name: str,
+    frames: int,
+    given: int,
+    vae: bool,
+) -> None:
+    """Also where the loop yields it before the model was called once."""
+    model = call("DummyForcingLoadARModel", model=FILE, family=name).outputs[0]
+    start = torch.randn(1, 16, given, 8, 8, generator=torch.Generator().manual_seed(9))
+    done = stream(
+        model,
+        latent=canvas(frames),
+        start_latent={"samples": start},
+        seed=3,
+        **({"vae": tiny_vae} if vae else {}),
+    )
+    made = done.outputs[0]["samples"]
+    assert made.shape[2] == frames and made.isfinite().all()
+    torch.testing.assert_close(made[:, :, :given], start, rtol=0, atol=1e-5)
+    if vae:
+        video = Path(done.outputs[1][0].get_stream_source())
+        assert len(list(part("dummyforcing_core.video").read_frames(video))) == 4 * frames - 3

@@ -70,10 +70,61 @@ def test_what_it_keeps_does_not_grow_and_reset_forgets_it(part: Any, tiny_decode
     with torch.inference_mode():
         for frame in latents.split(1, dim=2):
             stream.push(frame)
-            kept.append(sum(past.untyped_storage().nbytes() for past in stream._past.values()))
+            (memory,) = stream._memories
+            kept.append(sum(past.untyped_storage().nbytes() for past in memory if past is not None))
     assert len(set(kept)) == 1 and kept[0] > 0
     stream.reset()
     torch.testing.assert_close(streamed(stream, latents, [6]), whole(vae, latents).clamp(-1, 1), **EXACT)
+
+
+def test_tiles_that_hold_the_frame_change_nothing_and_smaller_ones_little(part: Any, tiny_decoder: Any) -> None:
+    vae = tiny_decoder()
+    latents = torch.randn(2, 16, 4, 10, 14, generator=torch.Generator().manual_seed(6))
+    stream_of, wanted = part("nodes.host.decoder").stream_of, whole(vae, latents).clamp(-1, 1)
+    torch.testing.assert_close(streamed(stream_of(vae, (32, 32)), latents, [3, 1]), wanted, **EXACT)
+    tiled = streamed(stream_of(vae, (8, 8)), latents, [3, 1])
+    assert tiled.shape == wanted.shape and (tiled - wanted).abs().max() > 1e-4  # it did tile
+    assert torch.corrcoef(torch.stack([tiled.flatten(), wanted.flatten()]))[0, 1] > 0.8
+
+
+def test_out_of_memory_once_goes_on_in_tiles(
+    part: Any, stream: Any, ar_model: Any, canvas: Any, tiny_decoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management
+
+    vae, model, calls = tiny_decoder(), ar_model(), []
+    untouched = stream(model, latent=canvas(9, batch=2), vae=vae)
+    last = vae.first_stage_model.decoder[-1]
+    forward = last.forward
+
+    def failing(x: Tensor) -> Tensor:
+        calls.append(x.shape)
+        if len(calls) == 5:  # in the middle of the second chunk
+            raise comfy.model_management.OOM_EXCEPTION("out of memory")
+        return forward(x)
+
+    monkeypatch.setattr(last, "forward", failing)
+    done = stream(model, latent=canvas(9, batch=2), vae=vae)
+    assert len(calls) > 9
+    torch.testing.assert_close(done.outputs[0]["samples"], untouched.outputs[0]["samples"], rtol=0, atol=0)
+    read = part("dummyforcing_core.video").read_frames
+    for ours, theirs in zip(done.outputs[1], untouched.outputs[1], strict=True):
+        clips = [np.stack(list(read(Path(v.get_stream_source())))) for v in (ours, theirs)]
+        np.testing.assert_array_equal(*clips)  # the frame is smaller than a tile
+
+
+def test_a_file_that_the_host_takes_for_another_models_is_told_of(
+    stream: Any, ar_model: Any, tiny_decoder: Any
+) -> None:
+    line = "Load VAE took this tiny decoder for HunyuanVideo's"
+    assert line in stream(ar_model(), vae=tiny_decoder(torch.float16)).outputs[2]
+    assert line not in stream(ar_model(), vae=tiny_decoder(torch.float32)).outputs[2]
+
+
+def test_stills_of_a_tiny_vae_are_told_of(call: Any, files: Any, stream: Any, canvas: Any, tiny_decoder: Any) -> None:
+    model = call("DummyForcingLoadARModel", model="self_forcing_tiny.safetensors", family="krea_realtime").outputs[0]
+    report = stream(model, latent=canvas(9), vae=tiny_decoder()).outputs[2]
+    assert "Krea Realtime 14B begins its context with a re-encoded pixel frame, and this VAE is a tiny one" in report
 
 
 def test_latents_of_another_model_are_refused(part: Any, tiny_decoder: Any, refused: Any) -> None:
