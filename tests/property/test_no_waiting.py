@@ -26,6 +26,7 @@ from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
 from dummyforcing_core.profile import HeadProfile
 from dummyforcing_core.prompts import PromptSchedule
+from dummyforcing_core.scoring import Observation
 from dummyforcing_core.transfer import to_device
 from tests.property.tiny import HEADS, LAYERS
 
@@ -90,7 +91,11 @@ def model() -> WanDenoiser:
 
 def policies(family: Family) -> dict[str, Policy]:
     window = SlidingWindow(family.default_window_frames, family.sink_frames)
-    return {"dense": window, "dummy forcing": DummyForcing(profile=HeadProfile.assumed(LAYERS, HEADS))}
+    return {
+        "dense": window,
+        "dummy forcing": DummyForcing(profile=HeadProfile.assumed(LAYERS, HEADS)),
+        "dummy forcing, scored on the way": DummyForcing(),
+    }
 
 
 def text(seed: int) -> Tensor:
@@ -147,21 +152,27 @@ def test_a_forward_with_timesteps_of_the_host() -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("kind", ["dense", "dummy forcing"])
-def test_no_loop_waits(name: str, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["dense", "dummy forcing", "dummy forcing, scored on the way"])
+def test_no_loop_waits(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores are the one thing that is read, once in a chunk whose heads are observed."""
+    read: list[Observation] = []
+    profile = HeadProfile.assumed(LAYERS, HEADS)
+    monkeypatch.setattr(Observation, "scores", lambda seen: read.append(seen) or profile.scores)
     family, denoise = FAMILIES[name], model()
     frames = max(8 * family.chunk_frames, 2 * family.trained_frames if family.loop == "restarts" else 0)
     shape = LatentShape(1, 16, frames, 4, 4)
     prompts = PromptSchedule(((0, text(0)), (5 * family.chunk_frames, text(1))))  # a switch, for those that re-cache
     noise = SeededNoise(0, shape, family.chunk_frames, DEVICE)
-    made = 0
+    made = scored = 0
     with Watch(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # no VAE
         loop = loop_of(family)(denoise, shape, family.schedule, prompts, policies(family)[kind], family, noise)
         for chunk in loop:
             assert chunk.latent.device == DEVICE
             made += chunk.span.frames
-    assert made == frames
+            scored += chunk.scores is not None
+    assert made == frames and len(read) == scored
+    assert (scored > 0) is ("scored" in kind)
 
 
 def test_a_steady_chunk_sends_its_noise_its_rotations_and_its_levels() -> None:
