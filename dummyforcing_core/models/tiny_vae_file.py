@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .names import listing
+from .tensor_check import mismatch
 from .tiny_vae import TinyDecoder
-from .wan_geometry import READABLE
 from .wan_vae import LATENT_CHANNELS
 from .weight_files import flat_names, open_container, read_weights
 
@@ -103,18 +103,5 @@ def _empty(raw_latents: bool) -> TinyDecoder:
 
 def _check(tensors: dict[str, Tensor]) -> None:
     expected = {name: tensor.shape for name, tensor in _empty(raw_latents=False).state_dict().items()}
-    findings = {
-        "missing": [name for name in expected if name not in tensors],
-        "surplus": [name for name in tensors if name not in expected],
-        "of a wrong shape": [
-            f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
-            for name, shape in expected.items()
-            if name in tensors and tensors[name].shape != shape
-        ],
-        "of an unusable dtype (quantised?)": [
-            f"{name} {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in READABLE
-        ],
-    }
-    found = [f"{len(names)} {kind}: {listing(names)}" for kind, names in findings.items() if names]
-    if found:
-        raise CheckpointError(f"tensors {'; '.join(found)}; a tiny decoder has {len(expected)}; {FIX}")
+    if found := mismatch(tensors, expected):
+        raise CheckpointError(f"tensors {found}; a tiny decoder has {len(expected)}; {FIX}")

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .names import listing
+from .tensor_check import READABLE, told
 from .umt5_names import BIAS, BLOCK, EMBEDDING, EXPECTED, FIX, NORM, NUMBERED, transformers_names
-from .wan_geometry import READABLE
 from .weight_files import READERS, flat_names, open_container, read_weights
 
 CONTAINERS = ("text_encoder", "state_dict", "model")
@@ -215,6 +215,5 @@ def _check(tensors: Mapping[str, Tensor], formats: Mapping[str, Any], geometry: 
             if (scale is None and module in formats) or (scale is not None and scale.numel() != 1)
         ],
     }
-    found = [f"{len(names)} {kind}: {listing(names)}" for kind, names in findings.items() if names]
-    if found:
-        raise CheckpointError(f"tensors {'; '.join(found)}; {EXPECTED}, whole, plain or scaled float8; {FIX}")
+    if found := told(findings):
+        raise CheckpointError(f"tensors {found}; {EXPECTED}, whole, plain or scaled float8; {FIX}")

@@ -11,10 +11,10 @@ from ..errors import CheckpointError
 from .families import Family
 from .metadata import Stated
 from .names import listing
+from .tensor_check import mismatch
 from .wan import WanConfig
 
 HEAD_DIM = 128
-READABLE = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
 FIX = "get the complete file of one Wan2.1 autoregressive text-to-video checkpoint"
 SIZES = {(1536, 8960, 12, 30): "1.3B", (5120, 13824, 40, 40): "14B"}  # dim, ffn_dim, heads, layers
 _LAYER = re.compile(r"blocks\.(\d{1,6})\.")
@@ -112,18 +112,5 @@ def _refuse_channels(in_dim: int, out_dim: int, dim: int) -> None:
 
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
     """Raises CheckpointError unless every expected tensor is there, no other, in its shape and a readable dtype."""
-    shapes = [
-        f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
-        for name, shape in expected.items()
-        if name in tensors and tensors[name].shape != shape
-    ]
-    dtypes = [f"{name} {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in READABLE]
-    findings = {
-        "missing": [name for name in expected if name not in tensors],
-        "surplus": [name for name in tensors if name not in expected],
-        "of a wrong shape": shapes,
-        "of an unusable dtype (quantised?)": dtypes,
-    }
-    found = [f"{len(names)} {kind}: {listing(names)}" for kind, names in findings.items() if names]
-    if found:
-        raise CheckpointError(f"tensors {'; '.join(found)}; {len(expected)} were expected by its geometry; {FIX}")
+    if found := mismatch(tensors, expected):
+        raise CheckpointError(f"tensors {found}; {len(expected)} were expected by its geometry; {FIX}")

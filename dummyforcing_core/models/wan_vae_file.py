@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .names import Refusal, listing
-from .wan_geometry import READABLE
+from .tensor_check import mismatch
 from .wan_vae import LATENT_CHANNELS, WanVAE, WanVAEConfig
 from .weight_files import flat_names, open_container, read_weights
 
@@ -102,18 +102,5 @@ def _empty(config: WanVAEConfig) -> WanVAE:
 
 
 def _check(tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
-    findings = {
-        "missing": [name for name in expected if name not in tensors],
-        "surplus": [name for name in tensors if name not in expected],
-        "of a wrong shape": [
-            f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
-            for name, shape in expected.items()
-            if name in tensors and tensors[name].shape != shape
-        ],
-        "of an unusable dtype (quantised?)": [
-            f"{name} {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in READABLE
-        ],
-    }
-    found = [f"{len(names)} {kind}: {listing(names)}" for kind, names in findings.items() if names]
-    if found:
-        raise CheckpointError(f"tensors {'; '.join(found)}; {len(expected)} were expected by its geometry; {FIX}")
+    if found := mismatch(tensors, expected):
+        raise CheckpointError(f"tensors {found}; {len(expected)} were expected by its geometry; {FIX}")
