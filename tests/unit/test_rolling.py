@@ -1,190 +1,36 @@
-"""Rolling Forcing's loop on a denoiser that only records: which chunks at which levels, and which frames a pass sees.
-
-Raw keys are all alike, so a rotated key tells where it stands; values carry their frame and head. The tables are
-written from the description of the public code, frame by frame.
-"""
+"""Rolling Forcing's loop against tables written from the description of the public code, frame by frame."""
 
 import gc
-import math
-import weakref
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from itertools import groupby
 
 import pytest
 import torch
 from torch import Tensor
 
-from dummyforcing_core.clip_memory import kv_shape
 from dummyforcing_core.errors import DummyForcingError, OutputError, PlanError
-from dummyforcing_core.geometry import LatentShape, Span
-from dummyforcing_core.memory_use import MemoryUse
-from dummyforcing_core.models.denoiser import ModelGeometry, Step
-from dummyforcing_core.models.families import Family, get_family
-from dummyforcing_core.noise import SeededNoise
+from dummyforcing_core.geometry import Span
+from dummyforcing_core.models.families import Family
 from dummyforcing_core.plan import HeadMemory, HeadPlan
 from dummyforcing_core.policies import DummyForcing, Full, Policy, SlidingWindow
 from dummyforcing_core.policies.base import Setting
-from dummyforcing_core.profile import HeadProfile
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.rolling import rolling
-from dummyforcing_core.rolling_cache import RollingCache
-from dummyforcing_core.rollout import ChunkResult
 from dummyforcing_core.schedule import Schedule
-from dummyforcing_core.scoring import HeadScores, Observation
-from dummyforcing_core.stepcache import NO_STEPS, StepCache
-
-ROLLING, LONG = get_family("rolling_forcing"), get_family("causal_forcing_long")
-PLACES = range(700)
-Seen = dict[int, int]  # frame -> position
-
-
-def prompt(number: int, batch: int = 1) -> Tensor:
-    return torch.full((batch, 1, 1), float(number))
-
-
-@dataclass
-class Call:
-    """One model call over frames `start` on. seen: per head, the history it attends to."""
-
-    start: int
-    sigmas: list[float]
-    prompts: Tensor
-    output: bool
-    x: Tensor
-    own: Seen = field(default_factory=dict)
-    at: list[int] = field(default_factory=list)  # positions of the queries
-    seen: dict[tuple[int, int], Seen] = field(default_factory=dict)
-    attention_calls: int = 0
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.x.shape[2]
-
-    def history(self, head: int = 0, layer: int = 0) -> Seen:
-        return self.seen[layer, head]
-
-
-class Recorder:
-    """Answers a call with its ordinal times 1000 plus the frame, in every place."""
-
-    def __init__(self, heads: int = 1, layers: int = 1):
-        # One pair of six channels turns with the frame: its angle is the position, modulo a full turn.
-        self.geometry = ModelGeometry(layers, heads, 6, 16, torch.device("cpu"), torch.float32)
-        self.calls: list[Call] = []
-        self.cache: weakref.ref[RollingCache] | None = None
-        self.layer = 0
-
-    def __call__(self, x: Tensor, sigma: Tensor, context: Tensor, step: Step) -> Tensor | None:
-        cache = step.cache
-        assert isinstance(cache, RollingCache)
-        self.cache = weakref.ref(cache)
-        frames = list(cache.query_frames)
-        assert len(frames) == x.shape[2] and sigma.shape == (x.shape[0], x.shape[2])
-        assert bool((sigma == sigma[:1]).all()) and step.told is None and step.residual is None
-        call = Call(frames[0], sigma[0].tolist(), context, step.output, x.clone())
-        self.calls.append(call)
-        tokens, heads = cache.shape.frame_tokens, self.geometry.heads
-        size = (x.shape[0], len(frames) * tokens, heads, 6)
-        k = torch.tensor([1.0, 0.0] * 3).expand(size)
-        v = torch.zeros(size)
-        v[..., 0] = torch.tensor(frames).repeat_interleave(tokens)[None, :, None]
-        v[..., 1] = torch.arange(heads)
-        for layer in range(self.geometry.layers):
-            self.layer = layer
-            if layer == self.geometry.layers - 1 and not step.output:
-                cache.store(layer, k, v)
-                return None
-            cache(layer, k, k, v)
-        number = torch.tensor([1000.0 * len(self.calls) + frame for frame in frames])
-        return number[None, None, :, None, None].expand_as(x).clone()
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        call = self.calls[-1]
-        call.attention_calls += 1
-        tokens = q.shape[1] // call.x.shape[2]
-        assert torch.equal(v, v[:1].expand_as(v)) and q.shape[2] == k.shape[2] == v.shape[2]
-        call.at = [place_of(turn) for turn in q[0, ::tokens, 0, :2]]
-        for i in range(v.shape[2]):
-            frames = v[0, ::tokens, i, 0].int().tolist()
-            assert torch.equal(v[0, :, i, 0], torch.tensor(frames).repeat_interleave(tokens).float())
-            assert len(set(frames)) == len(frames), "a frame is seen once"
-            places = dict(zip(frames, (place_of(turn) for turn in k[0, ::tokens, i, :2]), strict=True))
-            call.own = {f: p for f, p in places.items() if call.start <= f < call.stop}
-            head = int(v[0, 0, i, 1])
-            assert (self.layer, head) not in call.seen
-            call.seen[self.layer, head] = {f: p for f, p in places.items() if f not in call.own}
-        return v[:, : q.shape[1]].clone()
-
-    def time_signal(self, sigma: float, modulation: bool) -> Tensor:
-        raise AssertionError
-
-
-ANGLES = torch.tensor([[math.cos(place), math.sin(place)] for place in PLACES])
-
-
-def place_of(turn: Tensor) -> int:
-    return int((ANGLES - turn).norm(dim=1).argmin())
-
-
-@dataclass
-class Run:
-    """A clip with defaults; frames in latents."""
-
-    frames: int = 27
-    family: Family = ROLLING
-    policy: Policy = field(default_factory=Full)
-    prompts: PromptSchedule = field(default_factory=lambda: PromptSchedule.constant(prompt(0)))
-    schedule: Schedule | None = None
-    batch: int = 1
-    size: tuple[int, int] = (2, 4)
-    start: Tensor | None = None
-    steps: StepCache = NO_STEPS
-    recorder: Recorder = field(default_factory=Recorder)
-    on_step: object = None
-    watch: object = None
-
-    @property
-    def shape(self) -> LatentShape:
-        return LatentShape(self.batch, 16, self.frames, *self.size)
-
-    @property
-    def noise(self) -> SeededNoise:
-        return SeededNoise(3, self.shape, self.family.chunk_frames)
-
-    def iterate(self) -> Iterator[ChunkResult]:
-        given = {name: getattr(self, name) for name in ("on_step", "watch") if getattr(self, name) is not None}
-        return rolling(
-            self.recorder,
-            self.shape,
-            self.schedule or self.family.schedule,
-            self.prompts,
-            self.policy,
-            self.family,
-            self.noise,
-            self.start,
-            attend=self.recorder.attend,
-            steps=self.steps,
-            **given,
-        )
-
-    def calls(self) -> list[Call]:
-        list(self.iterate())
-        return self.recorder.calls
-
-
-def windows(calls: list[Call]) -> list[Call]:
-    return [call for call in calls if call.output]
-
-
-def cleans(calls: list[Call]) -> list[Call]:
-    return [call for call in calls if not call.output]
-
-
-def seen(*frames: int, sink: int | None = None) -> Seen:
-    """Frames where they are, and the sink's three from position `sink` on."""
-    return {f: f for f in frames} | ({} if sink is None else {0: sink, 1: sink + 1, 2: sink + 2})
-
+from dummyforcing_core.scoring import HeadScores
+from dummyforcing_core.stepcache import StepCache
+from tests.unit.rolling_runs import (
+    LONG,
+    PLANS,
+    ROLLING,
+    Recorder,
+    Run,
+    Seen,
+    Told,
+    cleans,
+    prompt,
+    seen,
+    windows,
+)
 
 # -- the order of passes, and their levels ---------------------------------------------------------------------------
 
@@ -411,214 +257,6 @@ def test_a_batch_of_two_with_prompts_of_their_own() -> None:
         news = (call.stop - 9) // 3
         assert call.prompts.flatten().tolist() == [*[10] * olds, *[30] * news, *[20] * olds, *[30] * news]
     assert [(call.start, call.stop) for call in mixed] == [(0, 12), (0, 15), (3, 18), (6, 21)]
-
-
-# -- Dummy Forcing ---------------------------------------------------------------------------------------------------
-
-SHARES = {"sink": (0.6, 0.1, 0.3), "neighbour": (0.1, 0.6, 0.3), "dummy": (0.01, 0.01, 0.98)}
-ROLES = ("sink", "dummy", "neighbour", "dummy")
-
-
-def profile(layers: int, roles: tuple[str, ...] = ROLES) -> HeadProfile:
-    return HeadProfile(HeadScores(torch.tensor([[SHARES[role] for role in roles]] * layers)))
-
-
-def by_role(call: Call, layer: int = 0) -> dict[str, Seen]:
-    table: dict[str, Seen] = {}
-    for head, role in enumerate(ROLES):
-        assert table.setdefault(role, call.history(head, layer)) == call.history(head, layer)
-    return table
-
-
-def test_what_each_role_sees_with_a_profile() -> None:
-    """Beside the window: f0 in front of it, or the newest frame, or the last chunk. Clean passes: the same, as far as
-    the family's own clean pass reaches, at true places."""
-    calls = Run(33, policy=DummyForcing(profile=profile(2)), recorder=Recorder(4, 2)).calls()
-    for call in windows(calls):
-        a = call.start
-        if a == 0:
-            assert set(map(len, call.seen.values())) == {0}
-            continue
-        for layer in range(2):
-            assert by_role(call, layer) == {
-                "sink": {0: a - 1},
-                "dummy": {a - 1: a - 1},
-                "neighbour": {a - 3: a - 3, a - 2: a - 2, a - 1: a - 1},
-            }
-        assert call.attention_calls == 2 * 2, "sink and dummy heads share a call"
-    for call in cleans(calls)[1:]:
-        a = call.start
-        expected = {"sink": {0: 0} if a <= 18 else {}, "dummy": {a - 1: a - 1}, "neighbour": seen(a - 3, a - 2, a - 1)}
-        assert by_role(call) == expected
-
-
-def test_neighbours_of_many_chunks_give_way_to_the_window() -> None:
-    policy = DummyForcing(profile=profile(1), local_chunks=4)
-    by_start = {call.start: call for call in windows(Run(36, policy=policy, recorder=Recorder(4)).calls())}
-    assert list(by_role(by_start[21])["neighbour"]) == list(range(15, 21))  # q 15: 6 are left of 21
-    assert list(by_role(by_start[27])["neighbour"]) == list(range(15, 27))  # q 9
-
-
-@dataclass(frozen=True)
-class Told(DummyForcing):
-    """Dummy Forcing that is told the scores, but observes for itself."""
-
-    seen: list = field(default_factory=list)
-    asked: list[int] = field(default_factory=list)
-    looks: list = field(default_factory=list)  # called when an observation is asked for
-
-    def observes(self, span: Span, setting: Setting, observed: Sequence[int], switched: bool) -> bool:
-        self.asked.append(span.chunk)
-        return super().observes(span, setting, observed, switched)
-
-    def observation(self, setting: Setting) -> Observation:
-        for look in self.looks:
-            look()
-        seen_now = self.seen
-        layers = setting.layers
-
-        class Watcher(Observation):
-            def __call__(self, layer, heads, q, k, regions) -> None:
-                assert q.shape[2] == k.shape[2] == len(heads)
-                assert [r.start_token for r in regions] == [0, regions[0].stop_token, regions[1].stop_token]
-                assert regions[-1].stop_token == k.shape[1]
-                tokens = q.shape[1] // len(regions[0].frames)
-                assert k.shape[1] == tokens * sum(len(r.frames) for r in regions)
-                seen_now.append((layer, tuple(heads), {r.name: r.frames for r in regions}))
-
-            def scores(self) -> HeadScores:
-                return profile(layers).scores
-
-        return Watcher(setting.layers, setting.heads)
-
-
-def test_heads_are_scored_in_the_last_window_of_the_first_chunk_with_neighbours() -> None:
-    policy = Told(dummy_ratio=0.5)
-    run = Run(27, policy=policy, recorder=Recorder(4, 2))
-    chunks = list(run.iterate())
-    assert [chunk.span.chunk for chunk in chunks if chunk.scores is not None] == [1]
-    assert policy.asked == list(range(9)), "once for every chunk"
-    regions = {"current": tuple(range(3, 18)), "sink": (0,), "recent": (1, 2)}
-    assert policy.seen == [(layer, (0, 1, 2, 3), regions) for layer in range(2)]
-    assert set(chunks[0].plan.roles[0]) == {"unclassified"} and chunks[1].plan.roles == (ROLES, ROLES)
-    calls = {call.start: call for call in windows(run.recorder.calls)}
-    assert [call.history(head) for call in [calls[3]] for head in range(4)] == [{0: 0, 1: 1, 2: 2}] * 4
-    assert by_role(calls[6]) == {"sink": {0: 5}, "dummy": {5: 5}, "neighbour": seen(3, 4, 5)}
-
-
-@pytest.mark.parametrize("reason", ["every third chunk", "a new prompt"])
-def test_heads_are_scored_again_over_the_sink_and_the_newest(reason: str) -> None:
-    policy, switch = Told(dummy_ratio=0.5, reclassify_chunks=9), [(30, prompt(1))]
-    if reason == "a new prompt":
-        policy = Told(dummy_ratio=0.5)
-    else:
-        switch = []
-    run = Run(45, policy=policy, prompts=PromptSchedule(((0, prompt(0)), *switch)), recorder=Recorder(4))
-    chunks = list(run.iterate())
-    assert [chunk.span.chunk for chunk in chunks if chunk.scores is not None] == [1, 10]
-    assert [dict(regions) for _, _, regions in policy.seen] == [
-        {"current": tuple(range(3, 18)), "sink": (0,), "recent": (1, 2)},
-        {"current": tuple(range(30, 45)), "sink": (0,), "recent": (26, 27, 28, 29)},
-    ]
-    replayed = [call.start for call in cleans(run.recorder.calls)]
-    order = [start for start, _ in groupby(replayed)]
-    assert order == [*range(0, 30, 3), 0, 24, 27, *range(30, 45, 3)]
-
-
-PLANS: dict[str, Policy] = {
-    "full": Full(),
-    "window 12": SlidingWindow(12, 3),
-    "dummy, scored": Told(dummy_ratio=0.5),
-    "dummy, scored again": Told(dummy_ratio=0.5, reclassify_chunks=3),
-    "dummy, profile": DummyForcing(profile=profile(2)),
-    "dummy, two chunks": DummyForcing(profile=profile(2), local_chunks=2, packed_frames=2, sink_frames=2),
-}
-
-
-def test_a_second_look_never_holds_two_caches() -> None:
-    caches: list[weakref.ref[RollingCache] | None] = []
-    alive: list[int] = []
-    policy = Told(dummy_ratio=0.5, reclassify_chunks=3)
-    policy.looks.append(lambda: alive.append(len({id(ref()) for ref in caches if ref and ref() is not None})))
-    run = Run(27, policy=policy, recorder=Recorder(4))
-    run.on_step = lambda span, step: caches.append(run.recorder.cache)
-    list(run.iterate())
-    assert alive == [1, 0, 0], "first over the cache there is, then the old one has gone before the new one fills"
-
-
-@pytest.mark.parametrize("name, kept", [("full", []), ("dummy, profile", []), ("dummy, scored", [0, 10])])
-def test_which_latents_are_kept(name: str, kept: list[int]) -> None:
-    """Only what a second look would read: the sink's chunk and the newest."""
-    run = Run(39, policy=PLANS[name], recorder=Recorder(4, 2))
-    chunks, latents = run.iterate(), []
-    for _ in range(12):
-        latents.append(weakref.ref(next(chunks).latent))
-    gc.collect()
-    assert [k for k, latent in enumerate(latents[:11]) if latent() is not None] == kept
-    next(chunks)
-
-
-def test_on_output_sees_every_layer() -> None:
-    run = Run(15)
-    shape = kv_shape(run.recorder, run.shape, ROLLING)
-    cache = RollingCache(HeadPlan.uniform(2, 3, HeadMemory(1, 3), "any"), replace(shape, head_dim=6), 21)
-    told: list[tuple[int, Tensor]] = []
-    cache.on_output = lambda layer, out: told.append((layer, out))
-    q = torch.randn(1, 15 * shape.frame_tokens, 3, 6)
-    cache.begin_window(0, 15)
-    outs = [cache(layer, q, q, q) for layer in range(2)]
-    assert [layer for layer, _ in told] == [0, 1]
-    assert all(torch.equal(mine, out) for (_, mine), out in zip(told, outs, strict=True))
-
-
-@pytest.mark.parametrize("name", PLANS)
-@pytest.mark.parametrize("batch", [1, 2])
-def test_bytes_are_the_price(name: str, batch: int) -> None:
-    run = Run(36, policy=PLANS[name], batch=batch, recorder=Recorder(4, 2))
-    priced = kv_shape(run.recorder, run.shape, run.family)
-    use = MemoryUse(priced)
-    for chunk in run.iterate():
-        assert run.recorder.cache is not None
-        cache = run.recorder.cache()
-        assert cache is not None
-        tensors = [x for layer in cache.layers for group in layer for x in (group.k, group.v)]
-        assert sum(x.untyped_storage().nbytes() for x in tensors) == chunk.resident_bytes
-        assert chunk.resident_bytes == chunk.plan.resident_bytes(priced)
-        held = [len(cache.export(layer, head)[0]) for layer in range(2) for head in range(4)]
-        assert chunk.history_bytes == sum(held) * priced.frame_bytes
-        assert chunk.history_bytes <= chunk.plan.history_bytes(priced, chunk.span.stop)
-        use.add(chunk)
-    assert use.actual_peak == use.predicted_peak
-    assert use.rows()["history_bytes"]["actual"] == use.rows()["history_bytes"]["predicted"]
-
-
-def test_the_family_holds_24_frames_like_the_public_cache() -> None:
-    run = Run(60, recorder=Recorder(1, 1))
-    chunks = list(run.iterate())
-    frame = kv_shape(run.recorder, run.shape, run.family).frame_bytes
-    assert chunks[-1].resident_bytes == 24 * frame and chunks[-1].history_bytes == 21 * frame
-    assert [chunk.window_full for chunk in chunks] == [False] * 7 + [True] * 13
-
-
-def test_what_half_dummies_save_at_the_real_models_head_count() -> None:
-    """30 layers of 12 heads, 180 dummies, 90 sink and 90 neighbour heads; keys per query and frame, one chunk on."""
-    roles = ("sink", "dummy", "neighbour", "dummy") * 3
-    run = {
-        "full": Run(39, size=(2, 2), recorder=Recorder(12, 30)),
-        "dummy": Run(39, size=(2, 2), recorder=Recorder(12, 30), policy=DummyForcing(profile=profile(30, roles))),
-    }
-    work = {}
-    for name, clip in run.items():
-        calls = clip.calls()
-        window = next(call for call in windows(calls) if call.start == 24)
-        clean = next(call for call in cleans(calls) if call.start == 24)
-        keys = {
-            "window": sum(15 * (15 + len(history)) for history in window.seen.values()),
-            # the last layer of a clean pass only stores
-            "clean": sum(3 * (3 + len(history)) for history in clean.seen.values()),
-        }
-        work[name] = keys["window"] / 360, keys["clean"] / 348
-    assert work == {"full": (315, 63), "dummy": (15 * 16.5, 3 * 4.25)}
 
 
 # -- a clip's life ---------------------------------------------------------------------------------------------------
