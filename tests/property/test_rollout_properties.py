@@ -18,33 +18,20 @@ from dummyforcing_core.errors import OutputError
 from dummyforcing_core.geometry import LatentShape, Span
 from dummyforcing_core.models.denoiser import ModelGeometry, WanDenoiser
 from dummyforcing_core.models.families import Family
-from dummyforcing_core.models.wan import CausalWan, WanConfig
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.plan import HeadMemory, HeadPlan
 from dummyforcing_core.policies import Full, Policy, SlidingWindow
 from dummyforcing_core.prompts import PromptSchedule
 from dummyforcing_core.rollout import ChunkResult, rollout
 from dummyforcing_core.schedule import Schedule, add_noise
+from tests.property.tiny import context, tiny_model
 
 FAMILY = Family("tiny", "Tiny random model", "tests", chunk_frames=3, trained_frames=10_000)
 SCHEDULE = Schedule((1.0, 0.6))
 FULL = Full()
 
 
-def tiny_model() -> CausalWan:
-    torch.manual_seed(0)
-    model = CausalWan(WanConfig(dim=64, ffn_dim=96, num_heads=2, num_layers=2, text_dim=8, freq_dim=32))
-    with torch.no_grad():
-        for block in model.blocks:
-            block.modulation.mul_(8)  # open the gates: what attention remembers must show in the latents
-    return model.requires_grad_(False)
-
-
-MODEL = tiny_model()
-
-
-def context(seed: int, batch: int = 1) -> torch.Tensor:
-    return torch.randn(batch, 5, 8, generator=torch.Generator().manual_seed(seed))
+MODEL = tiny_model(heads=2)
 
 
 PROMPT = context(0)

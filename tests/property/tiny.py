@@ -8,10 +8,10 @@ from dummyforcing_core.models.wan import CausalWan, WanConfig
 LAYERS, HEADS = 2, 4
 
 
-def tiny_model(sharpness: float = 1.0) -> CausalWan:
+def tiny_model(sharpness: float = 1.0, heads: int = HEADS) -> CausalWan:
     """The same model every time. sharpness: of its attention; more makes heads differ more."""
     torch.manual_seed(0)
-    model = CausalWan(WanConfig(dim=64, ffn_dim=64, num_heads=HEADS, num_layers=LAYERS, text_dim=8, freq_dim=16))
+    model = CausalWan(WanConfig(dim=64, ffn_dim=64, num_heads=heads, num_layers=LAYERS, text_dim=8, freq_dim=16))
     with torch.no_grad():
         for block in model.blocks:
             block.modulation.mul_(8)  # open the gates: what attention saw must show in all that follows
