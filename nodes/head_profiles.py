@@ -4,6 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..dummyforcing_core.errors import DummyForcingError
 from ..dummyforcing_core.head_programming import ROLES, assign_roles
 from ..dummyforcing_core.profile import HeadProfile
 from .host.files import new_profile_path, profile_names, profile_path
@@ -73,7 +74,9 @@ class SaveHeadProfile(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, head_profile: HeadProfile, name: str) -> io.NodeOutput:
+    def execute(cls, head_profile: HeadProfile | str, name: str) -> io.NodeOutput:
+        if isinstance(head_profile, str):  # a name that Load Head Profile did not find
+            raise DummyForcingError(f"there is nothing to save: head profile {head_profile} is not on this machine")
         path = new_profile_path(name)
         head_profile.write(path, _roles(head_profile))
         return io.NodeOutput(head_profile, ui={"text": [f"saved {path.name}"]})

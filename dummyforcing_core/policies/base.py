@@ -28,6 +28,14 @@ class Setting:
         """The clip's chunks."""
         return chunk_spans(self.clip_frames, self.chunk_frames, self.given_frames)
 
+    @property
+    def last_chunk(self) -> int:
+        """Ordinal of the clip's last chunk; where a video is made of many clips, of the last chunk of a whole one."""
+        last = self.spans[-1].chunk
+        if self.family.loop == "restarts":
+            last = max(last, self.family.trained_frames // self.chunk_frames - 1)
+        return last
+
 
 class Policy(ABC):
     """Decides what every head remembers. Most decide at once; some observe a clean pass and decide again."""

@@ -63,7 +63,7 @@ class DummyForcing(Policy):
 
     def plan(self, setting: Setting) -> HeadPlan:
         self._dummies(setting)
-        last = setting.spans[-1].chunk
+        last = setting.last_chunk
         if self.observe_chunk is not None and self.observe_chunk > last:
             raise PlanError(
                 f"observe chunk {self.observe_chunk} came, but the clip's last chunk is {last}; "

@@ -14,7 +14,7 @@ from ...dummyforcing_core.models.families import Family
 from ...dummyforcing_core.policies import Policy
 from ...dummyforcing_core.render import device_name
 from ...dummyforcing_core.schedule import Schedule
-from .decoder import streams
+from .decoder import check_vae, streams
 from .memory import Needs, check_fits, fits_together, needs_of
 from .sampler import schedule_from
 from .settings import default_policy, family_of, settings_of
@@ -99,6 +99,8 @@ def clip_job(
     policy = settings.policy or default_policy(family)
     notes = settings.notes
     clip = model, shape, policy, family, 0 if start is None else start.shape[2], len(conditioning) - 1
+    if vae is not None:
+        check_vae(vae, shape.channels)
     live_vae = vae if vae is not None and streams(vae) else None
     needs = needs_of(*clip, live_vae)
     if live_vae is not None and not still_frames(family) and not fits_together(model, live_vae, needs):

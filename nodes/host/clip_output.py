@@ -14,7 +14,7 @@ from torch import Tensor
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape, screen_size
 from ...dummyforcing_core.streaming import to_uint8
 from ...dummyforcing_core.video import VideoWriter
-from .decoder import SMALL_TILE, doubt, load, stream_of
+from .decoder import SMALL_TILE, check_vae, doubt, load, stream_of
 from .files import OutputFile
 from .tiled_stream import TiledStream
 
@@ -33,6 +33,7 @@ class ClipOutput:
     """
 
     def __init__(self, vae: Any, shape: LatentShape, fps: int, prefix: str, tags: Mapping[str, str]):
+        check_vae(vae, shape.channels)
         self._vae, self._shape = vae, shape
         if line := doubt(vae):
             warnings.warn(line, stacklevel=2)

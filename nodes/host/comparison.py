@@ -19,7 +19,7 @@ from .files import OutputFile
 def compare(first: Any, second: Any, prefix: str) -> tuple[OutputFile, str]:
     """Writes both beside each other to the output folder and tells how they differ. Holds one frame of each."""
     with _on_disk(first) as left, _on_disk(second) as right:
-        fps = round(float(first.get_frame_rate())) if hasattr(first, "get_frame_rate") else FPS
+        fps = max(1, round(float(first.get_frame_rate()))) if hasattr(first, "get_frame_rate") else FPS
         metrics = {"first": VideoMetrics(fps=fps), "second": VideoMetrics(fps=fps)}
         difference: list[float] = []
         file = writer = None
@@ -46,7 +46,8 @@ def compare(first: Any, second: Any, prefix: str) -> tuple[OutputFile, str]:
 @contextlib.contextmanager
 def _on_disk(video: Any) -> Iterator[Path]:
     source = video.get_stream_source() if hasattr(video, "get_stream_source") else None
-    if isinstance(source, str):
+    trimmed = hasattr(video, "get_active_trim_window") and any(video.get_active_trim_window())
+    if isinstance(source, str) and not trimmed:
         yield Path(source)
         return
     with tempfile.TemporaryDirectory(dir=_temp()) as folder:

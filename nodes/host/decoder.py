@@ -9,6 +9,7 @@ import comfy.taesd.taehv
 import torch
 from torch import Tensor
 
+from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.streaming import StreamingDecoder
 from .tiled_stream import no_frames
 from .tiny_stream import HostTinyStream
@@ -42,6 +43,19 @@ def decode_bytes(vae: Any, shape: Sequence[int]) -> int:
 def load(vae: Any, shape: Sequence[int]) -> None:
     """Brings the VAE to its device, with room to decode latents of `shape` (B, C, t, h, w)."""
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=decode_bytes(vae, shape))
+
+
+def check_vae(vae: Any, channels: int) -> None:
+    """DummyForcingError unless the VAE decodes videos of so many latent channels."""
+    if vae is None:
+        raise DummyForcingError("the VAE input is empty: the checkpoint has none; connect Load VAE with the Wan2.1 VAE")
+    dimensions = getattr(vae, "latent_dim", 3)
+    if vae.latent_channels != channels or dimensions != 3:
+        kind = "videos" if dimensions == 3 else "images"
+        raise DummyForcingError(
+            f"this VAE decodes {kind} of {vae.latent_channels} latent channels, the clip is a video of {channels}; "
+            "connect the Wan2.1 VAE (the demo model has its own)"
+        )
 
 
 def doubt(vae: Any) -> str:

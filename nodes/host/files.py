@@ -11,6 +11,7 @@ from comfy.cli_args import args
 from ...dummyforcing_core.errors import DummyForcingError
 
 PROFILES = "dummyforcing_profiles"
+DEFAULT_PREFIX = "video/streaming"
 
 
 def add_profile_folder() -> None:
@@ -35,7 +36,8 @@ def new_profile_path(name: str) -> Path:
     """Where a profile of this name is saved: a plain file name, no folders above the profile folder."""
     folder = Path(folder_paths.get_folder_paths(PROFILES)[0])
     path = (folder / f"{name.removesuffix('.json')}.json").resolve()
-    if not name.strip() or folder.resolve() not in path.parents:
+    plain = name.removesuffix(".json").replace("\\", "/").rpartition("/")[2].strip(". ")
+    if not plain or folder.resolve() not in path.parents:
         raise DummyForcingError(f"{name!r} is no name for a head profile; write a plain name, e.g. self_forcing_480p")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
@@ -56,9 +58,12 @@ class OutputFile:
 
     def __init__(self, prefix: str, width: int, height: int, item: int = 0):
         folder, name, counter, self.subfolder, _ = folder_paths.get_save_image_path(
-            prefix, folder_paths.get_output_directory(), width, height
+            prefix.rstrip("/\\ ") or DEFAULT_PREFIX, folder_paths.get_output_directory(), width, height
         )
         self.path = Path(folder) / f"{name}_{counter + item:05}_.mp4"
+        while self.path.exists():  # the host does not count every name
+            counter += 1
+            self.path = self.path.with_name(f"{name}_{counter + item:05}_.mp4")
         self.part = self.path.with_name(f"{self.path.stem}.part.mp4")
 
     def finish(self) -> Path:

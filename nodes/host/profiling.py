@@ -24,7 +24,12 @@ def profile_heads(
 ) -> HeadProfile:
     """Mean scores over every prompt of the conditioning, one clip of `chunks` chunks each."""
     family, _ = family_of(model)
-    shape = replace(LatentShape(*latent["samples"].shape), batch=1, frames=chunks * family.chunk_frames)
+    canvas = latent["samples"]
+    if canvas.ndim != 5:
+        raise DummyForcingError(f"a latent of shape {tuple(canvas.shape)} came; connect a video latent, of Clip Size")
+    if family.loop == "rolling":  # a window fills first
+        chunks = max(chunks, family.pass_frames // family.chunk_frames + 2)
+    shape = replace(LatentShape(*canvas.shape), batch=1, frames=chunks * family.chunk_frames)
     found: list[HeadProfile] = []
 
     def work(session: Session, given: Given) -> Tensor:

@@ -36,6 +36,7 @@ def scheduled(clip: Any, text: str) -> list:
         raise DummyForcingError(
             "the CLIP input is empty: the checkpoint has no text encoder; load umt5-xxl with Load CLIP, type wan"
         )
+    text = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     script = Script.parse(text) if "|" in text else Script.constant(text.strip())
     entries: list = []
     for start, prompt in script.lines:
@@ -44,12 +45,44 @@ def scheduled(clip: Any, text: str) -> list:
     return entries
 
 
+def _check_plain(condition: dict) -> None:
+    """DummyForcingError for what other nodes have put on a prompt and a stream cannot follow."""
+    mask = condition.get("mask")
+    surplus = {
+        "a time range (Conditioning Set Timestep Range): use a Prompt Schedule": (
+            condition.get("start_percent", 0.0) > 0 or condition.get("end_percent", 1.0) < 1
+        ),
+        "an area (Conditioning Set Area): prompts speak for the whole picture": "area" in condition,
+        "a mask (Conditioning Set Mask): prompts speak for the whole picture": (
+            mask is not None and not bool((mask == 1).all())
+        ),
+        "an image (image to video): encode it with VAE Encode and connect it to start_latent": (
+            condition.get("concat_latent_image") is not None
+        ),
+        "a ControlNet, which these models cannot read: take it out": condition.get("control") is not None,
+    }
+    for what, there in surplus.items():
+        if there:
+            raise DummyForcingError(f"the conditioning carries {what}")
+
+
+def check_width(prompts: PromptSchedule, wanted: int) -> None:
+    """DummyForcingError unless the model can read these features (B, S, channels)."""
+    for _, features in prompts.entries:
+        if features.shape[-1] != wanted:
+            raise DummyForcingError(
+                f"text features of {features.shape[-1]} channels came, this model reads {wanted}; connect the CLIP "
+                "that belongs to it: Load CLIP with umt5-xxl, type wan (the demo model has its own)"
+            )
+
+
 def schedule_of(conditions: list[dict], fps: float) -> tuple[PromptSchedule, dict[int, dict]]:
     """The schedule of a guider's positive conditions, and the condition of each of its tensors, by id()."""
     entries: dict[int, Tensor] = {}
     by_tensor: dict[int, dict] = {}
     seen: list[tuple[Tensor, dict]] = []
     for condition in sorted(conditions, key=lambda c: c.get(STARTS, 0.0)):
+        _check_plain(condition)
         frame = round(condition.get(STARTS, 0.0) * fps / TEMPORAL)
         if frame in entries:
             raise DummyForcingError(

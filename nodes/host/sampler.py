@@ -22,9 +22,9 @@ from ...dummyforcing_core.rollout import ChunkResult
 from ...dummyforcing_core.schedule import Schedule
 from ...dummyforcing_core.stepcache import NO_STEPS, StepCache
 from ...dummyforcing_core.transfer import to_device
-from .denoiser import HostDenoiser, check_shape, host_attention
+from .denoiser import HostDenoiser, check_shape, host_attention, wan_of
 from .memory import free_for
-from .prompts import schedule_of
+from .prompts import check_width, schedule_of
 from .settings import ARSettings, StreamingSamplerBase, default_policy, family_of, settings_of
 
 
@@ -95,6 +95,7 @@ class ARSampler(StreamingSamplerBase, comfy.samplers.Sampler):
         settings = settings_of(patcher)
         seed = int(extra_args.get("seed") or 0)
         prompts, conditions = schedule_of(model_wrap.conds.get("positive", []), self._fps)
+        check_width(prompts, wan_of(patcher).text_embedding[0].in_features)
         options = extra_args["model_options"]
         session = Session(
             denoise=HostDenoiser(model_wrap, options, seed, conditions),
@@ -247,10 +248,16 @@ def over_latent(
 
 
 def _reporting(given: Given, shape: LatentShape) -> Callable[[ChunkResult], bool]:
+    """Tells the host of every chunk: the newest frame is what it previews, and the last it hears of is the clip."""
+    where = comfy.model_management.intermediate_device()
+    made: list[Tensor] = []
+
     def on_chunk(chunk: ChunkResult) -> bool:
         if given.callback is not None:
-            newest = chunk.latent[:, :, -1:]
-            given.callback(chunk.span.stop * given.steps // shape.frames - 1, newest, newest, given.steps)
+            made.append(chunk.latent.to(where))
+            whole = chunk.span.stop == shape.frames
+            shown = torch.cat(made, dim=2) if whole else chunk.latent[:, :, -1:]
+            given.callback(chunk.span.stop * given.steps // shape.frames - 1, shown, shown, given.steps)
         return False
 
     return on_chunk
