@@ -1,7 +1,9 @@
 """python -m dummyforcing_core COMMAND: demo, generate, compare, profile, vbench, verify, convert, models, doctor."""
 
 import argparse
+import contextlib
 import io
+import os
 import sys
 import warnings
 
@@ -30,18 +32,37 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command. 0: done; 2: bad input, one line on stderr; 130: interrupted."""
+    """Runs a command. 0: done; 1: nobody reads the output; 2: bad input, one line on stderr; 130: interrupted."""
     args = build_parser().parse_args(argv)
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
         try:
-            return args.run(args)
+            code: int = args.run(args)
+            sys.stdout.flush()  # what cannot be written is told of here, not at the interpreter's end
+            return code
         except DummyForcingError as error:
             print(f"error: {error}", file=sys.stderr)
+            return 2
+        except BrokenPipeError:  # `| head` has seen enough
+            _drop_stdout()
+            return 1
+        except OSError as error:
+            if error.filename is not None:  # of a file, so not of stdout
+                raise
+            _drop_stdout()
+            print(f"error: cannot write the output: {error.strerror or error}; send it elsewhere", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
+
+
+def _drop_stdout() -> None:
+    """Sends what is still buffered nowhere: the interpreter would try to write it again at its end."""
+    with contextlib.suppress(OSError, ValueError):  # a stdout that is no file has no number
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,6 @@ class HeadProfile:
             if not bool((mass >= 0).all()) or not torch.allclose(mass.sum(-1), torch.ones(()), atol=1e-3):
                 raise ValueError("masses of a head are shares, 0 or more, and sum to 1")
             profile.check(document["layers"], document["heads"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, PlanError) as error:
             raise PlanError(f"{path} is a damaged head profile ({error!r}); make it again with `profile`") from error
         return profile

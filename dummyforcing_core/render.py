@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from . import __version__
 from .contact_sheet import ContactSheet
-from .errors import OutputError
+from .errors import DummyForcingError, OutputError
 from .geometry import FPS, SPATIAL, TEMPORAL, LatentShape, Span, chunk_spans, pixel_frames
 from .loops import loop_of, price_shape
 from .memory_use import MemoryUse
@@ -87,14 +88,14 @@ def render(
 ) -> Rendered:
     """Makes one clip.
 
-    The video gets its own name when it is whole. An error leaves no file behind; KeyboardInterrupt (or anything else
-    that is no Exception, raised in `on_step`) leaves the part.
+    The video gets its own name when it is whole, then the other files are written. An error before leaves no file
+    behind, one after leaves the video; KeyboardInterrupt (or anything else that is no Exception, raised in `on_step`)
+    leaves the part.
     """
     began = time.perf_counter()
-    report = RunReport(_conditions(pipeline, clip), init_ms=pipeline.init_ms)
+    report = RunReport(conditions(pipeline, clip), init_ms=pipeline.init_ms)
     sheet = ContactSheet(pixel_frames(clip.shape.frames))
     latents: list[Tensor] = []
-    written = [outputs.part]
     prompts = prompt_schedule(pipeline, clip)
     memory = MemoryUse(price_shape(pipeline.denoiser, clip.shape, pipeline.family, len(prompts.entries) - 1))
     try:
@@ -122,23 +123,22 @@ def render(
             if rest.shape[2]:
                 _write(video, to_uint8(rest, clip.size)[0], outputs)
                 sheet.add(to_uint8(rest, clip.size)[0])
+        _rename(outputs.part, outputs.video)
+    except Exception:
+        with contextlib.suppress(OSError):
+            outputs.part.unlink(missing_ok=True)
+        raise
+    try:
         if outputs.latents:
             save_latents(outputs.latents, torch.cat(latents, dim=2))
-            written.append(outputs.latents)
         if outputs.contact_sheet:
             sheet.save(outputs.contact_sheet, title=clip.script.title)
-            written.append(outputs.contact_sheet)
         report.total_ms = pipeline.init_ms + _ms_since(began)
         report.memory = memory.rows()
         if outputs.report:
             report.write(outputs.report)
-            written.append(outputs.report)
-        _rename(outputs.part, outputs.video)
-    except Exception:
-        for path in written:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-        raise
+    except DummyForcingError as error:
+        raise OutputError(f"{error}; the video is whole and stays: {outputs.video}") from error
     assert memory.last is not None
     return Rendered(report, memory.last.plan, memory.scores)
 
@@ -226,17 +226,29 @@ def _rename(part: Path, video: Path) -> None:
         raise output_error(video, error) from error
 
 
-def _conditions(pipeline: Pipeline, clip: Clip) -> dict:
+def asked_conditions(clip: Clip) -> dict[str, Any]:
+    """Of `conditions`, what is known without a model; where prompts switch (first latent frames) only if they do."""
+    script = clip.script
+    switches = [start for start, _ in script.lines[1:]]
+    return {
+        "prompt": script.title,
+        **({"switches": switches} if switches else {}),
+        **({"blend chunks": script.blend_chunks} if script.blend_chunks else {}),
+        "size": "{}x{}".format(*clip.size),
+        "frames": pixel_frames(clip.shape.frames),
+        "seed": clip.seed,
+    }
+
+
+def conditions(pipeline: Pipeline, clip: Clip) -> dict[str, Any]:
+    """What a report says of how a clip was made."""
     model = pipeline.denoiser.geometry
     return {
         "model": pipeline.name,
         "family": pipeline.family.name,
         "policy": str(clip.policy),
         "skipped steps": ", ".join(map(str, sorted(clip.steps.skipped))) or "none",
-        "prompt": clip.script.title,
-        "size": "{}x{}".format(*clip.size),
-        "frames": pixel_frames(clip.shape.frames),
-        "seed": clip.seed,
+        **asked_conditions(clip),
         "device": device_name(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": pipeline.backend.title,

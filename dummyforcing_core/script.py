@@ -82,7 +82,7 @@ class Script:
     def read(cls, path: Path, switch_frames: Sequence[int] = ()) -> list["Script"]:
         """The clips of a file: one in the text form, one per line of a .jsonl."""
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark in front
         except (OSError, UnicodeDecodeError) as error:
             raise DummyForcingError(f"cannot read the schedule {path}: {error}; give a UTF-8 text file") from error
         try:

@@ -37,6 +37,10 @@ class StepCache:
     def explicit(cls, steps: Sequence[int], schedule: Schedule) -> "StepCache":
         """The named steps; the first step and the clean pass can never be skipped."""
         count = len(schedule.sigmas)
+        if steps and count == 1:
+            raise DummyForcingError(
+                f"steps {list(steps)} came to skip; this family has one step; nothing can be skipped"
+            )
         for step in steps:
             if not 0 < step < count:
                 raise DummyForcingError(

@@ -1,9 +1,10 @@
 """Arguments that several commands share, and what they mean."""
 
 import argparse
+import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from ..models.wan_vae import WanVAE
 from ..models.wan_vae_file import load_wan_vae
 from ..models.weight_files import flat_names, read_weights
 from ..pipeline import DEMO, Pipeline, is_demo, load_pipeline
+from ..video import make_folder
 
 DEMO_SIZE = (64, 64)
 DEFAULT_SIZE = (832, 480)
@@ -30,7 +32,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, frames: str = "81") -> No
     parser.add_argument("--model", default="demo", help='"demo" or a checkpoint file (default: demo)')
     parser.add_argument("--family", help=f"how the checkpoint was trained: {', '.join(FAMILIES)}")
     parser.add_argument("--lora", type=Path, metavar="FILE", help="adapter to merge into the checkpoint (LongLive)")
-    parser.add_argument("--lora-strength", type=float, default=1.0, help="its weight (default: 1)")
+    parser.add_argument("--lora-strength", type=finite, help="its weight (default: 1)")
     parser.add_argument("--vae", type=Path, metavar="FILE", help="Wan2.1 VAE or tiny decoder for a checkpoint")
     parser.add_argument("--vae-tile", type=tile, metavar="RxC", help="decode in tiles of so many latent rows x columns")
     parser.add_argument(
@@ -39,7 +41,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, frames: str = "81") -> No
     parser.add_argument("--tokenizer", type=Path, metavar="PATH", help="its tokenizer, if that lies elsewhere")
     parser.add_argument("--text-embedding", type=Path, metavar="FILE", help="saved text features, instead of both")
     parser.add_argument(
-        "--size", type=size, metavar="WxH", help="pixels, multiples of 16 (default: 64x64 for the demo)"
+        "--size",
+        type=size,
+        metavar="WxH",
+        help="pixels, multiples of 16 (default: 64x64 for the demo, whose video shows every pixel six times larger)",
     )
     parser.add_argument("--frames", type=int, help=f"pixel frames, rounded up to 4n + 1 (default: {frames})")
     parser.add_argument("--seed", type=int, default=0)
@@ -71,6 +76,17 @@ def tile(text: str) -> tuple[int, int]:
     if not match or min(int(match[1]), int(match[2])) < 4:
         raise argparse.ArgumentTypeError(f"tile {text!r} came; write ROWSxCOLUMNS in latents, from 4x4 up")
     return int(match[1]), int(match[2])
+
+
+def finite(text: str) -> float:
+    """A number that is neither NaN nor infinite."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} came; write a finite number, e.g. 0.8")
+    return number
 
 
 def whole_numbers(text: str) -> list[int]:
@@ -115,13 +131,43 @@ def named_dtype(name: str) -> torch.dtype:
 def read_prompts(path: Path) -> list[str]:
     """The prompts of a text file, one per line; blank lines and lines that start with # do not count."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise OutputError(f"cannot read the prompts in {path}: {error}; give a UTF-8 text file") from error
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise OutputError(f"{path} holds no prompt; write one per line")
     return prompts
+
+
+INPUTS = (
+    "model", "lora", "vae", "text_encoder", "tokenizer", "text_embedding", "prompts", "schedule", "start_image",
+    "start_latents", "profile",
+)  # fmt: skip
+
+
+def claim_outputs(
+    args: argparse.Namespace, options: Sequence[str], unfinished: Mapping[str, Path] | None = None
+) -> None:
+    """Makes the folders of the files that these options name. OutputError if one is a folder, an input, another's file
+    or one of those called `unfinished` by what they are."""
+    given = {_option(name): getattr(args, name) for name in options if getattr(args, name) is not None}
+    inputs = {_option(name): getattr(args, name, None) for name in INPUTS if name not in options}
+    if inputs["--model"] == DEMO:
+        del inputs["--model"]
+    taken = {Path(path).resolve(): name for name, path in inputs.items() if path is not None}
+    for name, path in {**(unfinished or {}), **given}.items():
+        other = taken.setdefault(path.resolve(), name)
+        if other != name:
+            raise OutputError(f"{other} and {name} name the same file, {path}; give each its own")
+    for path in given.values():
+        if path.is_dir():
+            raise OutputError(f"cannot write {path}: that is a folder; name a file in it")
+        make_folder(path.parent)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def clip_shape(args: argparse.Namespace, default_frames: int = 81) -> LatentShape:
@@ -143,12 +189,15 @@ def load(args: argparse.Namespace, prompts: Sequence[str] = ()) -> Pipeline:
     dtype = pick_dtype(args.dtype, device)
     if is_demo(args.model):
         _one_thread(device)
-    if args.offload is not None and args.model == DEMO:
+    if args.lora_strength is not None and not args.lora:
+        raise DummyForcingError("--lora-strength has no effect here: --lora is not given; leave it out")
+    if args.offload is not None and is_demo(args.model):
         raise DummyForcingError("--offload has no effect on the demo model; leave it out")
     if args.tokenizer and not args.text_encoder:
         raise DummyForcingError("--tokenizer has no effect here: --text-encoder is not given; leave it out")
     if args.vae_tile and not args.vae:
         raise DummyForcingError("--vae-tile has no effect here: --vae is not given; leave it out")
+    _check_texts(args, prompts)
     return load_pipeline(
         args.model,
         args.family,
@@ -157,7 +206,7 @@ def load(args: argparse.Namespace, prompts: Sequence[str] = ()) -> Pipeline:
         args.attention,
         args.text_embedding,
         warn,
-        Lora.read(args.lora, args.lora_strength) if args.lora else None,
+        Lora.read(args.lora, lora_strength(args)) if args.lora else None,
         _vae(args.vae, device, dtype) if args.vae else None,
         args.vae_tile,
         args.text_encoder,
@@ -165,6 +214,27 @@ def load(args: argparse.Namespace, prompts: Sequence[str] = ()) -> Pipeline:
         prompts,
         args.offload,
     )
+
+
+def lora_strength(args: argparse.Namespace) -> float:
+    """The weight of --lora."""
+    return 1.0 if args.lora_strength is None else args.lora_strength
+
+
+def _check_texts(args: argparse.Namespace, prompts: Sequence[str]) -> None:
+    """DummyForcingError for prompts that no file could hold, and for several where one text was saved."""
+    for prompt in prompts:
+        try:
+            prompt.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DummyForcingError(
+                f"the prompt {prompt[:60]!r} is no Unicode text (character {error.start} is half of one); write it anew"
+            ) from error
+    texts = len(set(prompts))
+    if args.text_embedding is not None and texts > 1:
+        raise DummyForcingError(
+            f"--text-embedding is one text, {texts} different prompts came; use --text-encoder, or one prompt"
+        )
 
 
 def _vae(path: Path, device: torch.device, dtype: torch.dtype) -> WanVAE | TinyDecoder:

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,16 @@ from torch import Tensor
 from ..errors import OutputError
 from ..geometry import LatentShape, chunk_spans
 from ..loops import model_calls
-from ..pipeline import Pipeline
-from ..policies import get_policy
-from ..render import Clip, Outputs, Rendered, render
+from ..pipeline import DEMO, Pipeline
+from ..policies import Full, get_policy
+from ..render import Clip, Outputs, Rendered, asked_conditions, conditions, render
 from ..script import Script
 from ..start import start_from_image, start_from_latents
 from ..video import make_folder
 from .common import (
     Progress,
     add_run_arguments,
+    claim_outputs,
     clip_shape,
     load,
     read_prompts,
@@ -27,7 +29,10 @@ from .common import (
     warn,
     whole_numbers,
 )
+from .finished import LEFT_OUT, check_finished
 from .policy_arguments import add_policy_arguments, add_step_arguments, pick_policy, pick_steps, refuse_together
+
+Job = tuple[Script, Outputs]
 
 
 def add_parser(subparsers: Any) -> None:
@@ -39,9 +44,7 @@ def add_parser(subparsers: Any) -> None:
     text.add_argument(
         "--schedule", type=Path, metavar="FILE", help='lines "0:15 | prompt"; or .jsonl, {"prompts": [...]} per clip'
     )
-    parser.add_argument(
-        "--switch-frames", type=whole_numbers, default=[], metavar="LIST", help="latent frames, for .jsonl"
-    )
+    parser.add_argument("--switch-frames", type=whole_numbers, metavar="LIST", help="latent frames, for .jsonl")
     parser.add_argument(
         "--blend-chunks",
         type=int,
@@ -64,14 +67,18 @@ def run(args: argparse.Namespace) -> int:
     """Makes the clips and prints a report for each."""
     shape = clip_shape(args)
     get_policy(args.policy)  # an unknown name must not cost a model load
-    jobs = _jobs(args)
+    jobs, there = _jobs(args, shape)
     if not jobs:
         return 0
     pipeline = load(args, [prompt for script, _ in jobs for prompt in script.prompts])
     policy, steps = pick_policy(args, pipeline), pick_steps(args, pipeline)
     start = _start(args, pipeline, shape)
-    for script, outputs in jobs:
-        make_clip(pipeline, Clip(script, shape, args.seed, policy, steps, start, shown_size(args)), outputs)
+    clips = [Clip(script, shape, args.seed, policy, steps, start, shown_size(args)) for script, _ in jobs]
+    now = conditions(pipeline, clips[0])
+    for video in there:
+        check_finished(video, {name: now[name] for name in ("family", "policy", "skipped steps", "dtype")})
+    for clip, (_, outputs) in zip(clips, jobs, strict=True):
+        make_clip(pipeline, clip, outputs)
     return 0
 
 
@@ -79,7 +86,7 @@ def _start(args: argparse.Namespace, pipeline: Pipeline, shape: LatentShape) -> 
     if args.start_latents is not None:
         return start_from_latents(args.start_latents, shape).to(pipeline.denoiser.geometry.device)
     if args.start_image is not None:
-        return start_from_image(args.start_image, pipeline, shape, warn)
+        return start_from_image(args.start_image, pipeline, shape, warn, shown_size(args))
     return None
 
 
@@ -102,50 +109,51 @@ def make_clip(pipeline: Pipeline, clip: Clip, outputs: Outputs, verbose: bool = 
     return result
 
 
-def _jobs(args: argparse.Namespace) -> list[tuple[Script, Outputs]]:
-    """(script, files) of every clip still to be made; checks all outputs before any work is done."""
+def _jobs(args: argparse.Namespace, shape: LatentShape) -> tuple[list[Job], list[Path]]:
+    """(script, files) of every clip still to be made, and the videos that are there; checks all outputs before any
+    work is done."""
     if args.schedule is None:
-        refuse_together(args, "--schedule is not given", ("blend_chunks",))
+        refuse_together(args, "--schedule is not given", ("blend_chunks", "switch_frames"))
     if args.prompt is not None:
-        return [(Script.constant(args.prompt), _single(args))]
+        return [(Script.constant(args.prompt), _single(args))], []
     if args.prompts is not None:
-        return _folder_jobs(args, [Script.constant(prompt) for prompt in read_prompts(args.prompts)])
-    scripts = Script.read(args.schedule, args.switch_frames)
+        return _folder_jobs(args, shape, [Script.constant(prompt) for prompt in read_prompts(args.prompts)])
+    scripts = Script.read(args.schedule, args.switch_frames or ())
     scripts = [replace(script, blend_chunks=args.blend_chunks or 0) for script in scripts]
     if args.schedule.suffix.lower() == ".jsonl":
-        return _folder_jobs(args, scripts)
-    return [(scripts[0], _single(args))]
+        return _folder_jobs(args, shape, scripts)
+    return [(scripts[0], _single(args))], []
 
 
 def _single(args: argparse.Namespace) -> Outputs:
     """Files of the one clip that --out names."""
     if args.out.suffix.lower() != ".mp4":
         raise OutputError(f"--out {args.out} must end in .mp4")
-    paths = [path for path in (args.out, args.save_latents, args.report) if path is not None]
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise OutputError("--out, --save-latents and --report name the same file; give each its own")
-    for path in paths:
-        if path.is_dir():
-            raise OutputError(f"cannot write {path}: that is a folder; name a file in it")
-        make_folder(path.parent)
-    return Outputs(args.out, latents=args.save_latents, report=args.report)
+    outputs = Outputs(args.out, latents=args.save_latents, report=args.report)
+    claim_outputs(args, ("out", "save_latents", "report"), {"the unfinished video": outputs.part})
+    return outputs
 
 
-def _folder_jobs(args: argparse.Namespace, scripts: list[Script]) -> list[tuple[Script, Outputs]]:
-    """One clip per script into the folder --out, without those that are there."""
+def _folder_jobs(args: argparse.Namespace, shape: LatentShape, scripts: list[Script]) -> tuple[list[Job], list[Path]]:
+    """One clip per script into the folder --out, those that are there apart; OutputError if one is another clip."""
     if args.save_latents or args.report:
         raise OutputError("--save-latents and --report name one file; with --prompts they are not available")
     make_folder(args.out)
-    jobs = []
+    model = args.model if args.model == DEMO else Path(args.model).name
+    jobs, there = [], []
     for number, script in enumerate(scripts):
         video = args.out / f"{number:03d}_{slug(script.prompts[0])}.mp4"
         if video.exists():
+            clip = Clip(script, shape, args.seed, Full(), crop=shown_size(args))
+            check_finished(video, LEFT_OUT | asked_conditions(clip) | {"model": model})
+            there.append(video)
             print(f"{video} is there already, skipped")
         else:
             jobs.append((script, Outputs(video, report=video.with_suffix(".json"))))
-    return jobs
+    return jobs, there
 
 
 def slug(text: str, longest: int = 48) -> str:
-    """A file name that says what the prompt was, safe on every system."""
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:longest].strip("_") or "clip"
+    """A file name that says what the prompt was, in letters and digits of any script, safe on every system."""
+    text = unicodedata.normalize("NFC", text.lower())  # an accent of its own would be no letter
+    return re.sub(r"[\W_]+", "_", text).strip("_")[:longest].strip("_") or "clip"

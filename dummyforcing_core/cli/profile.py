@@ -23,8 +23,7 @@ from ..profiling import (
 )
 from ..prompts import PromptSchedule
 from ..scoring import HeadScores
-from ..video import make_folder
-from .common import add_run_arguments, clip_shape, load, read_prompts
+from .common import add_run_arguments, claim_outputs, clip_shape, load, read_prompts
 
 RATIO = 0.5
 
@@ -48,9 +47,7 @@ def run(args: argparse.Namespace) -> int:
             raise DummyForcingError(f"--{option.replace('_', '-')} {getattr(args, option)} came; give 1 or more")
     lines = read_prompts(args.prompts)
     shape: LatentShape = clip_shape(args)
-    for path in (args.out, args.picture):
-        if path is not None:
-            make_folder(path.parent)
+    claim_outputs(args, ("out", "picture"))
     pipeline = load(args, lines)
     prompts = [PromptSchedule.constant(pipeline.encode(line)) for line in lines]
     clips = ProfilePlan(prompts, range(args.seed, args.seed + args.seeds), shape, args.local_chunks)

@@ -22,7 +22,7 @@ from ..script import Script
 from ..stepcache import StepCache
 from ..vbench import SAMPLES, Sample, Shard, Suite, pair_up
 from ..vbench_folder import ClipFolder
-from .common import add_run_arguments, clip_shape, load, pick_device, read_prompts, shown_size, warn
+from .common import add_run_arguments, clip_shape, load, lora_strength, pick_device, read_prompts, shown_size, warn
 from .policy_arguments import add_policy_arguments, add_step_arguments, pick_policy, pick_steps
 
 FAILURES = 3  # in a row: then it is not the clip
@@ -65,18 +65,18 @@ def run(args: argparse.Namespace) -> int:
     _say(
         shard, f"{len(samples)} clips of {len(mine)} prompts, {len(samples) - len(jobs)} are there, {len(jobs)} to make"
     )
-    if jobs:
-        pipeline = load(args, list(dict.fromkeys(job.text for job in jobs)))
-        policy, steps = pick_policy(args, pipeline), pick_steps(args, pipeline)
-        conditions = _asked(args, shape) | _loaded(pipeline, policy, steps)
-        folder.record(conditions, _made_with(pipeline), suite, lambda prompt: _seeds(prompt, args))
+    # With nothing to make as well: only the model tells whether the clips that are there are those asked for.
+    pipeline = load(args, list(dict.fromkeys(job.text for job in jobs)))
+    policy, steps = pick_policy(args, pipeline), pick_steps(args, pipeline)
+    conditions = _asked(args, shape) | _loaded(pipeline, policy, steps)
+    folder.record(conditions, _made_with(pipeline), suite, lambda prompt: _seeds(prompt, args))
 
-        def make(sample: Sample, video: Path) -> RunReport:
-            script, seed = Script.constant(sample.text), sample.seed(args.seed)
-            clip = Clip(script, shape, seed, policy, steps, crop=shown_size(args))
-            return render(pipeline, clip, Outputs(video)).report
+    def make(sample: Sample, video: Path) -> RunReport:
+        script, seed = Script.constant(sample.text), sample.seed(args.seed)
+        clip = Clip(script, shape, seed, policy, steps, crop=shown_size(args))
+        return render(pipeline, clip, Outputs(video)).report
 
-        _sample(jobs, folder, shard, make)
+    _sample(jobs, folder, shard, make)
     if shard.world == 1:  # another rank may be about to write there
         folder.tidy()
     share = "this rank's share" if shard.world > 1 else "all"
@@ -125,7 +125,7 @@ def _asked(args: argparse.Namespace, shape: LatentShape) -> dict[str, Any]:
     def name(path: Path | None) -> str:
         return path.name if path else "none"
 
-    lora = f"{args.lora.name} x {args.lora_strength:g}" if args.lora else "none"
+    lora = f"{args.lora.name} x {lora_strength(args):g}" if args.lora else "none"
     return {
         "size": "{}x{}".format(*shown_size(args)),
         "frames": pixel_frames(shape.frames),

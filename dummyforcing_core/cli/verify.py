@@ -18,7 +18,7 @@ from ..geometry import LatentShape, chunk_spans, pixel_frames
 from ..models import checkpoints
 from ..models.checkpoints import Weights, read_checkpoint
 from ..models.families import Family, get_family
-from ..models.metadata import parse_metadata
+from ..models.metadata import parse_metadata, unknown_family
 from ..models.wan_geometry import size_doubt
 from ..models.weight_files import read_header
 from ..pipeline import DEMO, Pipeline, is_demo
@@ -28,8 +28,8 @@ from ..prompts import PromptSchedule
 from ..render import Clip, Outputs, device_name
 from ..script import Script
 from ..verify import Page, check_costs, check_heads, check_tensors
-from ..video import make_folder, write_atomic
-from .common import add_run_arguments, clip_shape, load, pick_device, read_prompts, shown_size
+from ..video import write_atomic
+from .common import add_run_arguments, claim_outputs, clip_shape, load, pick_device, read_prompts, shown_size
 from .generate import make_clip
 
 LATENTS = 12  # four chunks of three, two of them after the heads are sorted
@@ -59,9 +59,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the page. 0: nothing failed; 1: something did."""
-    for path in (args.out, args.json):
-        if path is not None:
-            make_folder(path.parent)
+    claim_outputs(args, ("out", "json"))
     page = verify(args)
     print(page.text())
     for path, text in ((args.out, page.markdown()), (args.json, page.json())):
@@ -83,6 +81,8 @@ def verify(args: argparse.Namespace) -> Page:
     try:
         weights = read_checkpoint(path, DEMO if args.model == DEMO else args.family)
     except CheckpointError as error:
+        if str(unknown_family()) in str(error):  # nothing is wrong with the file
+            raise
         page.add("file", str(error).removeprefix(f"{path}: "), "a checkpoint that can be read", False)
         return page
     info = weights.info

@@ -10,6 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dummyforcing_core.__main__ import build_parser
+from dummyforcing_core.cli import vbench
+from dummyforcing_core.cli.common import clip_shape, load, read_prompts
+from dummyforcing_core.models import checkpoints
 from dummyforcing_core.models.wan import CausalWan, WanConfig
 from dummyforcing_core.video import VideoWriter
 from tests.unit.refusals import assert_refused, files
@@ -50,7 +54,17 @@ BAD_WORDS: dict[str, tuple[str, str]] = {
     "latents under a file": ("--save-latents {tmp}/file/a/l.safetensors", "cannot make the folder"),
     "report under a file": ("--report {tmp}/file/r.json", "cannot make the folder"),
     "report is a folder": ("--report {tmp}", "that is a folder"),
-    "two outputs of one name": ("--out {tmp}/c.mp4 --report {tmp}/x/../c.mp4", "the same file"),
+    "two outputs of one name": ("--out {tmp}/c.mp4 --report {tmp}/x/../c.mp4", "--out and --report name the same file"),
+    "the growing video's name": ("--out {tmp}/c.mp4 --report {tmp}/c.part.mp4", "the unfinished video and --report"),
+    "latents over a start": ("--start-latents {tmp}/file --save-latents {tmp}/file", "--start-latents and --save-la"),
+    "report over a profile": ("--policy dummy --profile {tmp}/file --report {tmp}/file", "--profile and --report name"),
+    "switch without a schedule": ("--switch-frames 3", "--switch-frames has no effect here: --schedule is not given"),
+    "LoRA strength alone": ("--lora-strength 0.5", "--lora-strength has no effect here: --lora is not given"),
+    "LoRA strength NaN": ("--lora {tmp}/file --lora-strength nan", "--lora-strength: 'nan' came"),
+    "LoRA strength infinite": ("--lora {tmp}/file --lora-strength -inf", "expected one argument"),
+    "LoRA strength in words": ("--lora {tmp}/file --lora-strength much", "'much' came; write a finite number"),
+    "offload of the demo": ("--offload", "--offload has no effect on the demo model"),
+    "offload of the demo's file": ("--model {demo} --offload", "--offload has no effect on the demo model"),
 }  # fmt: skip
 
 
@@ -58,10 +72,14 @@ BAD_WORDS: dict[str, tuple[str, str]] = {
 def test_bad_words(run, tiny_demo, tmp_path: Path, case: str) -> None:
     words, message = BAD_WORDS[case]
     (tmp_path / "file").write_bytes(b"kept")
-    result = run("generate", "--out", tmp_path / "clip.mp4", *DEMO, *words.replace("{tmp}", str(tmp_path)).split())
+    result = run("generate", "--out", tmp_path / "clip.mp4", *DEMO, *_filled(words, tmp_path))
     assert_refused(result.code, result.err, message)
     assert result.err.count("\n") == 1
     assert files(tmp_path) == {"file": b"kept"}
+
+
+def _filled(words: str, folder: Path) -> list[str]:
+    return words.replace("{tmp}", str(folder)).replace("{demo}", str(checkpoints.DEMO_PATH)).split()
 
 
 @pytest.mark.parametrize(
@@ -219,3 +237,85 @@ def test_as_a_process(tmp_path: Path, words: tuple[str, ...], message: str) -> N
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
     assert list(files(tmp_path)) == ["m.safetensors"]
+
+
+def text_pair(command: str, folder: Path) -> list[object]:
+    """Words of a command with two prompts."""
+    (folder / "two.txt").write_text("a cat\na dog\n", encoding="utf-8")
+    (folder / "two.jsonl").write_text('{"prompts": ["a cat", "a dog"]}\n', encoding="utf-8")
+    (folder / "s.txt").write_text("0 | a cat\n0:01 | a dog\n", encoding="utf-8")
+    return {
+        "prompts": ["generate", "--prompts", folder / "two.txt", "--out", folder / "out"],
+        "jsonl": ["generate", "--schedule", folder / "two.jsonl", "--switch-frames", 3, "--out", folder / "out"],
+        "schedule": ["generate", "--schedule", folder / "s.txt", "--out", folder / "out" / "c.mp4"],
+        "profile": ["profile", "--prompts", folder / "two.txt", "--out", folder / "out" / "p.json"],
+        "vbench": ["vbench", "--prompts", folder / "two.txt", "--out", folder / "out"],
+    }[command]
+
+
+@pytest.mark.parametrize("command", ["prompts", "jsonl", "schedule", "profile", "vbench"])
+def test_one_saved_text_for_two_prompts(run, checkpoint: Path, embedding: Path, tmp_path: Path, command: str) -> None:
+    words = "--model", checkpoint, "--family", "self_forcing", "--text-embedding", embedding, "--device", "cpu"
+    result = run(*text_pair(command, tmp_path), *words, "--size", "32x32", "--frames", 21)
+    assert_refused(
+        result.code, result.err, "--text-embedding is one text, 2 different prompts came; use --text-encoder"
+    )
+    assert [name for name in files(tmp_path / "out") if name.endswith(("mp4", "json"))] == []
+
+
+@pytest.mark.parametrize("source", ["--prompt", "--schedule"])
+def test_a_prompt_that_is_no_unicode(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    monkeypatch.setattr("dummyforcing_core.cli.common.load_pipeline", lambda *_: pytest.fail("loaded a model"))
+    (tmp_path / "s.jsonl").write_text(r'{"prompts": ["a \udc80 circle"]}', encoding="utf-8")
+    words = {"--prompt": "a \udc80 circle", "--schedule": tmp_path / "s.jsonl"}[source]
+    out = tmp_path / ("c.mp4" if source == "--prompt" else "clips")
+    result = run("generate", source, words, "--frames", 1, "--size", "16x16", "--device", "cpu", "--out", out)
+    assert_refused(result.code, result.err, r"the prompt 'a \udc80 circle' is no Unicode text")
+
+
+def test_a_mark_in_front_of_the_prompts(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_bytes(b"\xef\xbb\xbf# a comment\na cat\n")
+    assert read_prompts(tmp_path / "p.txt") == ["a cat"]
+
+
+COMMAND = [sys.executable, "-m", "dummyforcing_core", "models"]
+MORE_AND_LESS_THAN_A_BUFFER = pytest.mark.parametrize("words", [[], ["--family", "self_forcing"]])
+
+
+@MORE_AND_LESS_THAN_A_BUFFER
+def test_nobody_reads_the_output(words: list[str]) -> None:
+    process = subprocess.Popen([*COMMAND, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (1, b"")
+
+
+@MORE_AND_LESS_THAN_A_BUFFER
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_output_to_a_full_disk(words: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([*COMMAND, *words], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert_refused(done.returncode, done.stderr, "cannot write the output: No space left on device")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_error_of_another_file_is_not_taken_for_stdouts(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "gone", "some.file")
+
+    monkeypatch.setattr("dummyforcing_core.cli.models.chosen_sources", broken)
+    with pytest.raises(FileNotFoundError, match="gone"):
+        run("models")
+
+
+@pytest.mark.parametrize(("words", "strength"), [((), 1.0), (("--lora-strength", "0"), 0.0)])
+def test_a_loras_strength(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], strength: float) -> None:
+    told: list[tuple[Path, float]] = []
+    monkeypatch.setattr("dummyforcing_core.cli.common.load_pipeline", lambda *_: None)
+    monkeypatch.setattr("dummyforcing_core.cli.common.Lora.read", lambda *given: told.append(given))
+    known = "vbench", "--prompts", "p", "--out", "o", "--device", "cpu", "--lora", "l.pt"
+    args = build_parser().parse_args([*known, *words])
+    load(args)
+    assert told == [(Path("l.pt"), strength)]
+    assert vbench._asked(args, clip_shape(args))["lora"] == f"l.pt x {strength:g}"

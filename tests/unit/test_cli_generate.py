@@ -14,9 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from dummyforcing_core.cli import common
+from dummyforcing_core.cli.generate import slug
 from dummyforcing_core.models import checkpoints
 from dummyforcing_core.models.checkpoints import DEMO_PATH, read_checkpoint
 from dummyforcing_core.video import read_frames
+from tests.unit.refusals import assert_refused, files
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "a red circle on the left and a blue square on the right"
@@ -283,6 +285,108 @@ class TestPromptFile:
         assert video_size(folder / f"{self.CLIPS[1]}.mp4")[0] == 21
 
 
+class TestAnotherClipInTheFolder:
+    """Clips that are there must be what is asked for now; what was not asked for is never skipped in silence."""
+
+    LINES = "a red circle\na blue square\n"
+
+    @pytest.fixture
+    def batch(self, run, tiny_demo, tmp_path: Path):
+        """batch(words...) -> Result; `lines` are the prompts, or the .jsonl if they begin with a brace."""
+        folder = tmp_path / "clips"
+
+        def go(*words: object, lines: str = self.LINES):
+            file = tmp_path / ("s.jsonl" if lines.startswith("{") else "p.txt")
+            file.write_text(lines, encoding="utf-8")
+            source = "--schedule" if file.suffix == ".jsonl" else "--prompts"
+            return run("generate", source, file, *SMALL, "--frames", 21, "--out", folder, *words)
+
+        assert go().code == 0
+        return folder, go
+
+    @pytest.mark.parametrize(
+        ("words", "lines", "message"),
+        [
+            (("--seed", 1), LINES, "000_a_red_circle.mp4 was made with seed 0, now seed 1 came"),
+            (("--frames", 9), LINES, "frames 21, now frames 9"),
+            (("--size", "32x16"), LINES, "size '16x16', now size '32x16'"),
+            (("--model", "{demo}"), LINES, "model 'demo', now model 'demo_model.safetensors'"),
+            ((), "a red circle\na blue, square!", "001_a_blue_square.mp4 was made with prompt 'a blue square', now"),
+            (("--switch-frames", "3"), '{"prompts": ["a red circle", "x"]}', "switches [], now switches [3]"),
+        ],
+    )
+    def test_conditions_that_need_no_model(
+        self, batch, monkeypatch: pytest.MonkeyPatch, words: tuple, lines: str, message: str
+    ) -> None:
+        folder, go = batch
+        before = files(folder)
+        (folder / "000_a_blue_square.mp4").write_bytes(b"of another list")
+        monkeypatch.setattr("dummyforcing_core.cli.generate.load", lambda *_: pytest.fail("loaded a model"))
+        words = tuple(str(checkpoints.DEMO_PATH) if word == "{demo}" else word for word in words)
+        result = go(*words, lines=lines)
+        assert_refused(result.code, result.err, message)
+        assert "choose another folder, or delete it" in result.err
+        assert files(folder) == before | {"000_a_blue_square.mp4": b"of another list"}
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (("--policy", "window"), "policy 'Full()', now policy 'SlidingWindow("),
+            (("--dtype", "bf16"), "dtype 'float32', now dtype 'bfloat16'"),
+            (("--skip-steps", "2"), "skipped steps 'none', now skipped steps '2'"),
+        ],
+    )
+    def test_conditions_that_need_the_model(self, batch, words: tuple, message: str) -> None:
+        folder, go = batch
+        (folder / "000_a_red_circle.mp4").unlink()
+        before = files(folder)
+        result = go(*words)
+        assert_refused(result.code, result.err, f"001_a_blue_square.mp4 was made with {message}")
+        assert files(folder) == before
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (("--switch-frames", "6"), "switches [3], now switches [6]"),
+            (("--switch-frames", "3", "--blend-chunks", "1"), "blend chunks 0, now blend chunks 1"),
+        ],
+    )
+    def test_where_prompts_switch(self, batch, words: tuple, message: str) -> None:
+        _, go = batch
+        lines = '{"prompts": ["a green triangle", "a blue square"]}'
+        assert go("--switch-frames", "3", lines=lines).code == 0
+        assert "is there already" in go("--switch-frames", "3", lines=lines).out
+        result = go(*words, lines=lines)
+        assert_refused(result.code, result.err, message)
+
+    @pytest.mark.parametrize("report", [None, b"", b"\xff", b"[]", b'{"conditions": 3}', b'{"conditions": {}}'])
+    def test_a_clip_without_a_readable_report_is_taken_as_it_is(self, batch, report: bytes | None) -> None:
+        folder, go = batch
+        for path in folder.glob("*.json"):
+            path.unlink() if report is None else path.write_bytes(report)
+        result = go("--seed", 1)
+        assert result.code == 0, result.err
+        assert result.out.count("is there already") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("A red circle: fast/slow?", "a_red_circle_fast_slow"),
+        ("Красный круг", "красный_круг"),
+        ("一只猫: 跑步", "一只猫_跑步"),
+        ("cafe\u0301 au lait", "caf\u00e9_au_lait"),
+        ("x" * 47 + " y", "x" * 47),
+        ("字" * 60, "字" * 48),
+        ("../..\\:*?\0\n", "clip"),
+        ("a\udc80b", "a_b"),
+    ],
+)
+def test_a_name_says_what_the_prompt_was(text: str, name: str) -> None:
+    assert slug(text) == name
+    assert len(f"000_{name}.json.4194304.tmp".encode()) < 256
+
+
 def interrupt(monkeypatch: pytest.MonkeyPatch, chunk: int, step: int, clip: int = 1) -> None:
     """Makes the clip-th time that this model call is reached a Ctrl-C."""
     reached = 0
@@ -389,3 +493,7 @@ class TestCheckpointFile:
         one = Made(run, tmp_path / "1", *words, "--text-embedding", embedding, model=checkpoint)
         two = Made(run, tmp_path / "2", *words, "--text-embedding", other, model=checkpoint)
         assert not torch.equal(one.latent, two.latent)
+
+
+def test_help_says_that_the_demo_is_enlarged(run) -> None:
+    assert "shows every pixel six times larger" in " ".join(run("generate", "--help").out.split())

@@ -135,6 +135,10 @@ BAD_WORDS: dict[str, tuple[str, str]] = {
     "seeds in words": ("--seeds many", "--seeds: invalid int value"),
     "bad size": ("--size 20x20", "multiples of 16"),
     "out is a folder": ("--out {tmp}", "cannot write"),
+    "picture is a folder": ("--picture {tmp}", "that is a folder"),
+    "out and picture in one": ("--picture {tmp}/x/../p.json", "--out and --picture name the same file"),
+    "picture over the prompts": ("--prompts {tmp}/full.txt --picture {tmp}/full.txt", "--prompts and --picture name"),
+    "out over a model": ("--model {tmp}/full.txt --out {tmp}/full.txt", "--model and --out name the same file"),
     "out under a file": ("--out {tmp}/empty.txt/p.json", "cannot make the folder"),
     "no such option": ("--policy dummy", "unrecognized arguments"),
 }  # fmt: skip
@@ -144,6 +148,7 @@ BAD_WORDS: dict[str, tuple[str, str]] = {
 def test_bad_words(run, tiny_demo, prompts: Path, tmp_path: Path, case: str) -> None:
     words, message = BAD_WORDS[case]
     (tmp_path / "empty.txt").write_text("# nothing\n", encoding="utf-8")
+    (tmp_path / "full.txt").write_text("a red circle", encoding="utf-8")
     before = sorted(tmp_path.iterdir())
     words = words.replace("{tmp}", str(tmp_path)).split()
     out = "--out", tmp_path / "p.json"

@@ -91,8 +91,9 @@ def test_damaged_files(path: Path, case: str) -> None:
     document = json.loads(path.read_text(encoding="utf-8"))
     damage(document)
     path.write_text(json.dumps(document), encoding="utf-8")
-    with pytest.raises(PlanError, match=re.escape(message)):
+    with pytest.raises(PlanError, match=re.escape(message)) as error:
         HeadProfile.read(path)
+    assert str(error.value).startswith(f"{path} ")
 
 
 @pytest.mark.parametrize("mass", [[float("nan")] * 3, [-1.0, 1.0, 1.0], [5.0, 5.0, 5.0]])

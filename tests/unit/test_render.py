@@ -155,14 +155,43 @@ def no_space(*_: object, **__: object) -> None:
     raise OutputError("cannot write it: the disk is full")
 
 
-@pytest.mark.parametrize("broken", ["save_latents", "ContactSheet.save", "RunReport.write", "_rename"])
+@pytest.mark.parametrize("broken", ["_write", "_rename"])
 def test_an_error_leaves_nothing(
     pipeline: Pipeline, outputs: Outputs, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     monkeypatch.setattr(f"{module.__name__}.{broken}", no_space)
-    with pytest.raises(OutputError, match="the disk is full"):
+    with pytest.raises(OutputError, match=r"the disk is full$"):
         render(pipeline, clip(), outputs)
     assert names(outputs) == []
+
+
+@pytest.mark.parametrize("broken", ["save_latents", "ContactSheet.save", "RunReport.write"])
+def test_a_finished_video_survives_what_is_written_beside_it(
+    pipeline: Pipeline, outputs: Outputs, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    monkeypatch.setattr(f"{module.__name__}.{broken}", no_space)
+    with pytest.raises(OutputError, match=r"the disk is full; the video is whole and stays: .*c\.mp4$"):
+        render(pipeline, clip(), outputs)
+    assert "c.mp4" in names(outputs)
+    assert "c.part.mp4" not in names(outputs)
+    assert len(list(read_frames(outputs.video))) == 21
+
+
+@pytest.mark.parametrize(
+    ("prompts", "blend", "said"),
+    [
+        ([PROMPT], 0, {}),
+        ([PROMPT, "a blue square"], 0, {"switches": [3]}),
+        ([PROMPT, "a blue square"], 1, {"switches": [3], "blend chunks": 1}),
+    ],
+)
+def test_the_report_says_when_prompts_switch(
+    pipeline: Pipeline, outputs: Outputs, prompts: list[str], blend: int, said: dict
+) -> None:
+    asked = clip(prompts)
+    asked = dataclasses.replace(asked, script=dataclasses.replace(asked.script, blend_chunks=blend))
+    conditions = render(pipeline, asked, outputs).report.conditions
+    assert {name: value for name, value in conditions.items() if name in ("switches", "blend chunks")} == said
 
 
 def test_an_error_leaves_an_older_clip_alone(

@@ -38,6 +38,13 @@ def test_what_the_text_form_refuses(text, message):
         Script.parse(text)
 
 
+@pytest.mark.parametrize("name", ["s.txt", "s.jsonl"])
+def test_a_mark_in_front_is_no_text(tmp_path: Path, name: str):
+    text = "0 | a cat" if name == "s.txt" else json.dumps({"prompts": ["a cat"]})
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert [script.lines for script in Script.read(tmp_path / name)] == [((0, "a cat"),)]
+
+
 def test_jsonl_is_one_clip_per_line():
     text = "\n".join(json.dumps({"prompts": [f"{i}a", f"{i}b", f"{i}c"]}) for i in range(2))
     assert [script.lines for script in Script.parse_jsonl(text, [40, 80])] == [

@@ -14,7 +14,7 @@ from dummyforcing_core.clip_memory import new_cache, replay
 from dummyforcing_core.errors import DummyForcingError
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.models.denoiser import WanDenoiser
-from dummyforcing_core.models.families import Family
+from dummyforcing_core.models.families import FAMILIES, Family
 from dummyforcing_core.models.wan import CausalWan, Residual, WanConfig
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import Full
@@ -129,6 +129,11 @@ def test_an_explicit_list(steps: list[int]) -> None:
 def test_steps_that_cannot_be_skipped(step: int) -> None:
     with pytest.raises(DummyForcingError, match=f"step {step} cannot be skipped; of 4 steps, 1 to 3 can"):
         StepCache.explicit([1, step], SCHEDULE)
+
+
+def test_one_step_leaves_none_to_skip() -> None:
+    with pytest.raises(DummyForcingError, match="this family has one step; nothing can be skipped"):
+        StepCache.explicit([1], FAMILIES["causal_forcing_1step"].schedule)
 
 
 NAN, INF = float("nan"), float("inf")

@@ -86,7 +86,7 @@ def test_a_second_run_makes_what_is_missing(sample, tmp_path: Path, monkeypatch:
     _, clips = sample("out", [RED, BLUE])
     videos = tmp_path / "out" / "videos"
     before = {p.name: p.stat().st_ino for p in videos.iterdir()}
-    monkeypatch.setattr(vbench, "load", lambda *_: pytest.fail("nothing is missing, no model is needed"))
+    monkeypatch.setattr(vbench, "render", lambda *_: pytest.fail("nothing is missing"))
     result, same = sample("out", [RED, BLUE])
     assert result.code == 0, result.err
     assert same == clips
@@ -154,17 +154,26 @@ def _bad(result) -> tuple[int, str]:
 def test_another_configuration_in_the_same_folder(sample, tmp_path: Path, words: tuple, message: str) -> None:
     sample("out", [RED], samples=1)
     before = files(tmp_path / "out")
-    result, _ = sample("out", [RED, BLUE], *words, samples=1)
-    assert_refused(result.code, result.err, message)
-    assert files(tmp_path / "out") == before
+    for prompts in ([RED, BLUE], [RED]):  # the second leaves nothing to make
+        result, _ = sample("out", prompts, *words, samples=1)
+        assert_refused(result.code, result.err, message)
+        assert files(tmp_path / "out") == before
 
 
 def test_another_checkpoint_in_the_same_folder(sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sample("out", [RED], samples=1)
     path = tmp_path / "out" / "manifest.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"fingerprint": "', '"fingerprint": "0'), encoding="utf-8")
-    result, _ = sample("out", [BLUE], samples=1)
-    assert_refused(result.code, result.err, "fingerprint 0")
+    for prompt in (BLUE, RED):
+        result, _ = sample("out", [prompt], samples=1)
+        assert_refused(result.code, result.err, "fingerprint 0")
+
+
+@pytest.mark.parametrize("words", [("--window", 6), ("--skip-steps", "0"), ("--tokenizer", "none")])
+def test_a_finished_folder_still_reads_the_options(sample, words: tuple) -> None:
+    sample("out", [RED], samples=1)
+    result, _ = sample("out", [RED], *words, samples=1)
+    assert result.code == 2, result.out
 
 
 @pytest.mark.parametrize(

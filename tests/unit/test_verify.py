@@ -335,12 +335,19 @@ class TestCommand:
             (("--frames", "0"), "at least 1"),
             (("--prompts", "none.txt"), "cannot read the prompts"),
             (("--device", "warp"), "cannot be used"),
+            (("--out", "p.md", "--json", "./p.md"), "--out and --json name the same file"),
+            (("--json", "nowhere.txt", "--prompts", "nowhere.txt"), "--prompts and --json name the same file"),
             (("--vae", "none.pt"), "none.pt"),
         ],
     )
     def test_bad_words(self, run, tiny_demo, words: tuple[str, ...], message: str) -> None:
         result = run("verify", *SMALL, *words)
         assert_refused(result.code, result.err, message)
+
+    def test_a_checkpoint_that_does_not_tell_its_family(self, run, checkpoint: Path) -> None:
+        result = run("verify", "--model", checkpoint, *SMALL)
+        assert_refused(result.code, result.err, "pass --family with one of")
+        assert result.out == ""
 
     def test_a_small_clip_on_a_cpu(self, run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """480p of a real checkpoint would take hours there."""
