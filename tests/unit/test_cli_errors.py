@@ -279,12 +279,15 @@ def test_a_mark_in_front_of_the_prompts(tmp_path: Path) -> None:
 
 
 COMMAND = [sys.executable, "-m", "dummyforcing_core", "models"]
+BUFFERED = {**os.environ, "PYTHONUNBUFFERED": ""}
 MORE_AND_LESS_THAN_A_BUFFER = pytest.mark.parametrize("words", [[], ["--family", "self_forcing"]])
 
 
 @MORE_AND_LESS_THAN_A_BUFFER
 def test_nobody_reads_the_output(words: list[str]) -> None:
-    process = subprocess.Popen([*COMMAND, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*COMMAND, *words], cwd=ROOT, env=BUFFERED, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert process.stdout is not None
     process.stdout.close()
     _, err = process.communicate(timeout=120)
@@ -295,7 +298,9 @@ def test_nobody_reads_the_output(words: list[str]) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_output_to_a_full_disk(words: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run([*COMMAND, *words], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+        done = subprocess.run(
+            [*COMMAND, *words], cwd=ROOT, env=BUFFERED, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120
+        )
     assert_refused(done.returncode, done.stderr, "cannot write the output: No space left on device")
     assert done.stderr.count("\n") == 1
 
