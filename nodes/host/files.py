@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +58,12 @@ class OutputFile:
     """A video of the output folder: `part` while it grows, `path` when it is whole."""
 
     def __init__(self, prefix: str, width: int, height: int, item: int = 0):
+        # The host cleans a prefix when it names files, but not when it counts those that are there.
+        prefix = os.path.normpath(prefix.strip())
         folder, name, counter, self.subfolder, _ = folder_paths.get_save_image_path(
-            prefix.rstrip("/\\ ") or DEFAULT_PREFIX, folder_paths.get_output_directory(), width, height
+            DEFAULT_PREFIX if prefix == "." else prefix, folder_paths.get_output_directory(), width, height
         )
         self.path = Path(folder) / f"{name}_{counter + item:05}_.mp4"
-        while self.path.exists():  # the host does not count every name
-            counter += 1
-            self.path = self.path.with_name(f"{name}_{counter + item:05}_.mp4")
         self.part = self.path.with_name(f"{self.path.stem}.part.mp4")
 
     def finish(self) -> Path:

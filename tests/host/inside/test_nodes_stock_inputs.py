@@ -68,17 +68,19 @@ def test_a_vae_of_another_kind_is_told_before_anything_is_made(
         refused(lambda given=given: call("DummyForcingStreamingDecode", latent=latent, vae=given, fps=16), "Wan2.1 VAE")
 
 
-@pytest.mark.parametrize("prefix", ["video/", "", "video/streaming", "  "])
+@pytest.mark.parametrize("prefix", ["video/", "", "video/streaming", "  ", "video/.", "./video//"])
 def test_no_prefix_overwrites_the_clip_before(
     stream: Any, ar_model: Any, canvas: Any, tiny_vae: Any, prefix: str
 ) -> None:
-    clips = [
-        stream(ar_model(), latent=canvas(3), vae=tiny_vae, seed=seed, filename_prefix=prefix).outputs[1][0]
+    files = [
+        Path(clip.get_stream_source())
         for seed in (1, 2)
+        for clip in stream(
+            ar_model(), latent=canvas(3, batch=2), vae=tiny_vae, seed=seed, filename_prefix=prefix
+        ).outputs[1]
     ]
-    first, second = (Path(clip.get_stream_source()) for clip in clips)
-    assert first != second and first.is_file() and second.is_file()
-    assert first.name.strip("._0123456789mp"), "a name is more than a number"
+    assert len(set(files)) == 4 and all(file.is_file() for file in files)
+    assert all(file.name.strip("._0123456789mp") for file in files), "a name is more than a number"
 
 
 def test_lines_with_a_number_sign_are_not_spoken(part: Any) -> None:
