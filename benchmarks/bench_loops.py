@@ -19,15 +19,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from dummyforcing_core.geometry import LatentShape
-from dummyforcing_core.loops import loop_of
+from dummyforcing_core.kv.scoring import HeadScores
+from dummyforcing_core.loops.table import loop_of
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import FAMILIES, Family
 from dummyforcing_core.models.wan import CausalWan, WanConfig
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
-from dummyforcing_core.profile import HeadProfile
+from dummyforcing_core.policies.profile import HeadProfile
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.scoring import HeadScores
 
 GEOMETRY = WanConfig(256, 512, num_heads=4, num_layers=2, text_dim=64, text_len=64)
 SIDE = 32  # latent rows and columns: 256 tokens per frame

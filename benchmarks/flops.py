@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from math import prod
 
+from dummyforcing_core.kv.plan import HeadPlan, KVShape
 from dummyforcing_core.models.wan import WanConfig
-from dummyforcing_core.plan import HeadPlan, KVShape
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,20 @@ import torch
 
 from benchmarks.flops import chunk_flops
 from benchmarks.rows import FAMILY, LONG_FRAMES, F, Row
-from dummyforcing_core.attention import choose
-from dummyforcing_core.cache import KVCache
 from dummyforcing_core.cli.common import pick_device, pick_dtype
-from dummyforcing_core.clip_memory import clean_pass, kv_shape, new_cache, setting_of
 from dummyforcing_core.errors import DummyForcingError
 from dummyforcing_core.geometry import TEMPORAL, LatentShape, Span
+from dummyforcing_core.kv.attention import choose
+from dummyforcing_core.kv.cache import KVCache
+from dummyforcing_core.kv.scoring import MassFn, Observation, region_mass, region_mass_lse
+from dummyforcing_core.loops.clip_memory import clean_pass, kv_shape, new_cache, setting_of
+from dummyforcing_core.loops.rollout import ChunkResult, rollout
 from dummyforcing_core.models.denoiser import Step, WanDenoiser
+from dummyforcing_core.models.stepcache import StepCache
 from dummyforcing_core.models.wan import CausalWan
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import DummyForcing
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.rollout import ChunkResult, rollout
-from dummyforcing_core.scoring import MassFn, Observation, region_mass, region_mass_lse
-from dummyforcing_core.stepcache import StepCache
 
 CLEAN = "clean pass"
 LATE = 5  # chunks whose median stands for "late", and for "chunk 10"

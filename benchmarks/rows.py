@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from dummyforcing_core.kv.scoring import HeadScores
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.models.wan import WanConfig
 from dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
-from dummyforcing_core.profile import HeadProfile
-from dummyforcing_core.scoring import HeadScores
+from dummyforcing_core.policies.profile import HeadProfile
 
 FAMILY = Family("benchmark", "Random weights", "none")
 F = FAMILY.chunk_frames

@@ -2,7 +2,7 @@
 
 import torch
 
-from dummyforcing_core.models.demo_text import LIGHT_SLOT, UNNAMED
+from dummyforcing_core.text.demo_text import LIGHT_SLOT, UNNAMED
 
 from .prompts import describe, sample_clips
 from .world import Clips, simulate

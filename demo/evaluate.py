@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dummyforcing_core.clips.demo_assets import load_demo_codec
 from dummyforcing_core.models.checkpoints import load_model
-from dummyforcing_core.models.demo_assets import load_demo_codec
-from dummyforcing_core.models.demo_codec import DemoCodec
 from dummyforcing_core.models.wan import CausalWan
 from dummyforcing_core.policies import Full, Policy, SlidingWindow
+from dummyforcing_core.vae.demo_codec import DemoCodec
 
 from . import measure
 from .cases import crowded_clips, gap_clips, long_clips, plain_clips, prompts_of

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from dummyforcing_core.models import wan
-from dummyforcing_core.models.demo_codec import DemoCodec
-from dummyforcing_core.models.demo_text import encode_slots
+from dummyforcing_core.text.demo_text import encode_slots
+from dummyforcing_core.vae.demo_codec import DemoCodec
 
 from .model import CONFIG
 from .prompts import sample_clips

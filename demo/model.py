@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from dummyforcing_core.models.demo_text import TEXT_DIM, TEXT_LEN
 from dummyforcing_core.models.wan import CausalWan, WanConfig
+from dummyforcing_core.text.demo_text import TEXT_DIM, TEXT_LEN
 
 CONFIG = WanConfig(dim=128, ffn_dim=384, num_heads=4, num_layers=6, text_dim=TEXT_DIM, text_len=TEXT_LEN)
 

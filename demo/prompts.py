@@ -2,8 +2,8 @@
 
 import torch
 
-from dummyforcing_core.models.demo_text import ABSENT, LIGHT_SLOT, TEXT_LEN, UNNAMED
-from dummyforcing_core.models.demo_words import COLOURS, KINDS, MOTIONS, SPEEDS
+from dummyforcing_core.text.demo_text import ABSENT, LIGHT_SLOT, TEXT_LEN, UNNAMED
+from dummyforcing_core.text.demo_words import COLOURS, KINDS, MOTIONS, SPEEDS
 
 from .world import JITTER_PX, Clips, simulate
 

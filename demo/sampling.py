@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from dummyforcing_core.geometry import LatentShape
-from dummyforcing_core.models.demo_codec import DemoCodec
-from dummyforcing_core.models.demo_text import encode_prompt
+from dummyforcing_core.loops.rollout import rollout
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import get_family
 from dummyforcing_core.models.wan import CausalWan
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import Policy
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.rollout import rollout
+from dummyforcing_core.text.demo_text import encode_prompt
+from dummyforcing_core.vae.demo_codec import DemoCodec
 
 from .world import CHUNK_FRAMES, SIZE_PX
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dummyforcing_core.contact_sheet import contact_sheet, save_png
+from dummyforcing_core.clips.contact_sheet import contact_sheet, save_png
+from dummyforcing_core.clips.pipeline import DEMO, Pipeline, load_pipeline
 from dummyforcing_core.geometry import LatentShape
-from dummyforcing_core.models.demo_text import parse_prompt
+from dummyforcing_core.loops.rollout import rollout
 from dummyforcing_core.noise import SeededNoise
-from dummyforcing_core.pipeline import DEMO, Pipeline, load_pipeline
 from dummyforcing_core.policies import DummyForcing, Full, Policy
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.rollout import rollout
-from dummyforcing_core.streaming import to_uint8
+from dummyforcing_core.text.demo_text import parse_prompt
+from dummyforcing_core.vae.streaming import to_uint8
 
 from .measure import colour_recall, shapes_right
 from .world import CHUNK_FRAMES, SIZE_PX, Clips, chunk_of_pixel_frame, simulate

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from dummyforcing_core.cli.common import size
-from dummyforcing_core.contact_sheet import save_png
-from dummyforcing_core.render import device_name
-from dummyforcing_core.video import make_folder
+from dummyforcing_core.clips.contact_sheet import save_png
+from dummyforcing_core.clips.render import device_name
+from dummyforcing_core.files import make_folder
 
 from .study_plot import draw
 from .study_profiles import head_figures

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dummyforcing_core.clip_memory import ClipMemory, kv_shape
-from dummyforcing_core.models.demo_codec import DemoCodec
+from dummyforcing_core.kv.plan import HeadPlan
+from dummyforcing_core.loops.clip_memory import ClipMemory, kv_shape
 from dummyforcing_core.models.denoiser import Step
-from dummyforcing_core.plan import HeadPlan
 from dummyforcing_core.policies import Full, Policy
 from dummyforcing_core.schedule import add_noise
+from dummyforcing_core.vae.demo_codec import DemoCodec
 
 from . import measure
 from .sampling import decode

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from dummyforcing_core.plan import HeadMemory, HeadPlan
+from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
 from dummyforcing_core.policies import DummyForcing, Full, Policy, Setting, SlidingWindow
-from dummyforcing_core.profile import HeadProfile
+from dummyforcing_core.policies.profile import HeadProfile
 
 Roles = tuple[tuple[str, ...], ...]
 LONG_CHUNKS = 6  # neighbour window of the long-context setting: all 18 history frames of a 7-chunk clip

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from dummyforcing_core.head_programming import ROLES, assign_roles
-from dummyforcing_core.profile import HeadProfile
-from dummyforcing_core.profiling import (
+from dummyforcing_core.evaluation.profiling import (
     CLEAN,
     PAPER_CURRENT_SHARE,
     PAPER_OVERLAP,
@@ -17,7 +15,9 @@ from dummyforcing_core.profiling import (
     overlaps,
     take_samples,
 )
-from dummyforcing_core.scoring import HeadScores
+from dummyforcing_core.kv.scoring import HeadScores
+from dummyforcing_core.policies.head_programming import ROLES, assign_roles
+from dummyforcing_core.policies.profile import HeadProfile
 
 from .cases import prompts_of
 from .prompts import sample_clips

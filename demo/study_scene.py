@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dummyforcing_core.attention import AttentionFn
 from dummyforcing_core.geometry import LatentShape
-from dummyforcing_core.models.demo_codec import DemoCodec
+from dummyforcing_core.kv.attention import AttentionFn
+from dummyforcing_core.loops.rollout import ChunkResult, rollout
 from dummyforcing_core.models.denoiser import Denoiser
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import Policy, Setting
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.rollout import ChunkResult, rollout
+from dummyforcing_core.vae.demo_codec import DemoCodec
 
 from .world import Clips
 

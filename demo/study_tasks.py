@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from torch import multiprocessing as mp
 
-from dummyforcing_core.attention import choose
 from dummyforcing_core.cli.common import clip_shape, pick_device, pick_dtype, warn
+from dummyforcing_core.clips.demo_assets import load_demo_codec
+from dummyforcing_core.clips.pipeline import DEMO, load_pipeline
+from dummyforcing_core.evaluation.profiling import Sample
+from dummyforcing_core.kv.attention import choose
+from dummyforcing_core.kv.scoring import HeadScores
 from dummyforcing_core.models.checkpoints import load_demo_model, load_model
-from dummyforcing_core.models.demo_assets import load_demo_codec
-from dummyforcing_core.models.demo_text import encode_prompt
 from dummyforcing_core.models.denoiser import WanDenoiser
-from dummyforcing_core.pipeline import DEMO, load_pipeline
-from dummyforcing_core.profiling import Sample
-from dummyforcing_core.scoring import HeadScores
+from dummyforcing_core.text.demo_text import encode_prompt
 
 from .cases import gap_clips, prompts_of
 from .study_measure import Dense, ceiling, make_dense, measure_entry

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from dummyforcing_core.models.rope import apply_rope, rope_table
+from dummyforcing_core.kv.rope import apply_rope, rope_table
 
 from .world import CHUNK_FRAMES
 

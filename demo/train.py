@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from dummyforcing_core.clips.demo_assets import load_demo_codec
 from dummyforcing_core.models.checkpoints import save_model
-from dummyforcing_core.models.demo_assets import load_demo_codec
 
 from .loss import Batch, held_out_errors, loss_of
 from .model import new_model

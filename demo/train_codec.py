@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from safetensors.torch import save_file
 
-from dummyforcing_core.models.demo_codec import LATENT_CHANNELS, PATCH_FRAMES, PATCH_PX, DemoCodec
+from dummyforcing_core.vae.demo_codec import LATENT_CHANNELS, PATCH_FRAMES, PATCH_PX, DemoCodec
 
 from .prompts import sample_clips
 from .world import render

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dummyforcing_core.models.demo_text import LIGHT_SLOT, UNNAMED
+from dummyforcing_core.text.demo_text import LIGHT_SLOT, UNNAMED
 
 SIZE_PX = 64
 CHUNK_FRAMES = 3

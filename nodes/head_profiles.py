@@ -5,8 +5,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..dummyforcing_core.errors import DummyForcingError
-from ..dummyforcing_core.head_programming import ROLES, assign_roles
-from ..dummyforcing_core.profile import HeadProfile
+from ..dummyforcing_core.policies.head_programming import ROLES, assign_roles
+from ..dummyforcing_core.policies.profile import HeadProfile
 from .host.files import new_profile_path, profile_names, profile_path
 from .host.profiling import head_map_image, profile_heads
 from .schema import HeadProfileType, schema

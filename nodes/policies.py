@@ -5,8 +5,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..dummyforcing_core.errors import DummyForcingError
+from ..dummyforcing_core.models.stepcache import TeaCache
 from ..dummyforcing_core.policies import DummyForcing, SlidingWindow
-from ..dummyforcing_core.stepcache import TeaCache
 from .host.denoiser import geometry_of
 from .host.settings import settings_of, with_settings
 from .schema import HeadProfileType, schema

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from dummyforcing_core.clip_memory import setting_of
 from dummyforcing_core.geometry import SIZES, LatentShape, made_size
-from dummyforcing_core.loops import price_shape
+from dummyforcing_core.loops.clip_memory import setting_of
+from dummyforcing_core.loops.table import price_shape
 from dummyforcing_core.models.denoiser import ModelGeometry
 from dummyforcing_core.models.families import get_family
-from dummyforcing_core.models.wan_vae import WanVAE, WanVAEConfig
 from dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
-from dummyforcing_core.profile import HeadProfile
+from dummyforcing_core.policies.profile import HeadProfile
+from dummyforcing_core.vae.wan_vae import WanVAE, WanVAEConfig
 
 GIB = 2**30
 CARDS = (8, 12, 16, 24)

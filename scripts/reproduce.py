@@ -22,21 +22,21 @@ from reproduce_tables import markdown
 from dummyforcing_core.cli.common import add_run_arguments, load, pick_device, read_prompts, warn
 from dummyforcing_core.cli.generate import make_clip
 from dummyforcing_core.cli.verify import DEMO_PROMPTS, PROMPTS, RATIO, own_memory, run_conditions, zero_text
+from dummyforcing_core.clips.pipeline import Pipeline, is_demo
+from dummyforcing_core.clips.render import Clip, Outputs
+from dummyforcing_core.clips.report import RunReport
+from dummyforcing_core.clips.script import Script
 from dummyforcing_core.errors import DummyForcingError
+from dummyforcing_core.evaluation.profiling import ProfilePlan, current_share, overlaps, take_samples
+from dummyforcing_core.evaluation.vbench_scores import read_results, scores
+from dummyforcing_core.files import make_folder, write_atomic
 from dummyforcing_core.geometry import SIZES, LatentShape, made_size, pixel_frames
+from dummyforcing_core.kv.scoring import HeadScores
 from dummyforcing_core.models.families import Family
-from dummyforcing_core.pipeline import Pipeline, is_demo
+from dummyforcing_core.models.stepcache import NO_STEPS, StepCache
 from dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
-from dummyforcing_core.profiling import ProfilePlan, current_share, overlaps, take_samples
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.render import Clip, Outputs
-from dummyforcing_core.report import RunReport
-from dummyforcing_core.scoring import HeadScores
-from dummyforcing_core.script import Script
-from dummyforcing_core.stepcache import NO_STEPS, StepCache
-from dummyforcing_core.streaming import LatentPreview
-from dummyforcing_core.vbench_scores import read_results, scores
-from dummyforcing_core.video import make_folder, write_atomic
+from dummyforcing_core.vae.streaming import LatentPreview
 
 PAPER_SIZES = {name: made_size(*SIZES[name]) for name in ("480p", "720p", "1080p")}
 STAND_INS = {"480p": (64, 64), "720p": (96, 96), "1080p": (128, 160)}  # 16, 36, 80 tokens: about the real ratios

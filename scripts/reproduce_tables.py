@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dummyforcing_core.profiling import PAPER_CURRENT_SHARE, PAPER_OVERLAP
-from dummyforcing_core.vbench_scores import QUALITY, SEMANTIC
+from dummyforcing_core.evaluation.profiling import PAPER_CURRENT_SHARE, PAPER_OVERLAP
+from dummyforcing_core.evaluation.vbench_scores import QUALITY, SEMANTIC
 
 # Setting and published totals, dense and Dummy Forcing; result files fill the first.
 VBENCH = (("81 frames", "84.00", "83.90"), ("long context", "69.48", "69.38"), ("sliding window", "68.45", ""))

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import torch
 
+from ..clips.pipeline import DEMO, Pipeline, is_demo, load_pipeline
 from ..errors import CheckpointError, DummyForcingError, OutputError
+from ..files import make_folder
 from ..geometry import SIZES, LatentShape, Span, made_size
 from ..models.families import FAMILIES
 from ..models.lora import Lora
-from ..models.tiny_vae import TinyDecoder
-from ..models.tiny_vae_file import is_tiny_decoder, load_tiny_decoder
-from ..models.wan_vae import WanVAE
-from ..models.wan_vae_file import load_wan_vae
 from ..models.weight_files import flat_names, read_weights
-from ..pipeline import DEMO, Pipeline, is_demo, load_pipeline
-from ..video import make_folder
+from ..vae.tiny_vae import TinyDecoder
+from ..vae.tiny_vae_file import is_tiny_decoder, load_tiny_decoder
+from ..vae.wan_vae import WanVAE
+from ..vae.wan_vae_file import load_wan_vae
 
 DEMO_SIZE = (64, 64)
 DEFAULT_SIZE = (832, 480)

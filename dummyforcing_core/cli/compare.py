@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..clip_memory import setting_of
-from ..comparison import Row, compare_row, side_by_side, table, write_rows
-from ..contact_sheet import save_png
+from ..clips.contact_sheet import save_png
+from ..clips.head_map import head_map
+from ..clips.pipeline import Pipeline
+from ..clips.render import Clip, Outputs
+from ..clips.script import Script
 from ..errors import DummyForcingError
-from ..head_map import head_map
-from ..pipeline import Pipeline
+from ..evaluation.comparison import Row, compare_row, side_by_side, table, write_rows
+from ..files import make_folder
+from ..loops.clip_memory import setting_of
 from ..policies import POLICIES, Policy, get_policy
-from ..render import Clip, Outputs
-from ..script import Script
-from ..video import make_folder
 from .common import add_run_arguments, clip_shape, load
 from .generate import make_clip
 from .policy_arguments import add_policy_options, pick_policy, refuse_surplus

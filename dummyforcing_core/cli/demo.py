@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..clips.render import Clip
+from ..clips.script import Script
+from ..files import make_folder
 from ..geometry import LatentShape
 from ..policies import DummyForcing, Full
-from ..render import Clip
-from ..script import Script
-from ..video import make_folder
 from .common import DEMO_SIZE, load_demo, pick_device
 from .compare import compare
 

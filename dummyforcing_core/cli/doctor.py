@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..attention import BACKENDS, choose
+from ..kv.attention import BACKENDS, choose
 
 PACKAGES = ("torch", "numpy", "einops", "safetensors", "av", "PIL", "tqdm")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

@@ -9,15 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
+from ..clips.pipeline import DEMO, Pipeline
+from ..clips.render import Clip, Outputs, Rendered, asked_conditions, conditions, render
+from ..clips.script import Script
+from ..clips.start import start_from_image, start_from_latents
 from ..errors import OutputError
+from ..files import make_folder
 from ..geometry import LatentShape, chunk_spans
-from ..loops import model_calls
-from ..pipeline import DEMO, Pipeline
+from ..loops.table import model_calls
 from ..policies import Full, get_policy
-from ..render import Clip, Outputs, Rendered, asked_conditions, conditions, render
-from ..script import Script
-from ..start import start_from_image, start_from_latents
-from ..video import make_folder
 from .common import (
     Progress,
     add_run_arguments,

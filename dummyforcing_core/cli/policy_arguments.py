@@ -6,13 +6,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from ..clips.pipeline import Pipeline
 from ..errors import DummyForcingError
 from ..models.families import Family
-from ..pipeline import Pipeline
+from ..models.stepcache import StepCache, TeaCache
 from ..policies import POLICIES, DummyForcing, Full, Policy, SlidingWindow, get_policy
-from ..profile import HeadProfile
+from ..policies.profile import HeadProfile
 from ..schedule import Schedule
-from ..stepcache import StepCache, TeaCache
 from .common import whole_numbers
 
 WINDOW, SINK = 12, 3

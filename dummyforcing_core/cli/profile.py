@@ -4,14 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..contact_sheet import save_png
+from ..clips.contact_sheet import save_png
+from ..clips.head_map import head_map
+from ..clips.pipeline import Pipeline
 from ..errors import DummyForcingError
-from ..geometry import LatentShape, pixel_frames
-from ..head_map import head_map
-from ..head_programming import ROLES, assign_roles
-from ..pipeline import Pipeline
-from ..profile import HeadProfile
-from ..profiling import (
+from ..evaluation.profiling import (
     CURRENT_MASS,
     PAPER_CURRENT_SHARE,
     PAPER_OVERLAP,
@@ -21,8 +18,11 @@ from ..profiling import (
     overlaps,
     take_samples,
 )
+from ..geometry import LatentShape, pixel_frames
+from ..kv.scoring import HeadScores
+from ..policies.head_programming import ROLES, assign_roles
+from ..policies.profile import HeadProfile
 from ..prompts import PromptSchedule
-from ..scoring import HeadScores
 from .common import add_run_arguments, claim_outputs, clip_shape, load, read_prompts
 
 RATIO = 0.5

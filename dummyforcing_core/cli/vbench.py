@@ -12,16 +12,16 @@ from typing import Any
 import torch
 
 from .. import __version__
+from ..clips.pipeline import Pipeline
+from ..clips.render import Clip, Outputs, device_name, render
+from ..clips.report import RunReport
+from ..clips.script import Script
 from ..errors import DummyForcingError
+from ..evaluation.vbench import SAMPLES, Sample, Shard, Suite, pair_up
+from ..evaluation.vbench_folder import ClipFolder
 from ..geometry import LatentShape, pixel_frames
-from ..pipeline import Pipeline
+from ..models.stepcache import StepCache
 from ..policies import Policy, get_policy
-from ..render import Clip, Outputs, device_name, render
-from ..report import RunReport
-from ..script import Script
-from ..stepcache import StepCache
-from ..vbench import SAMPLES, Sample, Shard, Suite, pair_up
-from ..vbench_folder import ClipFolder
 from .common import add_run_arguments, clip_shape, load, lora_strength, pick_device, read_prompts, shown_size, warn
 from .policy_arguments import add_policy_arguments, add_step_arguments, pick_policy, pick_steps
 

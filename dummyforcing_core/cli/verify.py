@@ -12,8 +12,14 @@ import torch
 from safetensors.torch import save_file
 
 from .. import __version__
-from ..comparison import Row, compare_row
+from ..clips.pipeline import DEMO, Pipeline, is_demo
+from ..clips.render import Clip, Outputs, device_name
+from ..clips.script import Script
 from ..errors import CheckpointError, OutputError
+from ..evaluation.comparison import Row, compare_row
+from ..evaluation.profiling import ProfilePlan, take_samples
+from ..evaluation.verify import Page, check_costs, check_heads, check_tensors
+from ..files import write_atomic
 from ..geometry import LatentShape, chunk_spans, pixel_frames
 from ..models import checkpoints
 from ..models.checkpoints import Weights, read_checkpoint
@@ -21,14 +27,8 @@ from ..models.families import Family, get_family
 from ..models.metadata import parse_metadata, unknown_family
 from ..models.wan_geometry import size_doubt
 from ..models.weight_files import read_header
-from ..pipeline import DEMO, Pipeline, is_demo
 from ..policies import DummyForcing, Full, Policy, SlidingWindow
-from ..profiling import ProfilePlan, take_samples
 from ..prompts import PromptSchedule
-from ..render import Clip, Outputs, device_name
-from ..script import Script
-from ..verify import Page, check_costs, check_heads, check_tensors
-from ..video import write_atomic
 from .common import add_run_arguments, claim_outputs, clip_shape, load, pick_device, read_prompts, shown_size
 from .generate import make_clip
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..cache import KVCache
+from ..kv.cache import KVCache
 from ..schedule import TRAIN_STEPS, x0_from_velocity
 from ..transfer import to_device
 from .wan import Residual, TextKV, forward, text_kv, time_embedding

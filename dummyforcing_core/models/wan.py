@@ -17,7 +17,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..attention import attention
+from ..kv.attention import attention
 from ..transfer import to_device
 
 TextKV = Sequence[tuple[Tensor, Tensor]]

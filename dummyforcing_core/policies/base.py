@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from ..errors import PlanError
 from ..geometry import Span, chunk_spans
+from ..kv.plan import HeadPlan
+from ..kv.scoring import HeadScores, Observation
 from ..models.families import Family
-from ..plan import HeadPlan
-from ..scoring import HeadScores, Observation
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import ClassVar
 
 from ..errors import PlanError
 from ..geometry import Span
-from ..head_programming import NEIGHBOUR, ROLES, SINK, assign_roles
-from ..plan import HeadMemory, HeadPlan
-from ..profile import HeadProfile
-from ..scoring import HeadScores, Observation
+from ..kv.plan import HeadMemory, HeadPlan
+from ..kv.scoring import HeadScores, Observation
 from .base import Policy, Setting
+from .head_programming import NEIGHBOUR, ROLES, SINK, assign_roles
+from .profile import HeadProfile
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..plan import HeadMemory, HeadPlan
+from ..kv.plan import HeadMemory, HeadPlan
 from .base import Policy, Setting
 
 

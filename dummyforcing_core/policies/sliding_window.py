@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..errors import PlanError
-from ..plan import HeadMemory, HeadPlan
+from ..kv.plan import HeadMemory, HeadPlan
 from .base import Policy, Setting
 
 

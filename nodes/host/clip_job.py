@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from ...dummyforcing_core import __version__
+from ...dummyforcing_core.clips.render import device_name
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape, Span, chunk_spans, pixel_frames, screen_size
-from ...dummyforcing_core.loops import model_calls, still_frames
+from ...dummyforcing_core.loops.table import model_calls, still_frames
 from ...dummyforcing_core.models.families import Family
 from ...dummyforcing_core.policies import Policy
-from ...dummyforcing_core.render import device_name
 from ...dummyforcing_core.schedule import Schedule
 from .decoder import check_vae, streams
 from .memory import Needs, check_fits, fits_together, needs_of

@@ -11,9 +11,9 @@ import comfy.model_management
 import numpy as np
 from torch import Tensor
 
+from ...dummyforcing_core.clips.video import VideoWriter
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape, screen_size
-from ...dummyforcing_core.streaming import to_uint8
-from ...dummyforcing_core.video import VideoWriter
+from ...dummyforcing_core.vae.streaming import to_uint8
 from .decoder import SMALL_TILE, check_vae, doubt, load, stream_of
 from .files import OutputFile
 from .tiled_stream import TiledStream

@@ -9,10 +9,10 @@ from typing import Any
 import folder_paths
 import numpy as np
 
-from ...dummyforcing_core.comparison import joined_frames
+from ...dummyforcing_core.clips.video import VideoWriter
+from ...dummyforcing_core.clips.video_metrics import VideoMetrics, metrics_table
+from ...dummyforcing_core.evaluation.comparison import joined_frames
 from ...dummyforcing_core.geometry import FPS
-from ...dummyforcing_core.video import VideoWriter
-from ...dummyforcing_core.video_metrics import VideoMetrics, metrics_table
 from .files import OutputFile
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...dummyforcing_core.errors import DummyForcingError
-from ...dummyforcing_core.streaming import StreamingDecoder
+from ...dummyforcing_core.vae.streaming import StreamingDecoder
 from .tiled_stream import no_frames
 from .tiny_stream import HostTinyStream
 from .wan_stream import HostWanStream

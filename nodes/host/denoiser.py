@@ -13,9 +13,9 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ...dummyforcing_core.attention import AttentionFn
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import PATCH, SPATIAL, LatentShape
+from ...dummyforcing_core.kv.attention import AttentionFn
 from ...dummyforcing_core.models.denoiser import ModelGeometry, Step, WanDenoiser
 from ...dummyforcing_core.schedule import x0_from_velocity
 from ...dummyforcing_core.transfer import to_device

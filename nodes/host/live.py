@@ -15,8 +15,8 @@ import comfy.utils
 import numpy as np
 from PIL import Image
 
-from ...dummyforcing_core.rollout import ChunkResult
-from ...dummyforcing_core.video import clip_bytes
+from ...dummyforcing_core.clips.video import clip_bytes
+from ...dummyforcing_core.loops.rollout import ChunkResult
 
 EVENT = "dummyforcing.chunk"
 FINISH, PREVIEW = "/dummyforcing/finish", "/dummyforcing/preview"

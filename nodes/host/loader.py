@@ -9,6 +9,7 @@ import comfy.sd
 import torch
 from torch import Tensor
 
+from ...dummyforcing_core.clips.pipeline import DEMO
 from ...dummyforcing_core.errors import CheckpointError
 from ...dummyforcing_core.models.checkpoints import CONTAINERS, empty_model, fingerprint
 from ...dummyforcing_core.models.families import FAMILIES
@@ -18,7 +19,6 @@ from ...dummyforcing_core.models.names import official_names, refuse_foreign
 from ...dummyforcing_core.models.wan import WanConfig
 from ...dummyforcing_core.models.wan_geometry import HEAD_DIM, check_tensors, geometry, size_doubt
 from ...dummyforcing_core.models.weight_files import open_container, read_weights
-from ...dummyforcing_core.pipeline import DEMO
 from .settings import with_settings
 
 # Tensors beside the weights of scaled fp8 files.

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_management
 import torch
 
-from ...dummyforcing_core.clip_memory import setting_of
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape
-from ...dummyforcing_core.loops import price_shape
+from ...dummyforcing_core.kv.plan import HeadPlan
+from ...dummyforcing_core.loops.clip_memory import setting_of
+from ...dummyforcing_core.loops.table import price_shape
 from ...dummyforcing_core.models.denoiser import ModelGeometry
 from ...dummyforcing_core.models.families import Family
-from ...dummyforcing_core.plan import HeadPlan
 from ...dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
-from ...dummyforcing_core.profile import HeadProfile
+from ...dummyforcing_core.policies.profile import HeadProfile
 from .decoder import decode_bytes
 from .denoiser import geometry_of
 from .settings import KEY, Wrappers

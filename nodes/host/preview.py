@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ...dummyforcing_core.errors import CheckpointError
-from ...dummyforcing_core.models.tiny_vae import TinyStream
-from ...dummyforcing_core.models.tiny_vae_file import load_tiny_decoder
-from ...dummyforcing_core.streaming import to_uint8
+from ...dummyforcing_core.vae.streaming import to_uint8
+from ...dummyforcing_core.vae.tiny_vae import TinyStream
+from ...dummyforcing_core.vae.tiny_vae_file import load_tiny_decoder
 
 NAMES = ("taew2_1", "lighttaew2_1")
 MAX_LATENTS = 90 * 160  # rows x columns; above 720P the tiny decoder's state would cost a gigabyte

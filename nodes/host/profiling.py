@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...dummyforcing_core.clips.head_map import head_map
 from ...dummyforcing_core.errors import DummyForcingError
+from ...dummyforcing_core.evaluation.profiling import ProfilePlan, take_samples
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape
-from ...dummyforcing_core.head_map import head_map
-from ...dummyforcing_core.profile import HeadProfile
-from ...dummyforcing_core.profiling import ProfilePlan, take_samples
+from ...dummyforcing_core.kv.scoring import HeadScores
+from ...dummyforcing_core.policies.profile import HeadProfile
 from ...dummyforcing_core.prompts import PromptSchedule
-from ...dummyforcing_core.scoring import HeadScores
 from .run import run_on
 from .sampler import Given, Session
 from .settings import family_of

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...dummyforcing_core.clips.script import LATENTS_PER_SECOND, Script
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import TEMPORAL
 from ...dummyforcing_core.prompts import PromptSchedule
-from ...dummyforcing_core.script import LATENTS_PER_SECOND, Script
 
 STARTS = "dummyforcing_start_seconds"
 

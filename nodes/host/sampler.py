@@ -9,19 +9,19 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...dummyforcing_core.attention import AttentionFn
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import FPS, LatentShape, Span
-from ...dummyforcing_core.loops import loop_of
+from ...dummyforcing_core.kv.attention import AttentionFn
+from ...dummyforcing_core.loops.rollout import ChunkResult
+from ...dummyforcing_core.loops.table import loop_of
 from ...dummyforcing_core.models.denoiser import Denoiser
 from ...dummyforcing_core.models.families import Family
-from ...dummyforcing_core.models.still_frame import StillFrames
+from ...dummyforcing_core.models.stepcache import NO_STEPS, StepCache
 from ...dummyforcing_core.noise import NoiseFn, SeededNoise
 from ...dummyforcing_core.prompts import PromptSchedule
-from ...dummyforcing_core.rollout import ChunkResult
 from ...dummyforcing_core.schedule import Schedule
-from ...dummyforcing_core.stepcache import NO_STEPS, StepCache
 from ...dummyforcing_core.transfer import to_device
+from ...dummyforcing_core.vae.still_frame import StillFrames
 from .denoiser import HostDenoiser, check_shape, host_attention, wan_of
 from .memory import free_for
 from .prompts import check_width, schedule_of

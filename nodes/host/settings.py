@@ -10,10 +10,10 @@ import comfy.patcher_extension
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.models.families import Family
 from ...dummyforcing_core.models.metadata import parse_metadata, resolve_family
+from ...dummyforcing_core.models.stepcache import NO_STEPS, StepCache, TeaCache
 from ...dummyforcing_core.models.weight_files import read_header
 from ...dummyforcing_core.policies import Policy, SlidingWindow
 from ...dummyforcing_core.schedule import Schedule
-from ...dummyforcing_core.stepcache import NO_STEPS, StepCache, TeaCache
 
 KEY = "dummyforcing"
 Wrappers = comfy.patcher_extension.WrappersMP

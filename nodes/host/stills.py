@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...dummyforcing_core.models.still_frame import KeptStills
+from ...dummyforcing_core.vae.still_frame import KeptStills
 from .decoder import stream_of
 from .tiny_stream import HostTinyStream
 

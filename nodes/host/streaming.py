@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...dummyforcing_core.clips.memory_use import MemoryUse
+from ...dummyforcing_core.clips.report import ChunkTiming, RunReport
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import TEMPORAL, LatentShape, Span, pixel_frames
-from ...dummyforcing_core.loops import price_shape, still_frames
-from ...dummyforcing_core.memory_use import MemoryUse
-from ...dummyforcing_core.report import ChunkTiming, RunReport
-from ...dummyforcing_core.rollout import ChunkResult
+from ...dummyforcing_core.loops.rollout import ChunkResult
+from ...dummyforcing_core.loops.table import price_shape, still_frames
 from .clip_job import ClipJob, clip_job
 from .clip_output import ClipOutput
 from .files import OutputFile, workflow_tags

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ...dummyforcing_core.errors import OutputError
 from ...dummyforcing_core.geometry import SPATIAL, TEMPORAL, pixel_frames
-from ...dummyforcing_core.models.wan_vae_tiles import Tile, tiles
-from ...dummyforcing_core.streaming import StreamingDecoder
+from ...dummyforcing_core.vae.streaming import StreamingDecoder
+from ...dummyforcing_core.vae.wan_vae_tiles import Tile, tiles
 
 Memory = list[Any]
 """What a decoder keeps of a clip: tensors, and entries that are none yet."""

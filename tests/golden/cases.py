@@ -10,20 +10,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dummyforcing_core.cache import KVCache
 from dummyforcing_core.geometry import LatentShape, Span
-from dummyforcing_core.head_programming import DUMMY, assign_roles, dummy_cost
+from dummyforcing_core.kv.cache import KVCache
+from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
+from dummyforcing_core.kv.rope import apply_rope, rope_table
+from dummyforcing_core.kv.scoring import HeadScores, region_mass
+from dummyforcing_core.loops.rollout import ChunkResult, rollout
 from dummyforcing_core.models import wan
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import Family
-from dummyforcing_core.models.rope import apply_rope, rope_table
-from dummyforcing_core.plan import HeadMemory, HeadPlan
+from dummyforcing_core.models.stepcache import StepCache, TeaCache
 from dummyforcing_core.policies import DummyForcing, Full, Policy, Setting, SlidingWindow
+from dummyforcing_core.policies.head_programming import DUMMY, assign_roles, dummy_cost
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.rollout import ChunkResult, rollout
 from dummyforcing_core.schedule import Schedule, add_noise, nearest_sigma, sigma_table, x0_from_velocity
-from dummyforcing_core.scoring import HeadScores, region_mass
-from dummyforcing_core.stepcache import StepCache, TeaCache
 
 
 @dataclass

@@ -3,9 +3,9 @@
 import torch
 from cases import Directory, Errors
 
-from dummyforcing_core.models.wan_vae import WanVAE, WanVAEConfig
-from dummyforcing_core.models.wan_vae_blocks import State
-from dummyforcing_core.models.wan_vae_stream import WanVAEDecoder
+from dummyforcing_core.vae.wan_vae import WanVAE, WanVAEConfig
+from dummyforcing_core.vae.wan_vae_blocks import State
+from dummyforcing_core.vae.wan_vae_stream import WanVAEDecoder
 
 LIMIT = 5e-5
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dummyforcing_core.video import read_frames
+from dummyforcing_core.clips.video import read_frames
 from tests.host.install import REPOSITORY, ComfyInstall, make_base_directory
 from tests.host.server import ComfyServer
 

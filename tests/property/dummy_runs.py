@@ -6,20 +6,20 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from dummyforcing_core.cache import KVCache
-from dummyforcing_core.clip_memory import kv_shape
 from dummyforcing_core.geometry import LatentShape
+from dummyforcing_core.kv.cache import KVCache
+from dummyforcing_core.kv.plan import HeadPlan, KVShape
+from dummyforcing_core.kv.scoring import HeadScores
+from dummyforcing_core.loops.clip_memory import kv_shape
+from dummyforcing_core.loops.rollout import ChunkResult, rollout
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import Family
+from dummyforcing_core.models.stepcache import NO_STEPS, StepCache
 from dummyforcing_core.noise import SeededNoise
-from dummyforcing_core.plan import HeadPlan, KVShape
 from dummyforcing_core.policies import DummyForcing, Policy
-from dummyforcing_core.profile import HeadProfile
+from dummyforcing_core.policies.profile import HeadProfile
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.rollout import ChunkResult, rollout
 from dummyforcing_core.schedule import Schedule
-from dummyforcing_core.scoring import HeadScores
-from dummyforcing_core.stepcache import NO_STEPS, StepCache
 from tests.property.tiny import HEADS, LAYERS, context, tiny_model
 
 FAMILY = Family("tiny", "Tiny random model", "tests", chunk_frames=3, trained_frames=10_000)

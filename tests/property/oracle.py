@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dummyforcing_core.plan import HeadMemory, HeadPlan
+from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
 
 
 class LostFramesError(Exception):

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dummyforcing_core.attention import AttentionFn, reference, sdpa
-from dummyforcing_core.cache import KVCache
 from dummyforcing_core.errors import PlanError
-from dummyforcing_core.plan import HeadMemory, HeadPlan, KVShape
+from dummyforcing_core.kv.attention import AttentionFn, reference, sdpa
+from dummyforcing_core.kv.cache import KVCache
+from dummyforcing_core.kv.plan import HeadMemory, HeadPlan, KVShape
 from tests.property.oracle import NaiveCache, NaiveHead
 
 quick = settings(deadline=None, max_examples=40)

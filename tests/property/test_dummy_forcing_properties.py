@@ -8,17 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dummyforcing_core.attention import reference, sdpa
-from dummyforcing_core.cache import KVCache
-from dummyforcing_core.clip_memory import new_cache, replay
 from dummyforcing_core.errors import PlanError
+from dummyforcing_core.kv.attention import reference, sdpa
+from dummyforcing_core.kv.cache import KVCache
+from dummyforcing_core.kv.plan import HeadMemory, HeadPlan, KVShape
+from dummyforcing_core.kv.scoring import HeadScores
+from dummyforcing_core.loops.clip_memory import new_cache, replay
+from dummyforcing_core.loops.rollout import rollout
 from dummyforcing_core.models.denoiser import Step, WanDenoiser
-from dummyforcing_core.plan import HeadMemory, HeadPlan, KVShape
+from dummyforcing_core.models.stepcache import StepCache
 from dummyforcing_core.policies import DummyForcing, Policy
-from dummyforcing_core.profile import HeadProfile
-from dummyforcing_core.rollout import rollout
-from dummyforcing_core.scoring import HeadScores
-from dummyforcing_core.stepcache import StepCache
+from dummyforcing_core.policies.profile import HeadProfile
 from tests.property.dummy_runs import (
     MODEL,
     PROMPT,

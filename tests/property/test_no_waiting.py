@@ -18,15 +18,15 @@ from torch.overrides import TorchFunctionMode
 
 import dummyforcing_core
 from dummyforcing_core.geometry import LatentShape
-from dummyforcing_core.loops import loop_of
+from dummyforcing_core.kv.scoring import Observation
+from dummyforcing_core.loops.table import loop_of
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import FAMILIES, Family
 from dummyforcing_core.models.wan import CausalWan, WanConfig, forward, text_kv
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
-from dummyforcing_core.profile import HeadProfile
+from dummyforcing_core.policies.profile import HeadProfile
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.scoring import Observation
 from dummyforcing_core.transfer import to_device
 from tests.property.tiny import HEADS, LAYERS
 

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from dummyforcing_core.cli.compare import compare
+from dummyforcing_core.clips.pipeline import Pipeline, load_pipeline
+from dummyforcing_core.clips.render import Clip
+from dummyforcing_core.clips.script import Script
+from dummyforcing_core.evaluation.profiling import CLEAN, ProfilePlan, overlaps, take_samples
+from dummyforcing_core.evaluation.teacher_forced import ChunkError, teacher_forced
 from dummyforcing_core.geometry import LatentShape
+from dummyforcing_core.kv.scoring import HeadScores
+from dummyforcing_core.loops.rollout import rollout
 from dummyforcing_core.noise import SeededNoise
-from dummyforcing_core.pipeline import Pipeline, load_pipeline
 from dummyforcing_core.policies import DummyForcing, Full, Policy, SlidingWindow
-from dummyforcing_core.profile import HeadProfile
-from dummyforcing_core.profiling import CLEAN, ProfilePlan, overlaps, take_samples
+from dummyforcing_core.policies.profile import HeadProfile
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.render import Clip
-from dummyforcing_core.rollout import rollout
-from dummyforcing_core.scoring import HeadScores
-from dummyforcing_core.script import Script
-from dummyforcing_core.teacher_forced import ChunkError, teacher_forced
 
 SHAPE = LatentShape(1, 16, 18, 8, 8)
 STORY = Script(

@@ -14,23 +14,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from dummyforcing_core.attention import attention
-from dummyforcing_core.cache import KVCache
+from dummyforcing_core.clips.memory_use import MemoryUse
 from dummyforcing_core.geometry import LatentShape, Span
-from dummyforcing_core.memory_use import MemoryUse
+from dummyforcing_core.kv.attention import attention
+from dummyforcing_core.kv.cache import KVCache
+from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
+from dummyforcing_core.kv.scoring import HeadScores
+from dummyforcing_core.loops.recompute import context_shape, recompute
+from dummyforcing_core.loops.rollout import ChunkResult, Watch
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import Family
+from dummyforcing_core.models.stepcache import NO_STEPS, StepCache
 from dummyforcing_core.models.wan import forward, text_kv
 from dummyforcing_core.noise import SeededNoise
-from dummyforcing_core.plan import HeadMemory, HeadPlan
 from dummyforcing_core.policies import DummyForcing, Full, Policy, SlidingWindow
-from dummyforcing_core.profile import HeadProfile
+from dummyforcing_core.policies.profile import HeadProfile
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.recompute import context_shape, recompute
-from dummyforcing_core.rollout import ChunkResult, Watch
 from dummyforcing_core.schedule import Schedule
-from dummyforcing_core.scoring import HeadScores
-from dummyforcing_core.stepcache import NO_STEPS, StepCache
 from tests.property.oracle import rotate
 from tests.property.tiny import HEADS, LAYERS, context, tiny_model
 

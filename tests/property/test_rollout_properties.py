@@ -11,18 +11,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dummyforcing_core.attention import sdpa
-from dummyforcing_core.cache import KVCache
-from dummyforcing_core.clip_memory import kv_shape, new_cache, replay
 from dummyforcing_core.errors import OutputError
 from dummyforcing_core.geometry import LatentShape, Span
+from dummyforcing_core.kv.attention import sdpa
+from dummyforcing_core.kv.cache import KVCache
+from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
+from dummyforcing_core.loops.clip_memory import kv_shape, new_cache, replay
+from dummyforcing_core.loops.rollout import ChunkResult, rollout
 from dummyforcing_core.models.denoiser import ModelGeometry, WanDenoiser
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.noise import SeededNoise
-from dummyforcing_core.plan import HeadMemory, HeadPlan
 from dummyforcing_core.policies import Full, Policy, SlidingWindow
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.rollout import ChunkResult, rollout
 from dummyforcing_core.schedule import Schedule, add_noise
 from tests.property.tiny import context, tiny_model
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from dummyforcing_core.clip_memory import clean_pass, new_cache, setting_of
+from dummyforcing_core.clips.memory_use import MemoryUse
 from dummyforcing_core.errors import PlanError
-from dummyforcing_core.memory_use import MemoryUse
+from dummyforcing_core.kv.scoring import HeadScores, Observation
+from dummyforcing_core.loops.clip_memory import clean_pass, new_cache, setting_of
+from dummyforcing_core.loops.rollout import ChunkResult
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.policies import DummyForcing
-from dummyforcing_core.profile import HeadProfile
+from dummyforcing_core.policies.profile import HeadProfile
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.rollout import ChunkResult
-from dummyforcing_core.scoring import HeadScores, Observation
 from tests.property.dummy_runs import (
     FAMILY,
     PROMPT,

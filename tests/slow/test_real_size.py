@@ -13,14 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dummyforcing_core.cache import KVCache
+from dummyforcing_core.clips.video import read_frames
+from dummyforcing_core.kv.cache import KVCache
+from dummyforcing_core.kv.plan import KVShape
 from dummyforcing_core.models.checkpoints import empty_model
 from dummyforcing_core.models.families import get_family
 from dummyforcing_core.models.wan import WanConfig
-from dummyforcing_core.plan import KVShape
 from dummyforcing_core.policies import SlidingWindow
 from dummyforcing_core.policies.base import Setting
-from dummyforcing_core.video import read_frames
 
 ROOT = Path(__file__).parents[2]
 GIB = 2**30

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from dummyforcing_core.__main__ import main
 from dummyforcing_core.models import checkpoints
-from dummyforcing_core.models.demo_text import TEXT_DIM, TEXT_LEN
 from dummyforcing_core.models.wan import CausalWan, WanConfig
+from dummyforcing_core.text.demo_text import TEXT_DIM, TEXT_LEN
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from dummyforcing_core.geometry import LatentShape, Span
+from dummyforcing_core.kv.rolling_cache import RollingCache
+from dummyforcing_core.kv.scoring import HeadScores, Observation
+from dummyforcing_core.loops.rolling import rolling
+from dummyforcing_core.loops.rollout import ChunkResult
 from dummyforcing_core.models.denoiser import ModelGeometry, Step
 from dummyforcing_core.models.families import Family, get_family
+from dummyforcing_core.models.stepcache import NO_STEPS, StepCache
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import DummyForcing, Full, Policy, SlidingWindow
 from dummyforcing_core.policies.base import Setting
-from dummyforcing_core.profile import HeadProfile
+from dummyforcing_core.policies.profile import HeadProfile
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.rolling import rolling
-from dummyforcing_core.rolling_cache import RollingCache
-from dummyforcing_core.rollout import ChunkResult
 from dummyforcing_core.schedule import Schedule
-from dummyforcing_core.scoring import HeadScores, Observation
-from dummyforcing_core.stepcache import NO_STEPS, StepCache
 
 ROLLING, LONG = get_family("rolling_forcing"), get_family("causal_forcing_long")
 PLACES = range(700)

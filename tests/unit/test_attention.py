@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dummyforcing_core.attention import BACKENDS, Backend, attention, choose, reference
 from dummyforcing_core.errors import BackendError
+from dummyforcing_core.kv.attention import BACKENDS, Backend, attention, choose, reference
 
 CPU = torch.device("cpu")
 USABLE = [name for name, backend in BACKENDS.items() if backend.why_not(CPU, torch.float32, 32) is None]
@@ -82,7 +82,7 @@ def test_auto_is_the_first_backend_that_fits(dtype, head_dim):
 
 def test_attention_runs_what_auto_picks(monkeypatch):
     marked = Backend("marked", "for this test", lambda q, k, v: reference(q, k, v) + 1)
-    monkeypatch.setattr("dummyforcing_core.attention.choose", lambda *arguments: marked)
+    monkeypatch.setattr("dummyforcing_core.kv.attention.choose", lambda *arguments: marked)
     q, k, v = (torch.randn(1, 3, 2, 8) for _ in range(3))
     assert torch.equal(attention(q, k, v), reference(q, k, v) + 1)
 

@@ -9,18 +9,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.bench_rollout import GEOMETRIES, main
 from benchmarks.flops import chunk_flops, pass_flops
 from benchmarks.rows import FAMILY, REFERENCES, Row, all_rows, synthetic_profile
-from dummyforcing_core.attention import reference
-from dummyforcing_core.clip_memory import kv_shape
 from dummyforcing_core.geometry import LatentShape
+from dummyforcing_core.kv.attention import reference
+from dummyforcing_core.kv.plan import HeadMemory, HeadPlan, KVShape
+from dummyforcing_core.loops.clip_memory import kv_shape
+from dummyforcing_core.loops.rollout import rollout
 from dummyforcing_core.models.denoiser import WanDenoiser
+from dummyforcing_core.models.stepcache import StepCache
 from dummyforcing_core.models.wan import CausalWan, WanConfig
 from dummyforcing_core.noise import SeededNoise
-from dummyforcing_core.plan import HeadMemory, HeadPlan, KVShape
 from dummyforcing_core.policies import DummyForcing, SlidingWindow
 from dummyforcing_core.policies.base import Setting
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.rollout import rollout
-from dummyforcing_core.stepcache import StepCache
 
 TINY = WanConfig(32, 48, num_heads=2, num_layers=3, text_dim=8, text_len=5, freq_dim=16)
 WORDS = ["--geometry", "tiny,dim=32,ffn_dim=48,num_heads=2,num_layers=4", "--size", "32x32", "--long-chunks", "2"]

@@ -8,14 +8,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dummyforcing_core.clip_memory import recaches
+from dummyforcing_core.clips.pipeline import Pipeline, load_pipeline
+from dummyforcing_core.clips.render import Clip, prompt_schedule
+from dummyforcing_core.clips.script import Script
 from dummyforcing_core.geometry import LatentShape
+from dummyforcing_core.loops.clip_memory import recaches
+from dummyforcing_core.loops.rollout import rollout
 from dummyforcing_core.noise import SeededNoise
-from dummyforcing_core.pipeline import Pipeline, load_pipeline
 from dummyforcing_core.policies import Full
-from dummyforcing_core.render import Clip, prompt_schedule
-from dummyforcing_core.rollout import rollout
-from dummyforcing_core.script import Script
 
 from .refusals import assert_refused, files
 

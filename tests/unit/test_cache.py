@@ -5,12 +5,12 @@ import weakref
 import pytest
 import torch
 
-from dummyforcing_core import cache as cache_module
-from dummyforcing_core.attention import reference
-from dummyforcing_core.cache import KVCache
 from dummyforcing_core.errors import PlanError
-from dummyforcing_core.group_buffer import GroupBuffer
-from dummyforcing_core.plan import HeadMemory, HeadPlan, KVShape
+from dummyforcing_core.kv import cache as cache_module
+from dummyforcing_core.kv.attention import reference
+from dummyforcing_core.kv.cache import KVCache
+from dummyforcing_core.kv.group_buffer import GroupBuffer
+from dummyforcing_core.kv.plan import HeadMemory, HeadPlan, KVShape
 
 SINK, DUMMY = HeadMemory(1, 0), HeadMemory(0, 1)
 

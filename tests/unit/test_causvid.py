@@ -12,19 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from dummyforcing_core.attention import attention, reference
 from dummyforcing_core.errors import CheckpointError
 from dummyforcing_core.geometry import LatentShape, Span
+from dummyforcing_core.kv.attention import attention, reference
+from dummyforcing_core.kv.rope import apply_rope, rope_table
+from dummyforcing_core.loops.rollout import rollout
 from dummyforcing_core.models import denoiser as denoiser_module
 from dummyforcing_core.models.checkpoints import load_model
 from dummyforcing_core.models.denoiser import Step, WanDenoiser
 from dummyforcing_core.models.families import Family, get_family
-from dummyforcing_core.models.rope import apply_rope, rope_table
 from dummyforcing_core.models.wan import CausalWan, WanConfig, forward, text_kv
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import Full, Policy
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.rollout import rollout
 from dummyforcing_core.schedule import Schedule
 
 CAUSVID = get_family("causvid")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dummyforcing_core.video import read_frames
+from dummyforcing_core.clips.video import read_frames
 
 GAP = 12
 SMALL = "--size", "32x16", "--device", "cpu"  # two tokens per frame

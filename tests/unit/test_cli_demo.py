@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from dummyforcing_core.cli import demo
+from dummyforcing_core.clips.video import read_frames
 from dummyforcing_core.geometry import latent_frames
-from dummyforcing_core.models.demo_text import encode_prompt
 from dummyforcing_core.models.families import get_family
-from dummyforcing_core.video import read_frames
+from dummyforcing_core.text.demo_text import encode_prompt
 
 CLIP = ["demo.json", "demo.mp4", "demo.png", "demo.safetensors"]
 DUMMY = ["dummy_forcing.json", "dummy_forcing.mp4", "dummy_forcing.png"]

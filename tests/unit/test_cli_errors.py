@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from dummyforcing_core.__main__ import build_parser
 from dummyforcing_core.cli import vbench
 from dummyforcing_core.cli.common import clip_shape, load, read_prompts
+from dummyforcing_core.clips.video import VideoWriter
 from dummyforcing_core.models import checkpoints
 from dummyforcing_core.models.wan import CausalWan, WanConfig
-from dummyforcing_core.video import VideoWriter
 from tests.unit.refusals import assert_refused, files
 
 ROOT = Path(__file__).parents[2]

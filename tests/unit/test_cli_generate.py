@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from dummyforcing_core.cli import common
 from dummyforcing_core.cli.generate import slug
+from dummyforcing_core.clips.video import read_frames
 from dummyforcing_core.models import checkpoints
 from dummyforcing_core.models.checkpoints import DEMO_PATH, read_checkpoint
-from dummyforcing_core.video import read_frames
 from tests.unit.refusals import assert_refused, files
 
 ROOT = Path(__file__).parents[2]
@@ -265,7 +265,9 @@ class TestPromptFile:
     def test_a_finished_folder_loads_no_model(self, batch, monkeypatch: pytest.MonkeyPatch) -> None:
         _, generate = batch
         generate()
-        monkeypatch.setattr("dummyforcing_core.pipeline.load_demo_model", lambda *_: pytest.fail("loaded a model"))
+        monkeypatch.setattr(
+            "dummyforcing_core.clips.pipeline.load_demo_model", lambda *_: pytest.fail("loaded a model")
+        )
         result = generate()
         assert result.code == 0
         assert result.out.count("is there already") == 3

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from dummyforcing_core.kv.scoring import HeadScores
 from dummyforcing_core.models.denoiser import WanDenoiser
-from dummyforcing_core.profile import HeadProfile
-from dummyforcing_core.scoring import HeadScores
+from dummyforcing_core.policies.profile import HeadProfile
 from tests.unit.refusals import assert_refused, files
 
 GENERATE = "generate", "--prompt", "a red circle", "--size", "16x16", "--device", "cpu"  # one token per frame

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dummyforcing_core.models import checkpoints
 from dummyforcing_core.models.checkpoints import read_checkpoint
-from dummyforcing_core.profile import HeadProfile
+from dummyforcing_core.policies.profile import HeadProfile
 
 SMALL = "--size", "16x16", "--device", "cpu"  # one token per frame
 FRAME_BYTES = 2 * 32 * 4  # K and V of one frame of one head of the tiny stand-in: one token, head_dim 32, float32

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from dummyforcing_core.video import clip_bytes
+from dummyforcing_core.clips.video import clip_bytes
 
 
 def decoded(data: bytes) -> list[np.ndarray]:

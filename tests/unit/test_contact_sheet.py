@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dummyforcing_core.contact_sheet import ContactSheet, contact_sheet, evenly_spaced, save_png
+from dummyforcing_core.clips.contact_sheet import ContactSheet, contact_sheet, evenly_spaced, save_png
 from dummyforcing_core.errors import OutputError
 
 Image = pytest.importorskip("PIL.Image")

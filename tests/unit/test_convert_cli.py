@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from dummyforcing_core.attention import BACKENDS
 from dummyforcing_core.cli import convert, doctor
 from dummyforcing_core.errors import CheckpointError, DummyForcingError, OutputError
+from dummyforcing_core.kv.attention import BACKENDS
 from dummyforcing_core.models.checkpoints import load_model
 from dummyforcing_core.models.wan import CausalWan, WanConfig
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from demo.prompts import sample_clips
 from demo.world import render
+from dummyforcing_core.clips.demo_assets import load_demo_codec
 from dummyforcing_core.errors import OutputError
-from dummyforcing_core.models.demo_assets import load_demo_codec
-from dummyforcing_core.models.demo_codec import DemoCodec
-from dummyforcing_core.streaming import StreamingDecoder
+from dummyforcing_core.vae.demo_codec import DemoCodec
+from dummyforcing_core.vae.streaming import StreamingDecoder
 
 
 @pytest.fixture(scope="module")

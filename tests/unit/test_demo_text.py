@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from demo.prompts import describe, sample_clips
-from dummyforcing_core.models.demo_text import (
+from dummyforcing_core.text.demo_text import (
     ABSENT,
     LIGHT_SLOT,
     SLOT_NAMES,

@@ -6,14 +6,14 @@ from demo.loss import Batch, held_out_errors, loss_of, predict
 from demo.model import CONFIG, new_model
 from demo.optimizer import make_optimizers, orthogonalise
 from demo.teacher_forcing import TeacherForcing
+from dummyforcing_core.clips.demo_assets import load_demo_codec
 from dummyforcing_core.geometry import LatentShape
+from dummyforcing_core.loops.rollout import rollout
 from dummyforcing_core.models import wan
-from dummyforcing_core.models.demo_assets import load_demo_codec
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import get_family
 from dummyforcing_core.policies import Full, SlidingWindow
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.rollout import rollout
 from dummyforcing_core.schedule import Schedule
 
 CHUNKS, COPIES, BATCH, SIGMA = 4, 2, 2, 0.7

@@ -7,7 +7,7 @@ from demo import measure
 from demo.cases import gap_clips, long_clips, plain_clips, prompts_of
 from demo.prompts import sample_clips
 from demo.world import GRID_PX, PALETTE, WALLS_PX, chunk_of_pixel_frame, pixel_frames, render, simulate
-from dummyforcing_core.models.demo_text import ABSENT, parse_prompt
+from dummyforcing_core.text.demo_text import ABSENT, parse_prompt
 
 
 def play(*prompts: str, kinds=(0, 1), colours=(0, 4)):

@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 from dummyforcing_core.errors import DummyForcingError
+from dummyforcing_core.evaluation.teacher_forced import teacher_forced
 from dummyforcing_core.geometry import LatentShape, Span
+from dummyforcing_core.loops.rollout import rollout
 from dummyforcing_core.models.checkpoints import load_demo_model
 from dummyforcing_core.models.denoiser import Step, WanDenoiser
 from dummyforcing_core.models.families import get_family
+from dummyforcing_core.models.stepcache import NO_STEPS, StepCache
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import Full
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.rollout import rollout
 from dummyforcing_core.schedule import Schedule
-from dummyforcing_core.stepcache import NO_STEPS, StepCache
-from dummyforcing_core.teacher_forced import teacher_forced
 
 FIRST = [1.0, 0.9375, 0.8333, 0.625]
 LATER = {"causal_forcing_2step": [1.0, 0.8333], "causal_forcing_1step": [1.0]}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dummyforcing_core.head_map import REGION_COLOURS, ROLE_COLOURS, head_map
-from dummyforcing_core.scoring import HeadScores
+from dummyforcing_core.clips.head_map import REGION_COLOURS, ROLE_COLOURS, head_map
+from dummyforcing_core.kv.scoring import HeadScores
 
 LEGEND = 12 * 12
 

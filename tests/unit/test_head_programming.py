@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dummyforcing_core.errors import PlanError
-from dummyforcing_core.head_programming import DUMMY, NEIGHBOUR, ROLES, SINK, assign_roles, dummy_cost
+from dummyforcing_core.policies.head_programming import DUMMY, NEIGHBOUR, ROLES, SINK, assign_roles, dummy_cost
 
 quick = settings(deadline=None, max_examples=40)
 

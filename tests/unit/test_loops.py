@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dummyforcing_core.attention import attention
 from dummyforcing_core.geometry import LatentShape, Span, chunk_spans
-from dummyforcing_core.loops import loop_of, model_calls, pass_flops, price_shape
+from dummyforcing_core.kv.attention import attention
+from dummyforcing_core.loops.table import loop_of, model_calls, pass_flops, price_shape
 from dummyforcing_core.models.checkpoints import load_demo_model
 from dummyforcing_core.models.denoiser import Step, WanDenoiser
 from dummyforcing_core.models.families import FAMILIES, get_family

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from dummyforcing_core.clip_memory import kv_shape, setting_of
 from dummyforcing_core.geometry import SIZES, LatentShape
+from dummyforcing_core.loops.clip_memory import kv_shape, setting_of
 from dummyforcing_core.models.denoiser import ModelGeometry
 from dummyforcing_core.models.families import get_family
 from dummyforcing_core.models.wan import CausalWan, WanConfig
 from dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
-from dummyforcing_core.profile import HeadProfile
+from dummyforcing_core.policies.profile import HeadProfile
 
 TROUBLE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 LAYERS, HEADS, HEAD_DIM, CHUNK = 30, 12, 128, 3

@@ -12,21 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dummyforcing_core.attention import attention
-from dummyforcing_core.cache import KVCache
 from dummyforcing_core.errors import DummyForcingError
 from dummyforcing_core.geometry import LatentShape
+from dummyforcing_core.kv.attention import attention
+from dummyforcing_core.kv.cache import KVCache
+from dummyforcing_core.kv.plan import HeadMemory, HeadPlan, KVShape
+from dummyforcing_core.loops.recompute import recompute
+from dummyforcing_core.loops.rollout import rollout
 from dummyforcing_core.models.checkpoints import empty_model, load_model, save_model
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import Family
+from dummyforcing_core.models.offload import OffloadedLinear, offload_blocks, resident_bytes
 from dummyforcing_core.models.wan import CausalWan, WanConfig, forward, text_kv
 from dummyforcing_core.noise import SeededNoise
-from dummyforcing_core.offload import OffloadedLinear, offload_blocks, resident_bytes
-from dummyforcing_core.plan import HeadMemory, HeadPlan, KVShape
 from dummyforcing_core.policies import DummyForcing
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.recompute import recompute
-from dummyforcing_core.rollout import rollout
 from dummyforcing_core.schedule import Schedule
 
 CONFIG = WanConfig(dim=64, ffn_dim=96, num_heads=2, num_layers=3, text_dim=8, freq_dim=16)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dummyforcing_core.errors import PlanError
-from dummyforcing_core.plan import FORMAT, VERSION, HeadMemory, HeadPlan, KVShape
+from dummyforcing_core.kv.plan import FORMAT, VERSION, HeadMemory, HeadPlan, KVShape
 
 SHAPE = KVShape(batch=2, rows=3, cols=5, head_dim=8, element_bytes=2, clip_frames=30, pass_frames=3)
 FRAME_BYTES = 2 * 2 * (3 * 5) * 8 * 2  # K and V, batch, tokens, channels, bytes

@@ -6,8 +6,8 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from dummyforcing_core.errors import CheckpointError, PlanError
+from dummyforcing_core.kv.plan import HeadMemory
 from dummyforcing_core.models.families import FAMILIES, get_family
-from dummyforcing_core.plan import HeadMemory
 from dummyforcing_core.policies import POLICIES, Full, Setting, SlidingWindow, get_policy
 
 FAMILY = get_family("self_forcing")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from dummyforcing_core.errors import OutputError, PlanError
-from dummyforcing_core.head_programming import NEIGHBOUR, SINK, assign_roles
-from dummyforcing_core.profile import FORMAT, VERSION, HeadProfile
-from dummyforcing_core.scoring import HeadScores
+from dummyforcing_core.kv.scoring import HeadScores
+from dummyforcing_core.policies.head_programming import NEIGHBOUR, SINK, assign_roles
+from dummyforcing_core.policies.profile import FORMAT, VERSION, HeadProfile
 
 ROLES = [["sink", "dummy"], ["neighbour", "dummy"], ["dummy", "sink"]]
 

@@ -6,13 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dummyforcing_core.geometry import LatentShape
-from dummyforcing_core.models.denoiser import WanDenoiser
-from dummyforcing_core.models.families import Family
-from dummyforcing_core.models.wan import CausalWan, WanConfig
-from dummyforcing_core.noise import SeededNoise
-from dummyforcing_core.policies import DummyForcing
-from dummyforcing_core.profiling import (
+from dummyforcing_core.evaluation.profiling import (
     CLEAN,
     ProfilePlan,
     Sample,
@@ -22,9 +16,15 @@ from dummyforcing_core.profiling import (
     overlaps,
     take_samples,
 )
+from dummyforcing_core.geometry import LatentShape
+from dummyforcing_core.kv.scoring import HeadScores
+from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.models.denoiser import WanDenoiser
+from dummyforcing_core.models.families import Family
+from dummyforcing_core.models.wan import CausalWan, WanConfig
+from dummyforcing_core.noise import SeededNoise
+from dummyforcing_core.policies import DummyForcing
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.rollout import rollout
-from dummyforcing_core.scoring import HeadScores
 
 FAMILY = Family("tiny", "Tiny random model", "tests", steps=(1000, 500), trained_frames=10_000)
 

@@ -15,23 +15,23 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dummyforcing_core.cache import KVCache
-from dummyforcing_core.context_latents import ContextLatents, context_frames
 from dummyforcing_core.errors import DummyForcingError, OutputError, PlanError
 from dummyforcing_core.geometry import LatentShape, Span
+from dummyforcing_core.kv.cache import KVCache
+from dummyforcing_core.loops.context_latents import ContextLatents, context_frames
+from dummyforcing_core.loops.recompute import context_shape, recompute
+from dummyforcing_core.loops.rollout import ChunkResult
 from dummyforcing_core.models.checkpoints import empty_model, load_model
 from dummyforcing_core.models.denoiser import ModelGeometry, Step, WanDenoiser
 from dummyforcing_core.models.families import FAMILIES, Family
 from dummyforcing_core.models.names import official_names
+from dummyforcing_core.models.stepcache import NO_STEPS, StepCache
 from dummyforcing_core.models.wan import CausalWan, WanConfig
 from dummyforcing_core.models.wan_geometry import geometry
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import DummyForcing, Full, Policy, SlidingWindow
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.recompute import context_shape, recompute
-from dummyforcing_core.rollout import ChunkResult
 from dummyforcing_core.schedule import Schedule, nearest_sigma, sigma_table
-from dummyforcing_core.stepcache import NO_STEPS, StepCache
 
 TIMESTEPS = (1000, 937.5, 833.333, 625, 0)
 SCHEDULE = Schedule.from_timesteps(TIMESTEPS, 5.0)

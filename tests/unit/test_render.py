@@ -11,19 +11,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dummyforcing_core import render as module
+from dummyforcing_core.clips import render as module
+from dummyforcing_core.clips.pipeline import Pipeline, load_pipeline
+from dummyforcing_core.clips.render import Clip, Outputs, render, save_latents
+from dummyforcing_core.clips.script import Script
+from dummyforcing_core.clips.video import read_frames
 from dummyforcing_core.errors import OutputError
 from dummyforcing_core.geometry import LatentShape
-from dummyforcing_core.loops import loop_of
+from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.loops.table import loop_of
 from dummyforcing_core.noise import SeededNoise
-from dummyforcing_core.pipeline import Pipeline, load_pipeline
 from dummyforcing_core.policies import Full, SlidingWindow
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.render import Clip, Outputs, render, save_latents
-from dummyforcing_core.rollout import rollout
-from dummyforcing_core.script import Script
-from dummyforcing_core.streaming import StreamingDecoder, to_uint8
-from dummyforcing_core.video import read_frames
+from dummyforcing_core.vae.streaming import StreamingDecoder, to_uint8
 
 PROMPT = "a red circle on the left"
 SHAPE = LatentShape.of_pixels(16, 32, 21)  # two chunks
@@ -202,7 +202,7 @@ def test_an_error_leaves_an_older_clip_alone(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("dummyforcing_core.video.VideoWriter._write_bytes", full)
+    monkeypatch.setattr("dummyforcing_core.clips.video.VideoWriter._write_bytes", full)
     with pytest.raises(OutputError, match=r"cannot write .*c\.mp4: the disk is full"):
         render(pipeline, clip(), outputs)
     assert names(outputs) == ["c.mp4"]

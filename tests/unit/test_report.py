@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from dummyforcing_core.clips.report import ChunkTiming, RunReport
 from dummyforcing_core.errors import OutputError
-from dummyforcing_core.report import ChunkTiming, RunReport
 
 
 def report() -> RunReport:

@@ -12,19 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from dummyforcing_core.cache import KVCache
-from dummyforcing_core.clip_memory import setting_of
+from dummyforcing_core.clips.memory_use import MemoryUse
 from dummyforcing_core.errors import OutputError, PlanError
 from dummyforcing_core.geometry import LatentShape, Span, chunk_spans
-from dummyforcing_core.loops import loop_of, price_shape
-from dummyforcing_core.memory_use import MemoryUse
+from dummyforcing_core.kv.cache import KVCache
+from dummyforcing_core.loops.clip_memory import setting_of
+from dummyforcing_core.loops.restarts import Part, parts_of, restarts
+from dummyforcing_core.loops.rollout import ChunkResult, rollout
+from dummyforcing_core.loops.table import loop_of, price_shape
 from dummyforcing_core.models.denoiser import Step, WanDenoiser
 from dummyforcing_core.models.families import get_family
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import DummyForcing, Full, Policy, SlidingWindow
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.restarts import Part, parts_of, restarts
-from dummyforcing_core.rollout import ChunkResult, rollout
 from tests.property.tiny import context, tiny_model
 
 CAUSVID = get_family("causvid")

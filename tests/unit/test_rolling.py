@@ -10,14 +10,14 @@ from torch import Tensor
 
 from dummyforcing_core.errors import DummyForcingError, OutputError, PlanError
 from dummyforcing_core.geometry import Span
+from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
+from dummyforcing_core.kv.scoring import HeadScores
 from dummyforcing_core.models.families import Family
-from dummyforcing_core.plan import HeadMemory, HeadPlan
+from dummyforcing_core.models.stepcache import StepCache
 from dummyforcing_core.policies import DummyForcing, Full, Policy, SlidingWindow
 from dummyforcing_core.policies.base import Setting
 from dummyforcing_core.prompts import PromptSchedule
 from dummyforcing_core.schedule import Schedule
-from dummyforcing_core.scoring import HeadScores
-from dummyforcing_core.stepcache import StepCache
 from tests.unit.rolling_runs import (
     LONG,
     PLANS,

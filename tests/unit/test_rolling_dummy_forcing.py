@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dummyforcing_core.clip_memory import kv_shape
-from dummyforcing_core.memory_use import MemoryUse
-from dummyforcing_core.plan import HeadMemory, HeadPlan
+from dummyforcing_core.clips.memory_use import MemoryUse
+from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
+from dummyforcing_core.kv.rolling_cache import RollingCache
+from dummyforcing_core.loops.clip_memory import kv_shape
 from dummyforcing_core.policies import DummyForcing
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.rolling_cache import RollingCache
 from tests.unit.rolling_runs import (
     PLANS,
     ROLES,

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dummyforcing_core.models.rope import THETA, apply_rope, axis_pairs, rope_table
+from dummyforcing_core.kv.rope import THETA, apply_rope, axis_pairs, rope_table
 
 
 @pytest.mark.parametrize(

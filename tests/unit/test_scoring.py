@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dummyforcing_core import scoring
-from dummyforcing_core.cache import KVCache, Region
 from dummyforcing_core.errors import PlanError
-from dummyforcing_core.plan import HeadMemory, HeadPlan, KVShape
-from dummyforcing_core.scoring import HeadScores, Observation, region_mass, region_mass_lse
+from dummyforcing_core.kv import scoring
+from dummyforcing_core.kv.cache import KVCache, Region
+from dummyforcing_core.kv.plan import HeadMemory, HeadPlan, KVShape
+from dummyforcing_core.kv.scoring import HeadScores, Observation, region_mass, region_mass_lse
 
 quick = settings(deadline=None, max_examples=40)
 

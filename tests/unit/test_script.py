@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from dummyforcing_core.clips.script import Script
 from dummyforcing_core.errors import DummyForcingError
-from dummyforcing_core.script import Script
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dummyforcing_core.cli.common import size
+from dummyforcing_core.clips.start import start_from_image
+from dummyforcing_core.clips.video import read_frames
 from dummyforcing_core.errors import OutputError
 from dummyforcing_core.geometry import SIZES, LatentShape
-from dummyforcing_core.start import start_from_image
-from dummyforcing_core.streaming import crop
-from dummyforcing_core.video import read_frames
+from dummyforcing_core.vae.streaming import crop
 
 PROMPT = ("--prompt", "a red circle")
 

@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from dummyforcing_core.clip_memory import new_cache, replay
 from dummyforcing_core.errors import DummyForcingError
 from dummyforcing_core.geometry import LatentShape
+from dummyforcing_core.loops.clip_memory import new_cache, replay
+from dummyforcing_core.loops.rollout import rollout
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import FAMILIES, Family
+from dummyforcing_core.models.stepcache import COEFFICIENTS, NO_STEPS, StepCache, TeaCache
 from dummyforcing_core.models.wan import CausalWan, Residual, WanConfig
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import Full
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.rollout import rollout
 from dummyforcing_core.schedule import Schedule
-from dummyforcing_core.stepcache import COEFFICIENTS, NO_STEPS, StepCache, TeaCache
 
 SCHEDULE = Schedule((1.0, 0.8, 0.6, 0.4))
 FAMILY = Family("tiny", "Tiny random model", "tests", trained_frames=10_000)

@@ -8,16 +8,16 @@ from torch import Tensor
 
 from dummyforcing_core.errors import OutputError
 from dummyforcing_core.geometry import LatentShape
+from dummyforcing_core.loops.recompute import recompute
 from dummyforcing_core.models.denoiser import ModelGeometry, Step
 from dummyforcing_core.models.families import Family
-from dummyforcing_core.models.still_frame import DecodedStills, KeptStills
-from dummyforcing_core.models.wan_vae import State, WanVAE, WanVAEConfig
-from dummyforcing_core.models.wan_vae_stream import WanVAEDecoder, encode
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import Full
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.recompute import recompute
 from dummyforcing_core.schedule import Schedule
+from dummyforcing_core.vae.still_frame import DecodedStills, KeptStills
+from dummyforcing_core.vae.wan_vae import State, WanVAE, WanVAEConfig
+from dummyforcing_core.vae.wan_vae_stream import WanVAEDecoder, encode
 
 
 @pytest.fixture(scope="module")

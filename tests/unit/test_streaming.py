@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dummyforcing_core.errors import OutputError
-from dummyforcing_core.streaming import LatentPreview, StreamingDecoder, crop, to_uint8
+from dummyforcing_core.vae.streaming import LatentPreview, StreamingDecoder, crop, to_uint8
 
 
 def latents(frames: int, batch: int = 1, height: int = 4, width: int = 6) -> torch.Tensor:

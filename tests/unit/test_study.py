@@ -15,15 +15,15 @@ from demo.study_policies import BARE, EqualBytes, FixedRoles, held_frames
 from demo.study_scene import Scene, Subject, make
 from demo.study_statistics import difference, interval
 from demo.world import render
-from dummyforcing_core.attention import attention
-from dummyforcing_core.models.demo_assets import load_demo_codec
-from dummyforcing_core.models.demo_text import encode_prompt
+from dummyforcing_core.clips.demo_assets import load_demo_codec
+from dummyforcing_core.evaluation.teacher_forced import teacher_forced
+from dummyforcing_core.kv.attention import attention
+from dummyforcing_core.kv.plan import HeadMemory
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import get_family
 from dummyforcing_core.models.wan import CausalWan, WanConfig
-from dummyforcing_core.plan import HeadMemory
 from dummyforcing_core.policies import DummyForcing, Full, Setting, SlidingWindow
-from dummyforcing_core.teacher_forced import teacher_forced
+from dummyforcing_core.text.demo_text import encode_prompt
 
 FEW = ("--profile-clips", "1", "--ratios", "0.5", "--workers", "1")
 SETTING = Setting(6, 4, get_family("demo"), 3, 21)

@@ -8,22 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from dummyforcing_core.attention import reference
-from dummyforcing_core.clip_memory import clean_pass, new_cache
-from dummyforcing_core.comparison import Row
+from dummyforcing_core.clips.report import RunReport
+from dummyforcing_core.evaluation.comparison import Row
+from dummyforcing_core.evaluation.teacher_forced import ChunkError, teacher_forced
 from dummyforcing_core.geometry import LatentShape
-from dummyforcing_core.loops import loop_of
+from dummyforcing_core.kv.attention import reference
+from dummyforcing_core.kv.plan import HeadMemory, HeadPlan, KVShape
+from dummyforcing_core.loops.clip_memory import clean_pass, new_cache
+from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.loops.table import loop_of
 from dummyforcing_core.models.denoiser import Step, WanDenoiser
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.models.wan import CausalWan, WanConfig
 from dummyforcing_core.noise import SeededNoise
-from dummyforcing_core.plan import HeadMemory, HeadPlan, KVShape
 from dummyforcing_core.policies import DummyForcing, Full, Policy, SlidingWindow
 from dummyforcing_core.prompts import PromptSchedule
-from dummyforcing_core.report import RunReport
-from dummyforcing_core.rollout import rollout
 from dummyforcing_core.schedule import Schedule, add_noise
-from dummyforcing_core.teacher_forced import ChunkError, teacher_forced
 
 FAMILY = Family("tiny", "Tiny random model", "tests", trained_frames=10_000)
 SCHEDULE = Schedule((1.0, 0.6))

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dummyforcing_core.errors import CheckpointError, OutputError
-from dummyforcing_core.models.tiny_vae import TinyDecoder, TinyState, TinyStream
-from dummyforcing_core.models.tiny_vae_file import is_tiny_decoder, load_tiny_decoder
-from dummyforcing_core.models.wan_vae import WanVAE, WanVAEConfig
-from dummyforcing_core.streaming import StreamingDecoder
+from dummyforcing_core.vae.streaming import StreamingDecoder
+from dummyforcing_core.vae.tiny_vae import TinyDecoder, TinyState, TinyStream
+from dummyforcing_core.vae.tiny_vae_file import is_tiny_decoder, load_tiny_decoder
+from dummyforcing_core.vae.wan_vae import WanVAE, WanVAEConfig
 
 RECORDED = Path(__file__).parent / "data" / "tiny_vae.safetensors"
 NAMES = ("taew2_1", "lighttaew2_1")

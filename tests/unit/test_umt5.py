@@ -18,9 +18,9 @@ pytest.importorskip("sentencepiece")
 pytest.importorskip("ftfy")
 
 from dummyforcing_core.errors import CheckpointError, DummyForcingError
-from dummyforcing_core.models import umt5
-from dummyforcing_core.models.umt5 import TextEncoder
-from dummyforcing_core.models.umt5_tokenizer import clean, load_tokenizer
+from dummyforcing_core.text import umt5
+from dummyforcing_core.text.umt5 import TextEncoder
+from dummyforcing_core.text.umt5_tokenizer import clean, load_tokenizer
 from tests.unit import tiny_umt5 as tiny
 from tests.unit.tiny_umt5 import PROMPT, TEXT_LEN, Tensors
 
@@ -587,7 +587,7 @@ def test_the_core_imports_without_them() -> None:
 import sys
 for name in ("transformers", "tokenizers", "sentencepiece", "ftfy"):
     sys.modules[name] = None
-import dummyforcing_core.models.umt5, dummyforcing_core.pipeline, dummyforcing_core.__main__
+import dummyforcing_core.text.umt5, dummyforcing_core.clips.pipeline, dummyforcing_core.__main__
 """
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=120)

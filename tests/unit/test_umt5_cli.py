@@ -12,16 +12,17 @@ pytest.importorskip("transformers")
 pytest.importorskip("sentencepiece")
 pytest.importorskip("ftfy")
 
-from dummyforcing_core import pipeline
-from dummyforcing_core.models import checkpoints, umt5
-from dummyforcing_core.models.demo_text import TEXT_DIM, TEXT_LEN
-from dummyforcing_core.models.tiny_vae import TinyStream
-from dummyforcing_core.models.tiny_vae_file import load_tiny_decoder
-from dummyforcing_core.models.umt5 import TextEncoder
+from dummyforcing_core.clips import pipeline
+from dummyforcing_core.clips.video import read_frames
+from dummyforcing_core.models import checkpoints
 from dummyforcing_core.models.wan import CausalWan, WanConfig
-from dummyforcing_core.models.wan_vae import WanVAE, WanVAEConfig
-from dummyforcing_core.streaming import to_uint8
-from dummyforcing_core.video import read_frames
+from dummyforcing_core.text import umt5
+from dummyforcing_core.text.demo_text import TEXT_DIM, TEXT_LEN
+from dummyforcing_core.text.umt5 import TextEncoder
+from dummyforcing_core.vae.streaming import to_uint8
+from dummyforcing_core.vae.tiny_vae import TinyStream
+from dummyforcing_core.vae.tiny_vae_file import load_tiny_decoder
+from dummyforcing_core.vae.wan_vae import WanVAE, WanVAEConfig
 from tests.unit import tiny_umt5 as tiny
 from tests.unit.refusals import assert_refused, files
 from tests.unit.test_tiny_vae import seeded_weights

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dummyforcing_core.errors import DummyForcingError, OutputError
-from dummyforcing_core.vbench import Sample, Shard, pair_up
-from dummyforcing_core.vbench_folder import ClipFolder
+from dummyforcing_core.evaluation.vbench import Sample, Shard, pair_up
+from dummyforcing_core.evaluation.vbench_folder import ClipFolder
 
 # Two real prompts of VBench's list, and the names its README and its evaluation give them.
 STYLE = "A beautiful coastal beach in spring, waves lapping on sand by Hokusai, in the style of Ukiyo"

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from dummyforcing_core.cli import vbench
+from dummyforcing_core.clips.video import read_frames
 from dummyforcing_core.errors import OutputError
-from dummyforcing_core.vbench import Sample, Shard
-from dummyforcing_core.video import read_frames
+from dummyforcing_core.evaluation.vbench import Sample, Shard
 from tests.unit.refusals import assert_refused, files
 
 pytestmark = pytest.mark.usefixtures("tiny_demo", "alone")
@@ -113,7 +113,7 @@ def test_a_folder_grows(sample, tmp_path: Path) -> None:
 def test_leftovers_of_a_killed_run(sample, tmp_path: Path) -> None:
     unfinished = tmp_path / "out" / "unfinished"
     unfinished.mkdir(parents=True)
-    from dummyforcing_core.vbench_folder import ClipFolder
+    from dummyforcing_core.evaluation.vbench_folder import ClipFolder
 
     folder = ClipFolder(tmp_path / "out")
     left = folder.working_file(Sample(RED, RED, 0))

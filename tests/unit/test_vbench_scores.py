@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dummyforcing_core.errors import OutputError
-from dummyforcing_core.vbench_scores import QUALITY, SEMANTIC, read_results, scores
+from dummyforcing_core.evaluation.vbench_scores import QUALITY, SEMANTIC, read_results, scores
 
 EVERYTHING = QUALITY | SEMANTIC
 OFFICIAL = [

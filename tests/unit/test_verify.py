@@ -10,19 +10,19 @@ from safetensors.torch import load_file, save_file
 
 from dummyforcing_core.__main__ import build_parser
 from dummyforcing_core.cli import verify as command
-from dummyforcing_core.comparison import Row
+from dummyforcing_core.clips.report import ChunkTiming, RunReport
+from dummyforcing_core.evaluation.comparison import Row
+from dummyforcing_core.evaluation.profiling import CLEAN, Sample
+from dummyforcing_core.evaluation.teacher_forced import ChunkError
+from dummyforcing_core.evaluation.verify import Page, check_bytes, check_costs, check_heads, check_tensors, chunk_fps
 from dummyforcing_core.geometry import Span
+from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
+from dummyforcing_core.kv.scoring import HeadScores
 from dummyforcing_core.models import checkpoints
 from dummyforcing_core.models.checkpoints import DEMO_PATH, save_model
 from dummyforcing_core.models.families import FAMILIES
 from dummyforcing_core.models.wan import CausalWan, WanConfig
-from dummyforcing_core.plan import HeadMemory, HeadPlan
 from dummyforcing_core.policies import DummyForcing, Full
-from dummyforcing_core.profiling import CLEAN, Sample
-from dummyforcing_core.report import ChunkTiming, RunReport
-from dummyforcing_core.scoring import HeadScores
-from dummyforcing_core.teacher_forced import ChunkError
-from dummyforcing_core.verify import Page, check_bytes, check_costs, check_heads, check_tensors, chunk_fps
 from tests.unit.refusals import assert_refused
 
 CONFIG = WanConfig(dim=256, ffn_dim=64, num_heads=2, num_layers=2, text_dim=32, freq_dim=16)

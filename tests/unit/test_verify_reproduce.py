@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dummyforcing_core.vbench_scores import QUALITY, SEMANTIC
+from dummyforcing_core.evaluation.vbench_scores import QUALITY, SEMANTIC
 from tests.unit.refusals import assert_refused
 
 ROOT = Path(__file__).parents[2]

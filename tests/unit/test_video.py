@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dummyforcing_core import video
+from dummyforcing_core.clips import video
+from dummyforcing_core.clips.video import VideoWriter, read_frames
 from dummyforcing_core.errors import OutputError
-from dummyforcing_core.video import VideoWriter, read_frames, write_atomic
+from dummyforcing_core.files import write_atomic
 
 av = pytest.importorskip("av")
 
@@ -107,7 +108,7 @@ def test_same_frames_same_bytes_even_for_two_writers_at_once(tmp_path):
 KILLED_WRITER = """
 import sys, time
 import numpy as np
-from dummyforcing_core.video import VideoWriter
+from dummyforcing_core.clips.video import VideoWriter
 writer = VideoWriter(sys.argv[1], 64, 48)
 for chunk in range(100):
     writer.write(np.full((9 if chunk == 0 else 12, 48, 64, 3), 20 + 40 * chunk, np.uint8))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dummyforcing_core.attention import reference
+from dummyforcing_core.kv.attention import reference
 from dummyforcing_core.models.wan import CausalWan, WanConfig, forward, sinusoid, text_kv, time_embedding
 
 CONFIG = WanConfig(dim=64, ffn_dim=96, num_heads=2, num_layers=3, text_dim=8, text_len=5, freq_dim=32)

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dummyforcing_core.errors import CheckpointError, OutputError
-from dummyforcing_core.models.wan_vae import LATENT_MEAN, LATENT_STD, WanVAE, WanVAEConfig
-from dummyforcing_core.models.wan_vae_blocks import State
-from dummyforcing_core.models.wan_vae_file import load_wan_vae
-from dummyforcing_core.models.wan_vae_stream import WanVAEDecoder, encode
-from dummyforcing_core.models.wan_vae_tiles import tiles
-from dummyforcing_core.streaming import StreamingDecoder
+from dummyforcing_core.vae.streaming import StreamingDecoder
+from dummyforcing_core.vae.wan_vae import LATENT_MEAN, LATENT_STD, WanVAE, WanVAEConfig
+from dummyforcing_core.vae.wan_vae_blocks import State
+from dummyforcing_core.vae.wan_vae_file import load_wan_vae
+from dummyforcing_core.vae.wan_vae_stream import WanVAEDecoder, encode
+from dummyforcing_core.vae.wan_vae_tiles import tiles
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data" / "H_vae_stream.safetensors"
 

@@ -42,7 +42,7 @@ def random_cuts(frames: int, seed: int) -> list[int]:
 
 
 def frames_of(path: Any, part: Any) -> np.ndarray:
-    return np.stack(list(part("dummyforcing_core.video").read_frames(Path(path))))
+    return np.stack(list(part("dummyforcing_core.clips.video").read_frames(Path(path))))
 
 
 def difference(shown: np.ndarray, truth: np.ndarray) -> float:

@@ -29,7 +29,7 @@ def video(part: Any, tiny_vae: Any) -> Callable[..., np.ndarray]:
             for piece in latents.split(cuts, 2):
                 output.add(piece)
             output.finish()
-        return np.stack(list(part("dummyforcing_core.video").read_frames(Path(output.files[0].path))))
+        return np.stack(list(part("dummyforcing_core.clips.video").read_frames(Path(output.files[0].path))))
 
     return make
 
@@ -100,7 +100,7 @@ def test_a_failure_in_tiles_too_is_told_and_what_was_made_plays(
         video(latents_of(9), [3, 3, 3])
     (left,) = outputs() - before
     assert left.endswith(".part.mp4") and Path(left).name in caplog.text
-    assert len(list(part("dummyforcing_core.video").read_frames(base / "output" / left))) == 21
+    assert len(list(part("dummyforcing_core.clips.video").read_frames(base / "output" / left))) == 21
     assert calls == [None, None, None, (32, 32)]
 
 

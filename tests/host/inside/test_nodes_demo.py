@@ -35,7 +35,9 @@ def test_the_demo_workflow(call: Any, demo: Any, prompt: Any, stream: Any, part:
     latent = call("DummyForcingClipSize", preset="custom", width=64, height=64, seconds=2.0).outputs[0]
     assert latent["samples"].shape == (1, 16, 9, 8, 8)
     done = stream(model, conditioning=prompt(), latent=latent, vae=demo[2], seed=0)
-    frames = np.stack(list(part("dummyforcing_core.video").read_frames(Path(done.outputs[1][0].get_stream_source()))))
+    frames = np.stack(
+        list(part("dummyforcing_core.clips.video").read_frames(Path(done.outputs[1][0].get_stream_source())))
+    )
     assert frames.shape == (33, 64, 64, 3)
     left, right = frames[0, :, :32].astype(int), frames[0, :, 32:].astype(int)
     assert (left[..., 0] - left[..., 2]).max() > 80, "no red on the left"
@@ -82,8 +84,8 @@ def test_the_same_engine_without_the_host_makes_the_same_clip(
     loaded = part("dummyforcing_core.models.checkpoints").load_demo_model()
     family = families.get_family("demo")
     shape = geometry.LatentShape(1, 16, 7, 8, 8)
-    context, _ = part("dummyforcing_core.models.demo_text").encode_prompt(PROMPT)
-    chunks = part("dummyforcing_core.rollout").rollout(
+    context, _ = part("dummyforcing_core.text.demo_text").encode_prompt(PROMPT)
+    chunks = part("dummyforcing_core.loops.rollout").rollout(
         part("dummyforcing_core.models.denoiser").WanDenoiser(loaded.model),
         shape,
         family.schedule,
@@ -97,19 +99,19 @@ def test_the_same_engine_without_the_host_makes_the_same_clip(
 
 
 def test_profile_heads_scores_as_the_core_does(profile: Any, part: Any, demo: Any) -> None:
-    profiling, geometry = part("dummyforcing_core.profiling"), part("dummyforcing_core.geometry")
+    profiling, geometry = part("dummyforcing_core.evaluation.profiling"), part("dummyforcing_core.geometry")
     loaded = part("dummyforcing_core.models.checkpoints").load_demo_model()
-    context, _ = part("dummyforcing_core.models.demo_text").encode_prompt(PROMPT)
+    context, _ = part("dummyforcing_core.text.demo_text").encode_prompt(PROMPT)
     plan = profiling.ProfilePlan(
         [part("dummyforcing_core.prompts").PromptSchedule.constant(context)], [5], geometry.LatentShape(1, 16, 12, 8, 8)
     )
     denoise = part("dummyforcing_core.models.denoiser").WanDenoiser(loaded.model)
     samples = [one.scores for one in profiling.take_samples(denoise, loaded.family, plan)]
-    wanted = part("dummyforcing_core.scoring").HeadScores.mean(samples)
+    wanted = part("dummyforcing_core.kv.scoring").HeadScores.mean(samples)
     made, image = profile.outputs
     torch.testing.assert_close(made.scores.mass, wanted.mass, rtol=0, atol=1e-4)
     (shown,) = profile.ui["dummyforcing_heads"]
-    programming = part("dummyforcing_core.head_programming")
+    programming = part("dummyforcing_core.policies.head_programming")
     heads = made.scores.mass.shape[0] * made.scores.mass.shape[1]
     roles = [[programming.ROLES[r] for r in row] for row in programming.assign_roles(wanted.mass, round(heads / 2))]
     assert shown["roles"] == roles
@@ -173,7 +175,9 @@ def test_compare_clips_finds_no_difference_between_equal_clips(
         stream(demo[0], conditioning=prompt(), vae=demo[2], seed=s, latent=canvas(3)).outputs[1][0] for s in (0, 1)
     )
     same = call("DummyForcingCompareClips", first=one, second=one)
-    joined = np.stack(list(part("dummyforcing_core.video").read_frames(Path(same.outputs[0].get_stream_source()))))
+    joined = np.stack(
+        list(part("dummyforcing_core.clips.video").read_frames(Path(same.outputs[0].get_stream_source())))
+    )
     assert joined.shape[0] == 9 and joined.shape[2] >= 128
     differing = call("DummyForcingCompareClips", first=one, second=other)
     assert same.outputs[1] != differing.outputs[1]

@@ -47,7 +47,7 @@ def test_a_clip_ends_where_it_is_asked_to(
     if vae:
         source = done.outputs[1][0].get_stream_source()
         assert ".part" not in source
-        assert len(list(part("dummyforcing_core.video").read_frames(Path(source)))) == 21
+        assert len(list(part("dummyforcing_core.clips.video").read_frames(Path(source)))) == 21
     assert part("nodes.host.live")._running == {}
 
 

@@ -18,7 +18,7 @@ class Broken(Exception):
 @pytest.fixture
 def caches(part: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Weak references to every cache of K and V of this test, and to all of their tensors."""
-    cache_type = part("dummyforcing_core.cache").KVCache
+    cache_type = part("dummyforcing_core.kv.cache").KVCache
     made: list[Any] = []
     begin = cache_type.begin
 
@@ -129,7 +129,7 @@ def test_a_run_that_stops_in_its_second_chunk(
     (left,) = outputs() - before
     assert left.startswith("stopped/clip_") and left.endswith(".part.mp4")
     assert Path(left).name in caplog.text
-    assert len(list(part("dummyforcing_core.video").read_frames(base / "output" / left))) == 9
+    assert len(list(part("dummyforcing_core.clips.video").read_frames(base / "output" / left))) == 9
     assert not comfy.model_management.processing_interrupted()
 
 

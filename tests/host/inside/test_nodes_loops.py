@@ -30,7 +30,7 @@ def alone(
     entries = ((0, features),) if later is None else ((0, features), (6, later))
     prompts = part("dummyforcing_core.prompts").PromptSchedule(entries)
     denoise = part("dummyforcing_core.models.denoiser").WanDenoiser(loaded.model)
-    loop = part("dummyforcing_core.loops").loop_of(loaded.family)
+    loop = part("dummyforcing_core.loops.table").loop_of(loaded.family)
     chunks = loop(denoise, shape, loaded.family.schedule, prompts, policy, loaded.family, noise)
     return torch.cat([chunk.latent for chunk in chunks], dim=2)
 
@@ -149,4 +149,4 @@ def test_a_given_start_of_any_length_goes_on(
     torch.testing.assert_close(made[:, :, :given], start, rtol=0, atol=1e-5)
     if vae:
         video = Path(done.outputs[1][0].get_stream_source())
-        assert len(list(part("dummyforcing_core.video").read_frames(video))) == 4 * frames - 3
+        assert len(list(part("dummyforcing_core.clips.video").read_frames(video))) == 4 * frames - 3

@@ -21,7 +21,7 @@ POLICIES = {
 @pytest.fixture
 def taken(part: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The most bytes of K and V that were allocated, after every commit and every re-packing."""
-    cache_type = part("dummyforcing_core.cache").KVCache
+    cache_type = part("dummyforcing_core.kv.cache").KVCache
     sizes: list[int] = []
 
     def measured(self: Any) -> int:

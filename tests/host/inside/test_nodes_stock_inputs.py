@@ -132,7 +132,7 @@ def test_trims_are_compared_and_not_the_whole_file(
     whole = stream(ar_model(), latent=canvas(6), vae=tiny_vae, filename_prefix="trim/whole").outputs[1][0]  # 21 frames
     trimmed = whole.as_trimmed(0.5, 0.5, strict_duration=False)
     joined = call("DummyForcingCompareClips", first=trimmed, second=trimmed).outputs[0]
-    read = part("dummyforcing_core.video").read_frames
+    read = part("dummyforcing_core.clips.video").read_frames
     frames = np.stack(list(read(Path(joined.get_stream_source()))))
     assert len(frames) == 8
 

@@ -107,7 +107,7 @@ def test_out_of_memory_once_goes_on_in_tiles(
     done = stream(model, latent=canvas(9, batch=2), vae=vae)
     assert len(calls) > 9
     torch.testing.assert_close(done.outputs[0]["samples"], untouched.outputs[0]["samples"], rtol=0, atol=0)
-    read = part("dummyforcing_core.video").read_frames
+    read = part("dummyforcing_core.clips.video").read_frames
     for ours, theirs in zip(done.outputs[1], untouched.outputs[1], strict=True):
         clips = [np.stack(list(read(Path(v.get_stream_source())))) for v in (ours, theirs)]
         np.testing.assert_array_equal(*clips)  # the frame is smaller than a tile
@@ -150,7 +150,7 @@ def test_the_clip_is_decoded_while_it_is_made(
     monkeypatch.setattr(kind, "push", lambda self, latents: pushed.append(latents.shape[2]) or push(self, latents))
     done = stream(ar_model(), vae=vae)
     assert pushed == [3, 3, 1]
-    frames = part("dummyforcing_core.video").read_frames(Path(done.outputs[1][0].get_stream_source()))
+    frames = part("dummyforcing_core.clips.video").read_frames(Path(done.outputs[1][0].get_stream_source()))
     shown = np.stack(list(frames)).astype(np.float32)
     truth = (whole(vae, done.outputs[0]["samples"])[0].permute(1, 2, 3, 0) + 1).clamp(0, 2) * 127.5
     assert shown.shape == truth.shape == (25, 64, 64, 3)

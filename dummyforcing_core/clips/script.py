@@ -1,0 +1,107 @@
+"""Prompts over time as people write them: lines of text, or the interactive JSONL of LongLive."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DummyForcingError
+from ..geometry import FPS, TEMPORAL
+
+LATENTS_PER_SECOND = FPS / TEMPORAL
+
+
+@dataclass(frozen=True)
+class Script:
+    """(first latent frame, prompt) lines by rising frame, the first at 0.
+
+    blend_chunks -- chunks over which a switch goes from one prompt to the next; 0 switches at once
+    """
+
+    lines: tuple[tuple[int, str], ...]
+    blend_chunks: int = 0
+
+    def __post_init__(self) -> None:
+        if self.blend_chunks < 0:
+            raise DummyForcingError(f"a blend over {self.blend_chunks} chunks came; give 0 (a hard switch) or more")
+        starts = [start for start, _ in self.lines]
+        if not starts or starts[0] != 0:
+            raise DummyForcingError(f"prompts that start at latent frames {starts} came; the first must start at 0")
+        if starts != sorted(set(starts)):
+            raise DummyForcingError(f"prompts that start at latent frames {starts} came; put them in rising order")
+
+    @classmethod
+    def constant(cls, prompt: str) -> "Script":
+        """One prompt for the whole clip."""
+        return cls(((0, prompt),))
+
+    @classmethod
+    def per_chunk(cls, prompts: Sequence[str], chunk_frames: int) -> "Script":
+        """One prompt per chunk; a repeat of the last is no switch."""
+        lines = enumerate(prompts)
+        return cls(tuple((i * chunk_frames, p) for i, p in lines if i == 0 or p != prompts[i - 1]))
+
+    @classmethod
+    def parse(cls, text: str) -> "Script":
+        """Lines `0:15 | prompt`: from that minute and second on (`15`, `0:15` and `0:15.5` are times)."""
+        lines = []
+        for number, line in enumerate(text.splitlines(), start=1):
+            if not line.strip() or line.lstrip().startswith("#"):
+                continue
+            match = re.fullmatch(r"\s*(?:(\d+):)?(\d+(?:\.\d+)?)\s*\|\s*(\S.*?)\s*", line)
+            if not match:
+                raise DummyForcingError(f"line {number} is {line.strip()!r}; write TIME | PROMPT, e.g. 0:15 | a cat")
+            seconds = 60 * int(match[1] or 0) + float(match[2])
+            lines.append((round(seconds * LATENTS_PER_SECOND), match[3]))
+        return cls(tuple(lines))
+
+    @classmethod
+    def parse_jsonl(cls, text: str, switch_frames: Sequence[int]) -> list["Script"]:
+        """Lines {"prompts": [p0 .. pn]}, one clip each; prompt i + 1 starts at latent frame switch_frames[i]."""
+        scripts = []
+        for number, line in enumerate(text.splitlines(), start=1):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DummyForcingError(f"line {number} is not JSON: {error.msg}; write one object per line") from error
+            prompts = entry.get("prompts") if isinstance(entry, dict) else None
+            if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) for p in prompts):
+                raise DummyForcingError(f'line {number} is no object with "prompts", a list of texts: {line[:60]}')
+            if len(prompts) != len(switch_frames) + 1:
+                raise DummyForcingError(
+                    f"line {number} has {len(prompts)} prompts, which needs {len(prompts) - 1} switch frames; "
+                    f"{len(switch_frames)} came: {list(switch_frames)}"
+                )
+            scripts.append(cls(tuple(zip([0, *switch_frames], prompts, strict=True))))
+        return scripts
+
+    @classmethod
+    def read(cls, path: Path, switch_frames: Sequence[int] = ()) -> list["Script"]:
+        """The clips of a file: one in the text form, one per line of a .jsonl."""
+        try:
+            text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark in front
+        except (OSError, UnicodeDecodeError) as error:
+            raise DummyForcingError(f"cannot read the schedule {path}: {error}; give a UTF-8 text file") from error
+        try:
+            jsonl = path.suffix.lower() == ".jsonl"
+            if switch_frames and not jsonl:
+                raise DummyForcingError("switch frames belong to a .jsonl schedule; a text schedule has its own times")
+            scripts = cls.parse_jsonl(text, switch_frames) if jsonl else [cls.parse(text)]
+        except DummyForcingError as error:
+            raise DummyForcingError(f"{path}: {error}") from error
+        if not scripts:
+            raise DummyForcingError(f"{path} holds no clip; write one object per line")
+        return scripts
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts in order."""
+        return [prompt for _, prompt in self.lines]
+
+    @property
+    def title(self) -> str:
+        """The prompts in one line."""
+        return "  |  ".join(self.prompts)

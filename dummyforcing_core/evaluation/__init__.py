@@ -1,0 +1,1 @@
+"""What policies cost and keep: teacher forcing, head profiles, comparisons, VBench."""

@@ -1,0 +1,151 @@
+"""The folder of a VBench run: finished clips alone in videos/, the rest beside it.
+
+    DIR/videos/{prompt}-{i}.mp4   VBench takes the ending of the first name it lists for that of all: only clips here
+    DIR/manifest.json             how they were made, and every clip's seed
+    DIR/unfinished/               what is being written, or was when a run was killed
+
+A clip appears in videos/ whole and under its own name, or not at all; so what exists is finished. Every writer uses a
+file name of its own: a process that outlived its killed run cannot spoil the one that goes on.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import OutputError
+from ..files import make_folder, output_error, write_atomic
+from .vbench import SEED_RULE, Sample, Suite
+
+FORMAT = "dummyforcing.vbench"
+VERSION = 1
+
+
+class ClipFolder:
+    """A folder that clips are sampled into, by one process or many."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.videos, self.unfinished, self.manifest = path / "videos", path / "unfinished", path / "manifest.json"
+
+    def make(self) -> None:
+        """Makes the folders; OutputError if that cannot be."""
+        for folder in (self.videos, self.unfinished):
+            make_folder(folder)
+
+    def ignores_case(self) -> bool:
+        """Whether two names that differ in case are one file here."""
+        probe = self.unfinished / f"case-{uuid.uuid4().hex}"
+        try:
+            probe.touch()
+            return probe.with_name(probe.name.upper()).exists()
+        except OSError as error:
+            raise output_error(probe, error) from error
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink()
+
+    def missing(self, samples: Iterable[Sample]) -> list[Sample]:
+        """The samples whose clip is not there yet."""
+        return [sample for sample in samples if not (self.videos / sample.file_name).exists()]
+
+    def clear_unfinished(self, prompts: Iterable[str]) -> None:
+        """Drops what killed runs left of these prompts' clips."""
+        keys = {_key(prompt) for prompt in prompts}
+        for path in self.unfinished.iterdir():
+            if path.name.split("-")[0] in keys:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def working_file(self, sample: Sample) -> Path:
+        """A new name to write a clip under."""
+        return self.unfinished / f"{_key(sample.prompt)}-{sample.index}-{uuid.uuid4().hex[:8]}.mp4"
+
+    def finish(self, written: Path, sample: Sample) -> Path:
+        """Gives a whole clip its own name."""
+        target = self.videos / sample.file_name
+        try:
+            os.replace(written, target)
+        except OSError as error:
+            raise output_error(target, error) from error
+        return target
+
+    def tidy(self) -> None:
+        """Removes unfinished/ if nothing is left in it."""
+        with contextlib.suppress(OSError):
+            self.unfinished.rmdir()
+
+    def read_manifest(self) -> dict[str, Any] | None:
+        """The manifest, None if there is none; OutputError if it is damaged or of another kind."""
+        try:
+            text = self.manifest.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise OutputError(f"cannot read {self.manifest}: {error}; choose another folder") from error
+        try:
+            document = json.loads(text)
+            known = (document["format"], document["version"]) == (FORMAT, VERSION)
+            whole = isinstance(document["conditions"], dict) and isinstance(document["prompts"], dict)
+        except (ValueError, TypeError, KeyError):
+            known = whole = False
+        if not (known and whole):
+            raise OutputError(f"{self.manifest} is no manifest of this version; sample into another folder")
+        return document
+
+    def check(self, conditions: Mapping[str, Any], suite: Suite) -> None:
+        """OutputError that names what differs, if clips here were made under other conditions or of other texts."""
+        found = self.read_manifest()
+        if found is None:
+            return
+        for name, value in conditions.items():
+            if name in found["conditions"] and found["conditions"][name] != value:
+                raise OutputError(
+                    f"{self.path} holds clips with {name} {found['conditions'][name]}, now {name} {value} came; repeat "
+                    "what they were made with, or choose another folder"
+                )
+        for prompt, text in suite.items():
+            entry = found["prompts"].get(prompt)
+            if entry is not None and entry["text"] != text:
+                raise OutputError(
+                    f"{self.path} holds clips of {prompt[:60]!r} sampled as {entry['text'][:40]!r}, now {text[:40]!r} "
+                    "came; repeat the --extended file they were made with, or choose another folder"
+                )
+
+    def record(
+        self,
+        conditions: Mapping[str, Any],
+        made_with: Mapping[str, Any],
+        suite: Suite,
+        seeds: Callable[[str], list[int]],
+    ) -> None:
+        """Writes the manifest once; later runs, with more prompts or samples, only add theirs.
+
+        Every rank writes the same, so none has to wait for another.
+        """
+        self.check(conditions, suite)
+        found = self.read_manifest()
+        document = found or {
+            "format": FORMAT,
+            "version": VERSION,
+            "conditions": dict(conditions),
+            "made_with": dict(made_with),
+            "seed_rule": SEED_RULE,
+            "prompts": {},
+        }
+        entries = dict(document["prompts"])
+        for prompt, text in suite.items():
+            known: Sequence[int] = entries.get(prompt, {"seeds": []})["seeds"]
+            entries[prompt] = {"text": text, "seeds": max(list(known), seeds(prompt), key=len)}
+        if found is None or entries != found["prompts"]:
+            whole = document | {"prompts": entries}
+            write_atomic(self.manifest, (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def _key(prompt: str) -> str:
+    """A short name for a prompt's unfinished clips; the prompt itself may be too long for more than its own name."""
+    return hashlib.sha256(prompt.encode()).hexdigest()[:16]

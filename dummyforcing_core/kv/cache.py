@@ -1,0 +1,268 @@
+"""The KV cache of one clip: executes a head plan in static buffers, never decides.
+
+Usage, once per pass: `cache.begin(start, frames)`, let the model's forward call the cache as its self-attention, and
+after the clean pass `cache.commit()`. Between chunks `cache.repack(plan)` narrows what heads hold and frees the rest.
+Noisy passes only ever write `current`: committed history stays bit for bit as it is.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import PlanError
+from .attention import AttentionFn, attention
+from .group_buffer import GroupBuffer, HeadRange
+from .plan import HeadMemory, HeadPlan, KVShape
+from .rope import apply_rope, rope_table
+
+
+@dataclass(frozen=True)
+class Region:
+    """A run of keys one head sees: its name, its frame indices in slot order, its first and last+1 token."""
+
+    name: str
+    frames: tuple[int, ...]
+    start_token: int
+    stop_token: int
+
+
+class Observer(Protocol):
+    """Watches one pass: called for every layer and set of heads that see the same regions."""
+
+    def __call__(self, layer: int, heads: list[int], q: Tensor, k: Tensor, regions: list[Region]) -> None:
+        """q (B, Lq, len(heads), D) and k (B, Lk, len(heads), D), both rotated; regions tile k's tokens."""
+        ...
+
+
+def _groups(memories: list[HeadMemory], slots: list[list[int]]) -> list[tuple[list[int], list[HeadRange]]]:
+    """Heads by (positions, capacity, resident frames), and inside a group contiguous ranges of equal memory."""
+    table: dict[tuple[str, int, int], dict[tuple[HeadMemory, tuple[int, ...]], list[int]]] = defaultdict(dict)
+    for head, (memory, held) in enumerate(zip(memories, slots, strict=True)):
+        key = memory.positions, memory.sink_frames + (memory.recent_frames or 0), len(held)
+        table[key].setdefault((memory, tuple(held)), []).append(head)
+    result = []
+    for group in table.values():
+        heads: list[int] = []
+        ranges = []
+        for (memory, frames), members in group.items():
+            ranges.append(HeadRange(len(heads), len(heads) + len(members), memory, list(frames)))
+            heads += members
+        result.append((heads, ranges))
+    return result
+
+
+class KVCache:
+    """All layers' memories. Implements the forward's `SelfAttention`; dies with the run that made it."""
+
+    def __init__(
+        self,
+        plan: HeadPlan,
+        shape: KVShape,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        attend: AttentionFn = attention,
+    ):
+        if torch.empty((), dtype=dtype).element_size() != shape.element_bytes:
+            raise PlanError(
+                f"the cache was priced at {shape.element_bytes} bytes per element, {dtype} takes more or less"
+            )
+        self.plan, self.shape, self.attend = plan, shape, attend
+        self._like = torch.empty(0, device=device, dtype=dtype)
+        self.layers: list[list[GroupBuffer]] = []
+        for layer in range(plan.layers):
+            memories = self._memories(plan, layer)
+            self.layers.append([self._buffer(*group) for group in _groups(memories, [[] for _ in memories])])
+        self.committed_frames = 0  # taken in by this cache; heads that hold fewer have evicted some
+        self.query_frames = range(0)
+        self.pass_frames = range(0)  # those of them that become keys
+        self._tables: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self.on_output: Callable[[int, Tensor], None] | None = None  # sees every layer's output (B, L, H, D)
+        self._observer: Observer | None = None
+        self._peak_bytes = 0
+
+    def _memories(self, plan: HeadPlan, layer: int) -> list[HeadMemory]:
+        return [memory.within(self.shape.clip_frames) for memory in plan.memories[layer]]
+
+    def _buffer(self, heads: list[int], ranges: list[HeadRange]) -> GroupBuffer:
+        return GroupBuffer(heads, ranges, self.plan.heads, self.shape, self._like)
+
+    # -- one pass ------------------------------------------------------------------------------------------------
+
+    def begin(
+        self, start_frame: int, frames: int, observer: Observer | None = None, key_frames: int | None = None
+    ) -> None:
+        """Opens a pass over latent frames start_frame .. start_frame + frames - 1, watched by `observer` if given.
+
+        Only the newest `key_frames` of them (default: all) become keys and values; the others are queries only.
+        """
+        if not 0 < frames <= self.shape.pass_frames:
+            raise PlanError(f"a pass of {frames} frames came, this cache was made for 1 to {self.shape.pass_frames}")
+        stop = start_frame + frames
+        if self.query_frames != range(start_frame, stop):
+            self._tables.clear()
+        self.query_frames = range(start_frame, stop)
+        self.pass_frames = range(stop - (frames if key_frames is None else key_frames), stop)
+        self._observer = observer
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Stages k, v and attends, group by group. All (B, L, H, D), not rotated; returns (B, L, H, D)."""
+        frames = len(self.pass_frames)
+        out = torch.empty_like(q)
+        for group in self.layers[layer]:
+            self._stage(group, k, v)
+            gq = apply_rope(group.pick(q), *self._rotation(group, self.query_frames))
+            keys, values = group.views(frames)
+            if self._observer is not None:
+                for r in group.ranges:
+                    regions = self._regions(group, r)
+                    self._observer(layer, group.heads[r.span], gq[:, :, r.span], keys[:, :, r.span], regions)
+            o = self.attend(gq, keys, values)
+            if group.whole_layer:
+                out = o
+            else:
+                out[:, :, group.index] = o
+        if self.on_output is not None:
+            self.on_output(layer, out)
+        return out
+
+    def store(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Stages k, v (B, L, H, D) of a layer whose output nobody reads."""
+        for group in self.layers[layer]:
+            self._stage(group, k, v)
+
+    def _stage(self, group: GroupBuffer, k: Tensor, v: Tensor) -> None:
+        tokens = len(self.pass_frames) * self.shape.frame_tokens
+        k, v = (group.pick(x[:, x.shape[1] - tokens :]) for x in (k, v))
+        group.stage(k, v, len(self.pass_frames), *self._rotation(group, self.pass_frames))
+
+    def _rotation(self, group: GroupBuffer, frames: range) -> tuple[Tensor, Tensor]:
+        """Tables for frames of this pass: their own positions, or their places behind the frames held."""
+        start = frames.start
+        if group.rank_positions:
+            start = group.resident_frames + frames.start - self.pass_frames.start
+        key = start, len(frames)
+        if key not in self._tables:
+            at = range(start, start + len(frames))
+            self._tables[key] = rope_table(at, self.shape.rows, self.shape.cols, self.shape.head_dim, self._like.device)
+        return self._tables[key]
+
+    # -- between passes ------------------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """Makes the current pass (the clean one) history."""
+        for groups in self.layers:
+            for group in groups:
+                group.commit(self.pass_frames)
+        self.committed_frames += len(self.pass_frames)
+        self.query_frames = self.pass_frames = range(0)
+
+    def clear(self, keep_sink: bool) -> None:
+        """Forgets the recent frames, and the pinned ones too unless `keep_sink`."""
+        for layer in range(len(self.layers)):
+            memories = self._memories(self.plan, layer)
+            held = (self._range_of(layer, head) for head in range(len(memories)))
+            kept = [list(range(r.pinned_frames)) if keep_sink else [] for r in held]
+            self._replace(layer, self._repacked(layer, memories, kept))
+        if not keep_sink:
+            self.committed_frames = 0
+
+    def repack(self, plan: HeadPlan) -> None:
+        """Goes over to `plan`, layer by layer, dropping frames it does not keep.
+
+        PlanError, and nothing changed, if it needs frames that are gone.
+        """
+        plan.check(len(self.layers), self.plan.heads)
+        survivors = [self._survivors(layer, self._memories(plan, layer)) for layer in range(len(self.layers))]
+        for layer, kept in enumerate(survivors):
+            self._replace(layer, self._repacked(layer, self._memories(plan, layer), kept))
+        self.plan = plan
+
+    def _replace(self, layer: int, new: list[GroupBuffer]) -> None:
+        self._peak_bytes = max(self._peak_bytes, self.resident_bytes + sum(g.resident_bytes for g in new))
+        self.layers[layer] = new
+
+    def _survivors(self, layer: int, memories: list[HeadMemory]) -> list[list[int]]:
+        """Per head, the history slots that stay under the new memories, in their new order."""
+        kept = []
+        for head, memory in enumerate(memories):
+            source, i = self._find(layer, head)
+            if memory.positions != self._positions(source):
+                raise PlanError("a head cannot change between absolute and rank positions; rebuild the cache by replay")
+            kept.append(source.range_of(i).shrunk_to(memory, self.committed_frames))
+        return kept
+
+    def _repacked(self, layer: int, memories: list[HeadMemory], kept: list[list[int]]) -> list[GroupBuffer]:
+        """New buffers of one layer, filled from the present ones."""
+        found = [self._find(layer, head) for head in range(len(memories))]
+        slots = [[g.range_of(i).slots[slot] for slot in stay] for (g, i), stay in zip(found, kept, strict=True)]
+        buffers = [self._buffer(*group) for group in _groups(memories, slots)]
+        for group in buffers:
+            for i, head in enumerate(group.heads):
+                source, j = found[head]
+                for slot, old_slot in enumerate(kept[head]):
+                    group.set_slot(i, slot, *source.slot_kv(j, old_slot))
+        return buffers
+
+    @staticmethod
+    def _positions(group: GroupBuffer) -> str:
+        return "rank" if group.rank_positions else "absolute"
+
+    # -- what is held --------------------------------------------------------------------------------------------
+
+    def _find(self, layer: int, head: int) -> tuple[GroupBuffer, int]:
+        group = next(g for g in self.layers[layer] if head in g.heads)
+        return group, group.heads.index(head)
+
+    def _range_of(self, layer: int, head: int) -> HeadRange:
+        group, i = self._find(layer, head)
+        return group.range_of(i)
+
+    def export(self, layer: int, head: int) -> tuple[list[int], Tensor, Tensor]:
+        """One head's history in temporal order: frame indices, K as stored and V, each (B, frames * HW, D)."""
+        group, i = self._find(layer, head)
+        held = group.range_of(i)
+        pairs = [group.slot_kv(i, slot) for slot in held.order()]
+        empty = group.v[:, :0, i]
+        k, v = (torch.cat([empty, *parts], dim=1) for parts in (zip(*pairs, strict=True) if pairs else ((), ())))
+        return [held.slots[slot] for slot in held.order()], k, v
+
+    def regions(self, layer: int, head: int) -> list[Region]:
+        """What `head`'s queries see in the current pass, as token ranges of its group's live view."""
+        group, i = self._find(layer, head)
+        return self._regions(group, group.range_of(i))
+
+    def _regions(self, group: GroupBuffer, held: HeadRange) -> list[Region]:
+        return self._tiled(self.pass_frames, held.slots[: held.pinned_frames], held.slots[held.pinned_frames :])
+
+    def _tiled(self, current: Sequence[int], sink: Sequence[int], recent: Sequence[int]) -> list[Region]:
+        """Regions of keys that lie in this order, given their frame indices."""
+        regions, token = [], 0
+        for name, frames in (("current", current), ("sink", sink), ("recent", recent)):
+            stop = token + len(frames) * self.shape.frame_tokens
+            regions.append(Region(name, tuple(frames), token, stop))
+            token = stop
+        return regions
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every head holds as many frames as it ever will."""
+        return all(g.resident_frames == g.ranges[0].capacity_frames for layer in self.layers for g in layer)
+
+    @property
+    def history_bytes(self) -> int:
+        """Bytes of live history."""
+        return sum(len(g.heads) * g.resident_frames for layer in self.layers for g in layer) * self.shape.frame_bytes
+
+    def take_peak_bytes(self) -> int:
+        """The most bytes allocated since the last time this was asked."""
+        peak, self._peak_bytes = max(self._peak_bytes, self.resident_bytes), 0
+        return peak
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes allocated."""
+        return sum(group.resident_bytes for layer in self.layers for group in layer)

@@ -1,0 +1,185 @@
+"""The decision as data: what every attention head remembers, and what that costs.
+
+A policy makes a `HeadPlan`, the cache executes it. Plans count *history* frames: a window of W frames with S sink
+frames and chunks of F frames (current chunk included, as families state it) is HeadMemory(S, W - S - F).
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+from ..errors import PlanError
+
+FORMAT = "dummyforcing.head_plan"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class HeadMemory:
+    """History one head keeps, in latent frames: the first `sink_frames`, then the newest `recent_frames`.
+
+    recent_frames None keeps everything. positions: "absolute" rotates keys by their frame index; "rank" by their
+    place among the frames held, so that positions never leave the trained range however long the clip.
+    """
+
+    sink_frames: int = 0
+    recent_frames: int | None = None
+    positions: Literal["absolute", "rank"] = "absolute"
+
+    def __post_init__(self) -> None:
+        for frames in (self.sink_frames, 0 if self.recent_frames is None else self.recent_frames):
+            if type(frames) is not int or frames < 0:
+                raise PlanError(f"{self} has a count of {frames!r} frames; give whole numbers, 0 or more")
+        if self.positions not in ("absolute", "rank"):
+            raise PlanError(f"positions {self.positions!r} are unknown; known: absolute, rank")
+
+    def within(self, clip_frames: int) -> "HeadMemory":
+        """The same memory with every count resolved for a clip of `clip_frames`."""
+        sink = min(self.sink_frames, clip_frames)
+        room = clip_frames - sink
+        recent = room if self.recent_frames is None else min(self.recent_frames, room)
+        return replace(self, sink_frames=sink, recent_frames=recent)
+
+    def capacity_frames(self, clip_frames: int) -> int:
+        """The most history frames this head ever holds in a clip of `clip_frames`."""
+        memory = self.within(clip_frames)
+        return memory.sink_frames + (memory.recent_frames or 0)
+
+
+@dataclass(frozen=True)
+class KVShape:
+    """What turns frames into bytes: one run's batch, tokens per frame, head size, element size and lengths."""
+
+    batch: int
+    rows: int
+    cols: int
+    head_dim: int
+    element_bytes: int
+    clip_frames: int
+    pass_frames: int
+
+    @property
+    def frame_tokens(self) -> int:
+        return self.rows * self.cols
+
+    @property
+    def frame_bytes(self) -> int:
+        """K and V of one frame of one head."""
+        return 2 * self.batch * self.frame_tokens * self.head_dim * self.element_bytes
+
+
+def _natural(number: object) -> int:
+    """A whole number from 0 up; TypeError for anything else that JSON can hold."""
+    if type(number) is not int or number < 0:
+        raise TypeError(f"{number!r} is no index")
+    return number
+
+
+@dataclass(frozen=True)
+class HeadPlan:
+    """One memory and one role label per layer and head. Knows layers x heads, never the resolution."""
+
+    memories: tuple[tuple[HeadMemory, ...], ...]
+    roles: tuple[tuple[str, ...], ...]
+    family: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.memories or not all(len(row) == len(self.memories[0]) > 0 for row in self.memories):
+            raise PlanError("a head plan needs at least one layer, and equally many heads in every layer")
+        if [len(row) for row in self.roles] != [len(row) for row in self.memories]:
+            raise PlanError(f"roles do not match the {self.layers} layers x {self.heads} heads of the memories")
+
+    @classmethod
+    def uniform(cls, layers: int, heads: int, memory: HeadMemory, role: str, family: str = "") -> "HeadPlan":
+        """The same memory for every head."""
+        return cls(((memory,) * heads,) * layers, ((role,) * heads,) * layers, family)
+
+    @property
+    def layers(self) -> int:
+        return len(self.memories)
+
+    @property
+    def heads(self) -> int:
+        return len(self.memories[0])
+
+    def check(self, layers: int, heads: int) -> None:
+        """Raises PlanError unless the plan is for a model of this geometry."""
+        if (self.layers, self.heads) != (layers, heads):
+            raise PlanError(
+                f"the head plan is for {self.layers} layers x {self.heads} heads, the model has {layers} x {heads}; "
+                "make a plan for this model"
+            )
+
+    def cached_frames(self, clip_frames: int) -> list[int]:
+        """The history capacity of every head, in frames, layer by layer."""
+        return [memory.capacity_frames(clip_frames) for row in self.memories for memory in row]
+
+    def attention_flops(self, shape: KVShape, history_frames: int) -> int:
+        """Multiply-adds times two of one pass over a whole chunk's self-attention, with that much history behind it."""
+        keys = sum(min(history_frames, held) + shape.pass_frames for held in self.cached_frames(shape.clip_frames))
+        queries = shape.batch * shape.pass_frames * shape.frame_tokens
+        return 4 * queries * keys * shape.frame_tokens * shape.head_dim
+
+    def history_bytes(self, shape: KVShape, committed_frames: int) -> int:
+        """Bytes of live history once `committed_frames` have been committed."""
+        held = (min(committed_frames, frames) for frames in self.cached_frames(shape.clip_frames))
+        return sum(held) * shape.frame_bytes
+
+    def layer_bytes(self, shape: KVShape, layer: int) -> int:
+        """Bytes allocated for one layer: history, the current pass, and the rotated key view of rank heads."""
+        total = 0
+        for memory in self.memories[layer]:
+            frames = shape.pass_frames + memory.capacity_frames(shape.clip_frames)
+            total += frames * shape.frame_bytes * (3 if memory.positions == "rank" else 2) // 2
+        return total
+
+    def resident_bytes(self, shape: KVShape) -> int:
+        """Bytes allocated for the whole run while this plan holds."""
+        return sum(self.layer_bytes(shape, layer) for layer in range(self.layers))
+
+    def repack_peak_bytes(self, shape: KVShape, after: "HeadPlan") -> int:
+        """The most bytes allocated while the cache goes from this plan to `after`, one layer at a time."""
+        old = [self.layer_bytes(shape, layer) for layer in range(self.layers)]
+        new = [after.layer_bytes(shape, layer) for layer in range(self.layers)]
+        return max(sum(new[: layer + 1]) + sum(old[layer:]) for layer in range(self.layers))
+
+    def peak_bytes(self, shape: KVShape) -> int:
+        """The most bytes allocated in a run that begins with this plan and may narrow it."""
+        return self.repack_peak_bytes(shape, self)
+
+    def to_json(self) -> str:
+        """Text form: format, version, family, geometry, distinct memories, and one index and role per head."""
+        distinct = list(dict.fromkeys(memory for row in self.memories for memory in row))
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "family": self.family,
+            "layers": self.layers,
+            "heads": self.heads,
+            "memories": [asdict(memory) for memory in distinct],
+            "assignment": [[distinct.index(memory) for memory in row] for row in self.memories],
+            "roles": [list(row) for row in self.roles],
+        }
+        return json.dumps(document)
+
+    @classmethod
+    def from_json(cls, text: str) -> "HeadPlan":
+        """Reads `to_json`'s form; PlanError names what is wrong."""
+        try:
+            document = json.loads(text)
+            found = document["format"], document["version"]
+        except (json.JSONDecodeError, TypeError, KeyError) as error:
+            raise PlanError(f"this is not a head plan: {error!r}; expected JSON with format {FORMAT!r}") from error
+        if found != (FORMAT, VERSION):
+            raise PlanError(f"format {found[0]!r}, version {found[1]!r} came; known head plans: {FORMAT!r}, {VERSION}")
+        try:
+            memories = [HeadMemory(**entry) for entry in document["memories"]]
+            plan = cls(
+                tuple(tuple(memories[_natural(index)] for index in row) for row in document["assignment"]),
+                tuple(tuple(map(str, row)) for row in document["roles"]),
+                str(document["family"]),
+            )
+            plan.check(document["layers"], document["heads"])
+        except (KeyError, TypeError, IndexError) as error:
+            raise PlanError(f"the head plan is damaged: {error!r}; save it again") from error
+        return plan

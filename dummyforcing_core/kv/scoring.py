@@ -1,0 +1,107 @@
+"""Frame attention score: how much of a head's softmax mass lies on sink, neighbour and current frames.
+
+Dummy Forcing (arXiv 2601.20499, section 3.1). Unlike the paper's code, which samples query rows at random, every row
+counts by default, so a score is exact and the same on every run.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import PlanError
+from .cache import Region
+
+REGIONS = ("sink", "recent", "current")
+SCORE_ELEMENTS = 2**24  # logits held at once, in numbers
+
+Bounds = Sequence[tuple[int, int]]
+MassFn = Callable[[Tensor, Tensor, Bounds], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class HeadScores:
+    """mass (layers, heads, 3) float32 on the CPU: shares on sink, neighbour (recent) and current frames, sum 1."""
+
+    mass: Tensor
+
+    def __post_init__(self) -> None:
+        if self.mass.ndim != 3 or self.mass.shape[2] != len(REGIONS):
+            raise PlanError(f"scores of shape {tuple(self.mass.shape)} came; expected (layers, heads, {len(REGIONS)})")
+
+    @classmethod
+    def mean(cls, scores: Sequence["HeadScores"]) -> "HeadScores":
+        """The average of scores of one model."""
+        return cls(torch.stack([s.mass for s in scores]).mean(0))
+
+
+def region_mass(q: Tensor, k: Tensor, bounds: Bounds) -> Tensor:
+    """Mean softmax mass (H, regions) of q (B, Lq, H, D) on token ranges of k (B, Lk, H, D), in float32, in slices."""
+    q, k = (x.float().transpose(1, 2) for x in (q, k))
+    rows = max(1, SCORE_ELEMENTS // (q.shape[0] * q.shape[1] * k.shape[2]))
+    total = torch.zeros(q.shape[1], len(bounds), device=q.device)
+    for part in (q * q.shape[-1] ** -0.5).split(rows, dim=2):
+        weights = (part @ k.transpose(-1, -2)).softmax(-1)
+        masses = [weights[..., start:stop].sum(-1) for start, stop in bounds]
+        total += torch.stack(masses, dim=-1).sum(dim=(0, 2))
+    return total / (q.shape[0] * q.shape[2])
+
+
+def region_mass_lse(q: Tensor, k: Tensor, bounds: Bounds) -> Tensor:
+    """The same from the log-sum-exp of one fused attention call per region: mass_r = mean exp(lse_r - lse_all).
+
+    No scores are materialised. Arguments and result as in `region_mass`, but the ranges must cover all of k.
+    """
+    if sum(stop - start for start, stop in bounds) != k.shape[1]:
+        raise PlanError(f"token ranges {list(bounds)} came; here they must tile all {k.shape[1]} keys")
+    q, k = (x.transpose(1, 2) for x in (q, k))
+    lse = [
+        _fused_lse(q, k[:, :, start:stop])
+        if stop > start
+        else q.new_full(q.shape[:3], float("-inf"), dtype=torch.float32)
+        for start, stop in bounds
+    ]
+    return torch.stack(lse, dim=-1).softmax(-1).mean(dim=(0, 2))
+
+
+def _fused_lse(q: Tensor, k: Tensor) -> Tensor:
+    """Log-sum-exp (B, H, Lq) of q, k (B, H, L, D), as torch's fused kernels return it beside their output."""
+    if q.device.type == "cpu":
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, k)[1]
+    if q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16):
+        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, k)[1]
+    raise PlanError(f"log-sum-exp scoring needs the CPU, or CUDA with bf16 or fp16; use exact scoring on {q.device}")
+
+
+class Observation:
+    """Collects the score of every head during one pass; an `Observer` of the cache.
+
+    stride -- score every stride-th query row
+    rows   -- or these rows: (layers, n) indices, as a reference implementation drew them
+    """
+
+    def __init__(
+        self, layers: int, heads: int, stride: int = 1, rows: Tensor | None = None, mass: MassFn = region_mass
+    ):
+        if stride < 1:
+            raise PlanError(f"a score stride of {stride} came; 1 scores every query row, n every n-th")
+        self._mass_of, self._stride, self._rows = mass, stride, rows
+        self._mass: list[list[Tensor | None]] = [[None] * heads for _ in range(layers)]
+
+    def __call__(self, layer: int, heads: list[int], q: Tensor, k: Tensor, regions: list[Region]) -> None:
+        q = q[:, :: self._stride] if self._rows is None else q[:, self._rows[layer].to(q.device)]
+        bounds = {region.name: (region.start_token, region.stop_token) for region in regions}
+        mass = self._mass_of(q, k, [bounds[name] for name in REGIONS])
+        for i, head in enumerate(heads):
+            self._mass[layer][head] = mass[i]
+
+    def scores(self) -> HeadScores:
+        """What was seen; PlanError if a head was not."""
+        rows = []
+        for layer, masses in enumerate(self._mass):
+            seen = [m for m in masses if m is not None]
+            if len(seen) < len(masses):
+                raise PlanError(f"layer {layer} was not observed; run a whole pass under this observation first")
+            rows.append(torch.stack(seen))
+        return HeadScores(torch.stack(rows).float().cpu())

@@ -1,0 +1,34 @@
+"""Dynamic head programming: which heads become dummies, and what the others keep (arXiv 2601.20499, section 3.2)."""
+
+import torch
+from torch import Tensor
+
+from ..errors import PlanError
+
+ROLES = ("sink", "neighbour", "dummy")
+SINK, NEIGHBOUR, DUMMY = range(3)
+
+
+def dummy_cost(mass: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What each head loses as a dummy, and its normalised sink and neighbour shares; each (layers, heads).
+
+    mass (layers, heads, 3) is sink, neighbour, current. Shares are normalised over all heads of the model.
+    """
+    sink, neighbour = (m / m.sum().clamp_min(torch.finfo(m.dtype).tiny) for m in mass[..., :2].unbind(-1))
+    return torch.maximum(sink, neighbour), sink, neighbour
+
+
+def assign_roles(mass: Tensor, num_dummy: int) -> list[list[int]]:
+    """The role (index into ROLES) of every layer and head.
+
+    The `num_dummy` heads of lowest cost, over the whole model, are dummies: with a fixed number of them this greedy
+    choice keeps the most mass. Equal costs go to the lower layer, then the lower head. Of the rest, a head whose sink
+    share is below its neighbour share is a neighbour head, else a sink head.
+    """
+    layers, heads = mass.shape[:2]
+    if not 0 <= num_dummy <= layers * heads:
+        raise PlanError(f"{num_dummy} dummy heads came, the model has {layers * heads}; use 0 to {layers * heads}")
+    cost, sink, neighbour = dummy_cost(mass)
+    roles = torch.where(sink < neighbour, NEIGHBOUR, SINK).flatten()
+    roles[cost.flatten().sort(stable=True).indices[:num_dummy]] = DUMMY
+    return roles.view(layers, heads).tolist()

@@ -1,0 +1,100 @@
+"""Head profiles: scores averaged over prompts, seeds, chunks and timesteps, as files that people share."""
+
+import json
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import PlanError
+from ..files import write_atomic
+from ..kv.scoring import HeadScores
+
+FORMAT = "dummyforcing.head_profile"
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadProfile:
+    """Mean scores of one model. Fits every checkpoint of equal layers x heads, at every resolution.
+
+    fingerprint -- of the checkpoint it was taken from; "" if unknown
+    conditions  -- how it was taken, for readers
+    """
+
+    scores: HeadScores
+    family: str = ""
+    fingerprint: str = ""
+    conditions: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def assumed(cls, layers: int, heads: int) -> "HeadProfile":
+        """For prices before there is a profile: of the heads that keep a memory, at any dummy ratio, half look at the
+        first frames and half at their neighbours."""
+        head = torch.arange(layers * heads)
+        far = 0.2 + 0.6 * (head // 2) / len(head)
+        near = far / 4
+        sink, neighbour = torch.where(head % 2 == 1, far, near), torch.where(head % 2 == 1, near, far)
+        mass = torch.stack((sink, neighbour, 1 - sink - neighbour), dim=-1)
+        return cls(HeadScores(mass.view(layers, heads, 3)))
+
+    def __repr__(self) -> str:
+        layers, heads = self.scores.mass.shape[:2]
+        return f"HeadProfile({layers}x{heads}, {self.family or 'no family'}, {self.fingerprint or 'no fingerprint'})"
+
+    def check(self, layers: int, heads: int) -> None:
+        """PlanError unless the model has this profile's layers and heads."""
+        own = tuple(self.scores.mass.shape[:2])
+        if own != (layers, heads):
+            raise PlanError(
+                f"the head profile is of a model with {own[0]} layers x {own[1]} heads, this model has {layers} x "
+                f"{heads}; take a profile of this model with `profile`"
+            )
+
+    def warn_unless_of(self, fingerprint: str) -> None:
+        """Warns when the checkpoint is another one, or it is not known which."""
+        if not self.fingerprint or self.fingerprint != fingerprint:
+            known = f"checkpoint {self.fingerprint}" if self.fingerprint else "an unknown checkpoint"
+            warnings.warn(
+                f"the head profile was taken from {known}, this is {fingerprint}; used all the same", stacklevel=2
+            )
+
+    def write(self, path: Path, roles: list[list[str]]) -> None:
+        """Writes JSON: format, version, family, geometry, fingerprint, scores and the roles they give by default."""
+        layers, heads = self.scores.mass.shape[:2]
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "family": self.family,
+            "layers": layers,
+            "heads": heads,
+            "fingerprint": self.fingerprint,
+            "conditions": self.conditions,
+            "regions": ["sink", "neighbour", "current"],
+            "scores": [[[round(x, 7) for x in head] for head in row] for row in self.scores.mass.tolist()],
+            "roles": roles,
+        }
+        write_atomic(path, (json.dumps(document) + "\n").encode("utf-8"))
+
+    @classmethod
+    def read(cls, path: Path) -> "HeadProfile":
+        """Reads `write`'s form; PlanError names what is wrong."""
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            found = document["format"], document["version"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise PlanError(f"{path} is not a head profile ({error!r}); make one with `profile`") from error
+        if found != (FORMAT, VERSION):
+            raise PlanError(f"{path} has format {found[0]!r}, version {found[1]!r}; known: {FORMAT!r}, {VERSION}")
+        try:
+            scores = HeadScores(torch.tensor(document["scores"], dtype=torch.float32))
+            profile = cls(scores, document["family"], document["fingerprint"], document.get("conditions", {}))
+            mass = scores.mass
+            if not bool((mass >= 0).all()) or not torch.allclose(mass.sum(-1), torch.ones(()), atol=1e-3):
+                raise ValueError("masses of a head are shares, 0 or more, and sum to 1")
+            profile.check(document["layers"], document["heads"])
+        except (KeyError, TypeError, ValueError, PlanError) as error:
+            raise PlanError(f"{path} is a damaged head profile ({error!r}); make it again with `profile`") from error
+        return profile

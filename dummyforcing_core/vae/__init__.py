@@ -1,0 +1,1 @@
+"""Latents to pixels and back, streamed: Wan's VAE, tiny decoders, the demo world's codec."""
