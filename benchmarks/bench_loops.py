@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.kv.scoring import HeadScores
-from dummyforcing_core.loops.table import loop_of
+from dummyforcing_core.loops.run import Run
+from dummyforcing_core.loops.table import loop_of, sample
 from dummyforcing_core.models.denoiser import WanDenoiser
-from dummyforcing_core.models.families import FAMILIES, Family
+from dummyforcing_core.models.families import DEMO, FAMILIES, Family
 from dummyforcing_core.models.wan import CausalWan, WanConfig
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
@@ -44,13 +45,13 @@ def profile() -> HeadProfile:
 
 def measured(denoise: WanDenoiser, family: Family, policy: Policy) -> dict[str, float]:
     """CPU seconds per chunk and bytes of K/V."""
-    window = len(family.steps) if family.loop == "rolling" else 0
+    beside = loop_of(family).pass_frames(family) // family.chunk_frames - 1  # chunks in a pass, the oldest left out
     scale = 3 // family.chunk_frames
-    warm, timed = WARM * scale + window, RESTART if family.loop == "restarts" else TIMED * scale
-    shape = LatentShape(1, 16, (warm + timed + window) * family.chunk_frames, SIDE, SIDE)
+    warm, timed = WARM * scale + beside, RESTART if family.overlap_frames else TIMED * scale
+    shape = LatentShape(1, 16, (warm + timed + beside) * family.chunk_frames, SIDE, SIDE)
     prompts = PromptSchedule.constant(torch.zeros(1, GEOMETRY.text_len, GEOMETRY.text_dim))
     noise = SeededNoise(0, shape, family.chunk_frames)
-    chunks = loop_of(family)(denoise, shape, family.schedule, prompts, policy, family, noise)
+    chunks = sample(Run(denoise, shape, family.schedule, prompts, policy, family, noise))
     for _ in range(warm):
         chunk = next(chunks)
     began = time.process_time()
@@ -92,7 +93,7 @@ def main() -> int:
             "torch": torch.__version__,
             "weights": "random",
         },
-        "rows": [row(denoise, family) for family in FAMILIES.values() if family.name != "demo"],
+        "rows": [row(denoise, family) for family in FAMILIES.values() if family.name != DEMO],
     }
     if args.save:
         args.save.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

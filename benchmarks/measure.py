@@ -15,19 +15,23 @@ import torch
 from benchmarks.flops import chunk_flops
 from benchmarks.rows import FAMILY, LONG_FRAMES, F, Row
 from dummyforcing_core.cli.common import pick_device, pick_dtype
+from dummyforcing_core.clips.report import ms_since
 from dummyforcing_core.errors import DummyForcingError
 from dummyforcing_core.geometry import TEMPORAL, LatentShape, Span
 from dummyforcing_core.kv.attention import choose
 from dummyforcing_core.kv.cache import KVCache
+from dummyforcing_core.kv.plan import HeadPlan, KVShape
 from dummyforcing_core.kv.scoring import MassFn, Observation, region_mass, region_mass_lse
-from dummyforcing_core.loops.clip_memory import clean_pass, kv_shape, new_cache, setting_of
-from dummyforcing_core.loops.rollout import ChunkResult, rollout
+from dummyforcing_core.loops.clip_memory import clean_pass
+from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.loops.run import ChunkResult, Run, kv_shape, setting_of
 from dummyforcing_core.models.denoiser import Step, WanDenoiser
 from dummyforcing_core.models.stepcache import StepCache
 from dummyforcing_core.models.wan import CausalWan
 from dummyforcing_core.noise import SeededNoise
-from dummyforcing_core.policies import DummyForcing
+from dummyforcing_core.policies import DummyForcing, Policy
 from dummyforcing_core.prompts import PromptSchedule
+from dummyforcing_core.transfer import wait_for
 
 CLEAN = "clean pass"
 LATE = 5  # chunks whose median stands for "late", and for "chunk 10"
@@ -35,7 +39,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Run:
+class Record:
     """What one row measured: `ms[round][chunk]` by the clock and in CPU time of this process.
 
     The rest is of the last chunk, the peak of the whole clip.
@@ -59,6 +63,18 @@ class Run:
         self.ms[-1].append(ms)
         self.cpu_ms[-1].append(cpu_ms)
         self.last, self.peak_bytes = result, max(self.peak_bytes, result.peak_bytes)
+
+    def memory(self, last: ChunkResult, first_plan: HeadPlan, shape: KVShape) -> dict[str, Any]:
+        """What the clip that ended with `last` was estimated at and took."""
+        plan = last.plan
+        same = first_plan == plan
+        peak = plan.resident_bytes(shape) if same else first_plan.repack_peak_bytes(shape, plan)
+        return {
+            "history": {"predicted": plan.history_bytes(shape, last.span.stop), "actual": last.history_bytes},
+            "resident": {"predicted": plan.resident_bytes(shape), "actual": last.resident_bytes},
+            "peak": {"predicted": peak, "actual": self.peak_bytes},
+            "device_peak": self.device_peak_bytes,
+        }
 
 
 class Bench:
@@ -91,94 +107,86 @@ class Bench:
 
     def clip(self, row: Row, given: int, chunks: int) -> Iterator[ChunkResult]:
         """A clip of `given` latent frames of noise and `chunks` chunks."""
-        shape = self.shape(given + F * chunks)
+        run = self.run(self.shape(given + F * chunks), row.policy)
         start = self.noise(self.shape(given))(0, Span(0, 0, F)).repeat(1, 1, -(-given // F), 1, 1)[:, :, :given]
         steps = StepCache.explicit(row.skip, self.schedule)
-        return rollout(
-            self.denoiser,
-            shape,
-            self.schedule,
-            self.prompts,
-            row.policy,
-            FAMILY,
-            self.noise(shape),
-            start if given else None,
-            attend=self.backend.run,
-            steps=steps,
-        )
+        return rollout(replace(run, start=start if given else None, steps=steps))
+
+    def run(self, shape: LatentShape, policy: Policy) -> Run:
+        """What is sampled of a clip without a start."""
+        noise, attend = self.noise(shape), self.backend.run
+        return Run(self.denoiser, shape, self.schedule, self.prompts, policy, FAMILY, noise, attend=attend)
 
     def timed(self, work: Callable[[], T]) -> tuple[T, float]:
         """The result and its milliseconds, the device's queue empty before and after."""
-        synchronize = getattr(torch, self.device.type).synchronize
-        synchronize()
+        wait_for(self.device)
         began = time.perf_counter()
         result = work()
-        synchronize()
-        return result, 1000 * (time.perf_counter() - began)
+        wait_for(self.device)
+        return result, ms_since(began)
 
-    def lane(self, runs: Sequence[Run], given: int, chunks: int) -> None:
+    def lane(self, records: Sequence[Record], given: int, chunks: int) -> None:
         """One clip of each, chunk by chunk in turn, so that a machine's drift hits all alike."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
-        clips = [(run, self.clip(run.row, given, chunks)) for run in runs]
-        for run in runs:
-            run.begin_round()
+        clips = [(record, self.clip(record.row, given, chunks)) for record in records]
+        for record in records:
+            record.begin_round()
         for _ in range(chunks + bool(given)):
-            for run, clip in clips:
+            for record, clip in clips:
                 cpu = time.process_time()
                 result, ms = self.timed(partial(next, clip))
-                run.add(result, ms, 1000 * (time.process_time() - cpu))
-        for run in runs:
-            if run.last is None or not run.last.latent.isfinite().all():
-                raise DummyForcingError(f"row {run.row.name!r} made latents that are not finite; take another --seed")
+                record.add(result, ms, 1000 * (time.process_time() - cpu))
+        for record in records:
+            if record.last is None or not record.last.latent.isfinite().all():
+                raise DummyForcingError(
+                    f"row {record.row.name!r} made latents that are not finite; take another --seed"
+                )
             if self.device.type == "cuda":
-                run.device_peak_bytes = torch.cuda.max_memory_allocated(self.device)
+                record.device_peak_bytes = torch.cuda.max_memory_allocated(self.device)
 
     def measure(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """All rows, `--rounds` times over."""
         lengths = {"base": (self.args.given, self.args.chunks), "long": (LONG_FRAMES, self.args.long_chunks)}
-        runs = [Run(row) for row in rows if self.fits(row, *lengths[row.group])]
-        lanes: list[list[Run]] = [[run] for run in runs]
+        records = [Record(row) for row in rows if self.fits(row, *lengths[row.group])]
+        lanes: list[list[Record]] = [[record] for record in records]
         if not self.alone:
-            lanes = [group for name in lengths if (group := [run for run in runs if run.row.group == name])]
+            lanes = [group for name in lengths if (group := [record for record in records if record.row.group == name])]
         for number in range(self.args.rounds):
             for lane in lanes:
                 _, ms = self.timed(partial(self.lane, lane, *lengths[lane[0].row.group]))
-                names = ", ".join(run.row.name for run in lane)
+                names = ", ".join(record.row.name for record in lane)
                 print(f"round {number + 1} of {self.args.rounds}: {ms / 1000:.1f} s, {names}", file=sys.stderr)
-        return [self.summary(run, *lengths[run.row.group]) for run in runs]
+        return [self.summary(record, *lengths[record.row.group]) for record in records]
 
     def fits(self, row: Row, given: int, chunks: int) -> bool:
         """Whether the device has room for this row's cache, by its price; says so if not."""
         if self.device.type != "cuda":
             return True
-        clip = self.shape(given + F * chunks)
-        plan = row.policy.plan(setting_of(self.denoiser, clip, FAMILY, given))
-        price = plan.resident_bytes(kv_shape(self.denoiser, clip, FAMILY))
+        plan, shape = self.planned(row, given, chunks)
+        price = plan.resident_bytes(shape)
         free, _ = torch.cuda.mem_get_info(self.device)
         if price > free:
             sizes = f"its cache takes {price / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
             print(f"{row.name} left out: {sizes}", file=sys.stderr)
         return price <= free
 
-    def summary(self, run: Run, given: int, chunks: int) -> dict[str, Any]:
+    def planned(self, row: Row, given: int, chunks: int) -> tuple[HeadPlan, KVShape]:
+        """What the row's clip is laid out by at first, and what turns plans into its bytes."""
+        clip, model = self.shape(given + F * chunks), self.denoiser.geometry
+        return row.policy.plan(setting_of(model, clip, FAMILY, given)), kv_shape(model, clip, FAMILY)
+
+    def summary(self, record: Record, given: int, chunks: int) -> dict[str, Any]:
         """Every figure of one row; times are medians."""
-        row, last = run.row, run.last
-        full = [chunk for chunk, is_full in enumerate(run.full) if is_full][self.args.warmup :]
+        row, last = record.row, record.last
+        full = [chunk for chunk, is_full in enumerate(record.full) if is_full][self.args.warmup :]
         if last is None or not full:
             raise DummyForcingError(f"row {row.name!r} has no steady chunk in {chunks} chunks; raise --chunks")
-        clip = self.shape(given + F * chunks)
-        shape = kv_shape(self.denoiser, clip, FAMILY)
-        first_plan = row.policy.plan(setting_of(self.denoiser, clip, FAMILY, given))
-        same = first_plan == last.plan
-        peak = first_plan.resident_bytes(shape) if same else first_plan.repack_peak_bytes(shape, last.plan)
-        held = last.plan.cached_frames(clip.frames)
+        first_plan, shape = self.planned(row, given, chunks)
+        held = last.plan.cached_frames(shape.clip_frames)
         flops = chunk_flops(self.config, last.plan, shape, last.span.start, len(self.schedule), len(row.skip))
-        chunk_ms = [statistics.median(ms) for ms in zip(*run.ms, strict=True)]
-        samples, cpu = ([ms[chunk] for ms in times for chunk in full] for times in (run.ms, run.cpu_ms))
-        steady = statistics.median(samples)
-        flat = full[0] <= 10 and len(chunk_ms) >= 10 + 2 * LATE
+        times = self.times(record, full)
         return {
             "row": row.name,
             "group": row.group,
@@ -186,37 +194,38 @@ class Bench:
             "skipped_steps": list(row.skip),
             "roles": dict(Counter(role for roles in last.plan.roles for role in roles)),
             "cached_frames": {"mean": statistics.mean(held), "max": max(held)},
-            "context_ratio": statistics.mean(held) / clip.frames,
+            "context_ratio": statistics.mean(held) / shape.clip_frames,
             "given_frames": given,
+            **times,
+            "flops": {**asdict(flops), "total": flops.total, "attention_share": flops.attention_share},
+            "tflops_per_s": flops.total / times["steady_ms"] / 1e9,
+            "bytes": record.memory(last, first_plan, shape),
+        }
+
+    def times(self, record: Record, full: list[int]) -> dict[str, Any]:
+        """Of all chunks, and of those in `full`, whose window was full."""
+        chunk_ms = [statistics.median(ms) for ms in zip(*record.ms, strict=True)]
+        samples, cpu = ([ms[chunk] for ms in rounds for chunk in full] for rounds in (record.ms, record.cpu_ms))
+        steady = statistics.median(samples)
+        flat = full[0] <= 10 and len(chunk_ms) >= 10 + 2 * LATE
+        early, late = chunk_ms[10 : 10 + LATE], chunk_ms[-LATE:]
+        return {
             "chunk_ms": chunk_ms,
             "steady_chunks": full,
             "steady_ms": steady,
             "steady_cpu_ms": statistics.median(cpu) if self.device.type == "cpu" else None,
             "steady_ms_quartiles": statistics.quantiles(samples, n=4) if len(samples) > 1 else [steady] * 3,
             "fps": 1000 * TEMPORAL * F / steady,
-            "flops": {**asdict(flops), "total": flops.total, "attention_share": flops.attention_share},
-            "tflops_per_s": flops.total / steady / 1e9,
-            "bytes": {
-                "history": {
-                    "predicted": last.plan.history_bytes(shape, last.span.stop),
-                    "actual": last.history_bytes,
-                },
-                "resident": {"predicted": last.plan.resident_bytes(shape), "actual": last.resident_bytes},
-                "peak": {"predicted": peak, "actual": run.peak_bytes},
-                "device_peak": run.device_peak_bytes,
-            },
-            "late_over_chunk_10": statistics.median(chunk_ms[-LATE:]) / statistics.median(chunk_ms[10 : 10 + LATE])
-            if flat
-            else None,
+            "late_over_chunk_10": statistics.median(late) / statistics.median(early) if flat else None,
         }
 
     @torch.inference_mode()
     def classification(self) -> dict[str, float]:
         """What the observed chunk does once, in ms, medians; the last lines: what classifying adds to the chunk."""
-        policy, shape = DummyForcing(0.5), self.shape(2 * F)
-        setting = setting_of(self.denoiser, shape, FAMILY)
-        noise, context, levels = self.noise(shape), self.prompts.at(0), torch.zeros(1, F)
-        first, second = setting.spans
+        policy = DummyForcing(0.5)
+        run = self.run(self.shape(2 * F), policy)
+        setting, noise, context, levels = run.setting, run.noise, self.prompts.at(0), torch.zeros(1, F)
+        first, second = run.spans
         x = noise(0, second)
         times: dict[str, list[float]] = defaultdict(list)
 
@@ -230,8 +239,8 @@ class Bench:
             record(name, partial(self.denoiser, x, levels, context, Step(cache, output)))
 
         for _ in range(1 + max(3, self.args.rounds)):  # the first warms up
-            cache = new_cache(self.denoiser, shape, policy, FAMILY, self.backend.run)
-            clean_pass(cache, self.denoiser, noise(0, first), first, context, self.schedule, noise)
+            cache = run.new_cache()
+            clean_pass(run, cache, first, noise(0, first), context)
             record("noise of a chunk", lambda: [noise(step, second) for step in range(len(self.schedule))])
             read(cache, CLEAN, output=False)
             read(cache, "clean pass with output")

@@ -13,53 +13,19 @@ ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
 def sample_clips(count: int, chunks: int, generator: torch.Generator) -> Clips:
     """`count` clips of `chunks` chunks: a third with one constant prompt, the rest varied,
     most of those with one or two spells of darkness in which colours must be remembered."""
-
-    def chance(share: float, *shape: int) -> torch.Tensor:
-        return torch.rand(shape or (count,), generator=generator) < share
-
-    def pick(n: int, *shape: int) -> torch.Tensor:
-        return torch.randint(n, shape or (count,), generator=generator)
-
-    def two_different(n: int) -> torch.Tensor:
-        first = pick(n)
-        return torch.stack([first, (first + 1 + pick(n - 1)) % n], 1)
-
-    colour, kind = two_different(len(COLOURS)), two_different(len(KINDS))
-    present = torch.stack([torch.ones(count, dtype=torch.bool), ~chance(0.18)], 1)
-    # Mostly well apart; one clip in five may start in neighbouring cells.
-    gap = [[max(abs(a // 3 - b // 3), abs(a % 3 - b % 3)) for b in range(9)] for a in range(9)]
-    weight = torch.tensor([0.0, 0.2, 1.0])[torch.tensor(gap)].flatten()
-    cells = torch.multinomial(weight, count, True, generator=generator)
-    place = torch.stack([cells // 9, cells % 9], 1)
-    constant = chance(0.35)
-
-    motion, speed = pick(len(MOTIONS), count, chunks, 2), pick(len(SPEEDS), count, chunks, 2)
-    speed = torch.where(chance(0.25, count, chunks, 2), UNNAMED, speed)
-    # A plan changes at some chunks only; in between it is repeated or left unnamed.
-    changes = chance(0.3, count, chunks, 1)
-    changes[:, 0] = True
-    for chunk in range(1, chunks):
-        keep = ~changes[:, chunk]
-        motion[:, chunk] = torch.where(keep, motion[:, chunk - 1], motion[:, chunk])
-        speed[:, chunk] = torch.where(keep, speed[:, chunk - 1], speed[:, chunk])
-    silent = chance(0.35, count, chunks, 2)
-    silent[:, 0] = chance(0.08, count, 2)
+    draw = _Draw(count, chunks, generator)
+    colour, kind = draw.two_different(len(COLOURS)), draw.two_different(len(KINDS))
+    present = torch.stack([torch.ones(count, dtype=torch.bool), ~draw.chance(0.18)], 1)
+    place = draw.places()
+    constant = draw.chance(0.35)
+    motion, speed = draw.motions()
+    silent = draw.chance(0.35, count, chunks, 2)
+    silent[:, 0] = draw.chance(0.08, count, 2)
 
     slots = torch.empty(count, chunks, TEXT_LEN, dtype=torch.long)
-    later = torch.arange(chunks) > 0
     for shape in range(2):
-        colour_said = ~later | chance(0.4)[:, None]
-        colour_said = colour_said & ~(chance(0.04)[:, None] & ~later)
-        kind_said = ~(later & chance(0.35)[:, None]) & ~(chance(0.03)[:, None] & ~later)
-        place_said = ~(later & chance(0.5)[:, None]) & ~(chance(0.08)[:, None])
-        columns = {
-            0: (colour[:, shape], colour_said),
-            1: (kind[:, shape], kind_said),
-            2: (motion[:, :, shape], ~silent[:, :, shape]),
-            3: (speed[:, :, shape], ~silent[:, :, shape]),
-            4: (place[:, shape], place_said),
-        }
-        for column, (value, said) in columns.items():
+        for column, said in enumerate(draw.said(~silent[:, :, shape])):
+            value = (colour, kind, motion, speed, place)[column][..., shape]
             value = value if value.dim() == 2 else value[:, None].expand(count, chunks)
             slots[:, :, 5 * shape + column] = torch.where(said, value, UNNAMED)
     alone = ~present[:, 1]
@@ -67,21 +33,69 @@ def sample_clips(count: int, chunks: int, generator: torch.Generator) -> Clips:
     slots[alone, :, 6] = ABSENT
     slots[:, :, LIGHT_SLOT] = 1
     slots[constant] = slots[constant, :1].expand(-1, chunks, -1)
-    slots[:, :, LIGHT_SLOT] = torch.where((constant | chance(0.35))[:, None], 1, _light(count, chunks, generator))
+    slots[:, :, LIGHT_SLOT] = torch.where((constant | draw.chance(0.35))[:, None], 1, draw.light())
     jitter = (torch.rand(count, 2, 2, generator=generator) * 2 - 1) * JITTER_PX
     return simulate(colour, kind, present, slots, jitter)
 
 
-def _light(count: int, chunks: int, generator: torch.Generator) -> torch.Tensor:
-    """(count, chunks) 0/1: one dark spell of 1..4 chunks somewhere after chunk 0."""
-    length = torch.multinomial(torch.tensor([0.3, 0.25, 0.3, 0.15]), count, True, generator=generator) + 1
-    start = 1 + (torch.rand(count, generator=generator) * (chunks - 1)).long()
-    # Most spells end inside the clip: only the light after the dark shows what was remembered.
-    start = torch.where(
-        torch.rand(count, generator=generator) < 0.8, torch.minimum(start, (chunks - 1 - length).clamp(min=1)), start
-    )
-    chunk = torch.arange(chunks)
-    return 1 - ((chunk >= start[:, None]) & (chunk < (start + length)[:, None])).long()
+class _Draw:
+    """Random values for a batch of clips, all from one generator: a seed's clips hang on the order of the calls."""
+
+    def __init__(self, count: int, chunks: int, generator: torch.Generator):
+        self._count, self._chunks, self._generator = count, chunks, generator
+
+    def chance(self, share: float, *shape: int) -> torch.Tensor:
+        """True so often; (count,) unless a shape is given."""
+        return torch.rand(shape or (self._count,), generator=self._generator) < share
+
+    def pick(self, n: int, *shape: int) -> torch.Tensor:
+        """Numbers below n, likewise."""
+        return torch.randint(n, shape or (self._count,), generator=self._generator)
+
+    def two_different(self, n: int) -> torch.Tensor:
+        """(count, 2) numbers below n."""
+        first = self.pick(n)
+        return torch.stack([first, (first + 1 + self.pick(n - 1)) % n], 1)
+
+    def places(self) -> torch.Tensor:
+        """(count, 2) cells of both shapes: mostly well apart; one clip in five may start in neighbouring cells."""
+        gap = [[max(abs(a // 3 - b // 3), abs(a % 3 - b % 3)) for b in range(9)] for a in range(9)]
+        weight = torch.tensor([0.0, 0.2, 1.0])[torch.tensor(gap)].flatten()
+        cells = torch.multinomial(weight, self._count, True, generator=self._generator)
+        return torch.stack([cells // 9, cells % 9], 1)
+
+    def motions(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Motion and speed, (count, chunks, 2) each; a plan changes at some chunks only."""
+        size = (self._count, self._chunks, 2)
+        motion, speed = self.pick(len(MOTIONS), *size), self.pick(len(SPEEDS), *size)
+        speed = torch.where(self.chance(0.25, *size), UNNAMED, speed)
+        changes = self.chance(0.3, self._count, self._chunks, 1)
+        changes[:, 0] = True
+        for chunk in range(1, self._chunks):
+            keep = ~changes[:, chunk]
+            motion[:, chunk] = torch.where(keep, motion[:, chunk - 1], motion[:, chunk])
+            speed[:, chunk] = torch.where(keep, speed[:, chunk - 1], speed[:, chunk])
+        return motion, speed
+
+    def said(self, moves_said: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Whether a shape's colour, kind, motion, speed and place are named, (count, chunks) each."""
+        later = torch.arange(self._chunks) > 0
+        colour = ~later | self.chance(0.4)[:, None]
+        colour = colour & ~(self.chance(0.04)[:, None] & ~later)
+        kind = ~(later & self.chance(0.35)[:, None]) & ~(self.chance(0.03)[:, None] & ~later)
+        place = ~(later & self.chance(0.5)[:, None]) & ~(self.chance(0.08)[:, None])
+        return colour, kind, moves_said, moves_said, place
+
+    def light(self) -> torch.Tensor:
+        """(count, chunks) 0/1: one dark spell of 1..4 chunks somewhere after chunk 0."""
+        shares = torch.tensor([0.3, 0.25, 0.3, 0.15])
+        length = torch.multinomial(shares, self._count, True, generator=self._generator) + 1
+        start = 1 + (torch.rand(self._count, generator=self._generator) * (self._chunks - 1)).long()
+        # Most spells end inside the clip: only the light after the dark shows what was remembered.
+        inside = torch.minimum(start, (self._chunks - 1 - length).clamp(min=1))
+        start = torch.where(self.chance(0.8), inside, start)
+        chunk = torch.arange(self._chunks)
+        return 1 - ((chunk >= start[:, None]) & (chunk < (start + length)[:, None])).long()
 
 
 def describe(slots: list[int]) -> str:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.loops.run import Run
 from dummyforcing_core.models.denoiser import WanDenoiser
-from dummyforcing_core.models.families import get_family
+from dummyforcing_core.models.families import DEMO, get_family
 from dummyforcing_core.models.wan import CausalWan
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import Policy
@@ -29,12 +30,13 @@ def generate(model: CausalWan, prompts: Sequence[Sequence[str]], policy: Policy,
         context = torch.cat([_context(clip[chunk]) for clip in prompts])
         # The same tensor again means the same prompt: its text K/V are kept.
         contexts.append(contexts[-1] if contexts and torch.equal(contexts[-1], context) else context)
-    family = get_family("demo")
+    family = get_family(DEMO)
     schedule = PromptSchedule.per_chunk(contexts, CHUNK_FRAMES)
     noise = SeededNoise(seed, shape, CHUNK_FRAMES)
+    run = Run(WanDenoiser(model), shape, family.schedule, schedule, policy, family, noise)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # full caches beyond 21 frames are part of the study
-        results = list(rollout(WanDenoiser(model), shape, family.schedule, schedule, policy, family, noise))
+        results = list(rollout(run))
     return torch.cat([result.latent for result in results], 2)
 
 

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from dummyforcing_core.clips.contact_sheet import contact_sheet, save_png
-from dummyforcing_core.clips.pipeline import DEMO, Pipeline, load_pipeline
+from dummyforcing_core.clips.pipeline import Compute, Pipeline, Weights, load_pipeline
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.loops.run import Run
+from dummyforcing_core.models.families import DEMO
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import DummyForcing, Full, Policy
 from dummyforcing_core.prompts import PromptSchedule
@@ -72,8 +74,8 @@ def make(pipeline: Pipeline, telling: Telling, seed: int) -> Tensor:
     prompts = PromptSchedule.per_chunk([context[prompt] for prompt in STORY], CHUNK_FRAMES)
     prompts = prompts.blended(telling.blend_chunks, range(0, shape.frames, CHUNK_FRAMES))
     noise = SeededNoise(seed, shape, CHUNK_FRAMES)
-    chunks = rollout(pipeline.denoiser, shape, family.schedule, prompts, telling.policy, family, noise)
-    latents = torch.cat([chunk.latent for chunk in chunks], 2)
+    run = Run(pipeline.denoiser, shape, family.schedule, prompts, telling.policy, family, noise)
+    latents = torch.cat([chunk.latent for chunk in rollout(run)], 2)
     decoder = pipeline.new_decoder()
     return torch.cat([decoder.push(latents), decoder.flush()], 2).transpose(1, 2)
 
@@ -114,7 +116,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    pipeline = load_pipeline(DEMO, None, torch.device("cpu"), torch.float32)
+    pipeline = load_pipeline(Weights(DEMO), Compute(torch.device("cpu")))
     for telling in TELLINGS:
         clips = [make(pipeline, telling, seed) for seed in range(args.clips)]
         title = f"{telling.title}. Seed 0; colours are named in chunks 0 and 1 only."

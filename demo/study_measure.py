@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dummyforcing_core.kv.plan import HeadPlan
-from dummyforcing_core.loops.clip_memory import ClipMemory, kv_shape
+from dummyforcing_core.loops.clip_memory import ClipMemory
+from dummyforcing_core.loops.run import kv_shape
 from dummyforcing_core.models.denoiser import Step
 from dummyforcing_core.policies import Full, Policy
 from dummyforcing_core.schedule import add_noise
@@ -33,26 +34,25 @@ def predictions(
     on_plan: Callable[[HeadPlan], None] = lambda plan: None,
 ) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """Per chunk with a history: (x0, norm per clip of x - x0) of every denoising step along finished latents."""
-    family, schedule = subject.family, subject.family.schedule
+    run = case.run(subject, policy)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        memory = ClipMemory(
-            subject.denoise, case.shape, schedule, case.prompts, policy, family, case.noise, subject.attend
-        )
-    for span in memory.setting.spans:
-        latent = latents[:, :, span.start : span.stop]
+        memory = ClipMemory(run)
+    for span in run.spans:
+        latent, context = latents[:, :, span.start : span.stop], run.prompts.at(span.start)
         on_plan(memory.cache.plan)
+        passes = zip(run.levels(span), run.timesteps(span), strict=True) if span.start else ()
         steps = []
-        for i, sigma in enumerate(schedule.sigmas if span.start else ()):
+        for i, (sigma, timestep) in enumerate(passes):
             memory.cache.begin(span.start, span.frames)
-            x = add_noise(latent, case.noise(i, span), sigma)
-            levels = torch.full((case.shape.batch, span.frames), sigma)
-            x0 = subject.denoise(x, levels, case.prompts.at(span.start), Step(memory.cache))
+            x = add_noise(latent, run.noise(i, span), sigma)
+            levels = torch.full((run.shape.batch, span.frames), sigma)
+            x0 = run.denoise(x, levels, context, Step(memory.cache, timestep=timestep))
             assert x0 is not None
             steps.append((x0, _norm(x - x0)))
         if steps:
             yield steps
-        memory.commit(span, latent)
+        memory.commit(span, latent, context)
 
 
 def velocity_errors(
@@ -172,7 +172,7 @@ def _along_dense(subject: Subject, entry: Entry, scene: Scene, dense: Dense, val
         history = case.shape.frames - subject.family.chunk_frames
         held = held_frames(plans[-1], history)
         frames.append(sum(held) / len(held))
-        shape = kv_shape(subject.denoise, replace(case.shape, batch=1), subject.family)
+        shape = kv_shape(subject.denoise.geometry, replace(case.shape, batch=1), subject.family)
         sizes.append(plans[-1].history_bytes(shape, history))
     return {"frames": sum(frames) / len(frames), "bytes": sum(sizes) / len(sizes)}
 

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.kv.attention import AttentionFn
-from dummyforcing_core.loops.rollout import ChunkResult, rollout
+from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.loops.run import ChunkResult, Run
 from dummyforcing_core.models.denoiser import Denoiser
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import Policy, Setting
 from dummyforcing_core.prompts import PromptSchedule
+from dummyforcing_core.transfer import wait_for
 from dummyforcing_core.vae.demo_codec import DemoCodec
 
 from .world import Clips
@@ -41,7 +43,7 @@ class Subject:
         device = self.denoise.geometry.device
         if device.type == "cpu":
             return time.process_time()
-        getattr(torch, device.type).synchronize()
+        wait_for(device)
         return time.perf_counter()
 
 
@@ -85,6 +87,13 @@ class Case:
     def clips(self) -> slice:
         return slice(self.first, self.first + self.shape.batch)
 
+    def run(self, subject: Subject, policy: Policy, start: Tensor | None = None) -> Run:
+        """What is sampled of these clips under a policy."""
+        family, schedule = subject.family, subject.family.schedule
+        return Run(
+            subject.denoise, self.shape, schedule, self.prompts, policy, family, self.noise, start, subject.attend
+        )
+
 
 def cases(subject: Subject, scene: Scene, batch: int) -> Iterator[Case]:
     """All clips of a scene, in batches."""
@@ -96,15 +105,4 @@ def make(subject: Subject, case: Case, policy: Policy, start: Tensor | None = No
     """The clips under a policy; `start` is chunk 0, which is the same under every policy."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # full caches beyond the trained range are part of the study
-        chunks = rollout(
-            subject.denoise,
-            case.shape,
-            subject.family.schedule,
-            case.prompts,
-            policy,
-            subject.family,
-            case.noise,
-            start=start,
-            attend=subject.attend,
-        )
-        return list(chunks)
+        return list(rollout(case.run(subject, policy, start)))

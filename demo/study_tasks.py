@@ -10,12 +10,14 @@ from torch import multiprocessing as mp
 
 from dummyforcing_core.cli.common import clip_shape, pick_device, pick_dtype, warn
 from dummyforcing_core.clips.demo_assets import load_demo_codec
-from dummyforcing_core.clips.pipeline import DEMO, load_pipeline
+from dummyforcing_core.clips.pipeline import Compute, Weights, load_pipeline
+from dummyforcing_core.clips.text_features import TextFiles
 from dummyforcing_core.evaluation.profiling import Sample
 from dummyforcing_core.kv.attention import choose
 from dummyforcing_core.kv.scoring import HeadScores
 from dummyforcing_core.models.checkpoints import load_demo_model, load_model
 from dummyforcing_core.models.denoiser import WanDenoiser
+from dummyforcing_core.models.families import DEMO
 from dummyforcing_core.text.demo_text import encode_prompt
 
 from .cases import gap_clips, prompts_of
@@ -53,7 +55,8 @@ def load_subject(settings: Settings) -> Subject:
         torch.set_num_threads(1)
     dtype, file = pick_dtype(settings.dtype, device), settings.text_embedding
     if file is not None:
-        p = load_pipeline(settings.model, settings.family, device, dtype, settings.attention, file, warn)
+        weights, compute = Weights(settings.model, settings.family), Compute(device, dtype, settings.attention)
+        p = load_pipeline(weights, compute, TextFiles(file), warn=warn)
         return Subject(p.name, p.denoiser, p.family, p.encode, p.backend.run, p.fingerprint, None)
     demo = settings.model == DEMO
     loaded = load_demo_model(device, dtype) if demo else load_model(settings.model, DEMO, device, dtype)

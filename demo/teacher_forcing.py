@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from dummyforcing_core.kv.attention import attention
 from dummyforcing_core.kv.rope import apply_rope, rope_table
 
 from .world import CHUNK_FRAMES
@@ -29,6 +30,8 @@ class TeacherForcing:
         self._chunks, self._copies = chunks, copies
         self._tokens = CHUNK_FRAMES * rows * cols
         self._history = chunks if history_chunks is None else history_chunks
+
+    attend = staticmethod(attention)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q, k, v (B, L, H, D) -> (B, L, H, D)."""

@@ -6,12 +6,24 @@ import io
 import os
 import sys
 import warnings
+from collections.abc import Sequence
+from importlib import import_module
 
 from . import __version__
-from .cli import compare, convert, demo, doctor, generate, models, profile, vbench, verify
 from .errors import DummyForcingError
 
-COMMANDS = (demo, generate, compare, profile, vbench, verify, convert, models, doctor)
+# Module of cli/ -> what it does. Only the one that is asked for is imported: the others would import torch for nothing.
+COMMANDS = {
+    "demo": "make a clip with the bundled model",
+    "generate": "make clips from prompts",
+    "compare": "one clip under several policies, side by side",
+    "profile": "score a model's heads and save the profile",
+    "vbench": "sample VBench's prompts, to be scored by VBench",
+    "verify": "one PASS / FAIL page on a checkpoint",
+    "convert": "rewrite a checkpoint as a ComfyUI-ready .safetensors file",
+    "models": "list checkpoint files, licences and the commands that fetch them",
+    "doctor": "print versions, devices and attention backends",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,19 +33,24 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of all commands, with the arguments of the one that `argv` begins with."""
     parser = Parser(prog="dummyforcing_core", description="Autoregressive video diffusion with per-head KV caches.")
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    for command in COMMANDS:
-        command.add_parser(subparsers)
+    for name, about in COMMANDS.items():
+        command = subparsers.add_parser(name, help=about)
+        if name in argv[:1]:
+            module = import_module(f".cli.{name}", __package__)
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command. 0: done; 1: nobody reads the output; 2: bad input, one line on stderr; 130: interrupted."""
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = build_parser(words).parse_args(words)
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
         try:

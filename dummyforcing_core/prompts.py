@@ -1,13 +1,27 @@
-"""Which prompt speaks when: text features by latent frame."""
+"""Which prompt is active when: text features by latent frame."""
 
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .errors import DummyForcingError
+
+
+class Prompts(Protocol):
+    """What a loop asks of a clip's prompts, once per chunk. The same tensor again means the same prompt."""
+
+    @property
+    def may_switch(self) -> bool:
+        """Whether a later chunk may get another prompt than the first; memory is laid out by the answer."""
+        ...
+
+    def at(self, chunk_start: int) -> Tensor:
+        """Text features (B or 1, S, text_dim) of a chunk that begins with this latent frame."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -24,6 +38,11 @@ class PromptSchedule:
         if not starts or starts[0] != 0 or starts != sorted(set(starts)):
             raise DummyForcingError(f"prompt starts {starts} came; they must begin at frame 0 and rise strictly")
 
+    @property
+    def may_switch(self) -> bool:
+        """Whether there is more than one prompt."""
+        return len(self.entries) > 1
+
     @classmethod
     def constant(cls, context: Tensor) -> "PromptSchedule":
         """One prompt for the whole clip."""
@@ -39,23 +58,23 @@ class PromptSchedule:
         """The features that a chunk starting at this latent frame is made with."""
         return [context for start, context in self.entries if start <= chunk_start][-1]
 
-    def warn_unheard(self, chunk_starts: Sequence[int], seconds_per_frame: float) -> None:
+    def warn_unused(self, chunk_starts: Sequence[int], seconds_per_frame: float) -> None:
         """One line for prompts that no chunk is made with, given the first latent frame of every chunk of the clip."""
-        heard = {max(start for start, _ in self.entries if start <= chunk) for chunk in chunk_starts}
-        silent = [f"{start * seconds_per_frame:g}" for start, _ in self.entries if start not in heard]
-        if silent:
+        active = {max(start for start, _ in self.entries if start <= chunk) for chunk in chunk_starts}
+        unused = [f"{start * seconds_per_frame:g}" for start, _ in self.entries if start not in active]
+        if unused:
             warnings.warn(
-                f"the prompt of second {', '.join(silent)} is never heard: the clip's last chunk begins at second "
+                f"the prompt of second {', '.join(unused)} is never used: the clip's last chunk begins at second "
                 f"{chunk_starts[-1] * seconds_per_frame:g}, and prompts change between chunks; make the clip longer, "
-                "or let the prompt speak sooner",
+                "or let the prompt start sooner",
                 stacklevel=2,
             )
 
     def blended(self, chunks: int, chunk_starts: Sequence[int]) -> "PromptSchedule":
         """The same schedule with soft switches: over the `chunks` chunks that begin at a switch, then the prompt whole.
 
-        The k-th of n chunks is made with features at k / (n + 1) of the straight line from what was spoken last to the
-        new prompt. A switch that comes before a blend has ended starts from where that one has come.
+        The k-th of n chunks is made with features at k / (n + 1) of the straight line from the ones before to the new
+        prompt. A switch that comes before a blend has ended starts from where that one has come.
         chunk_starts -- first latent frame of every chunk of the clip, a given start included
 
         To all that acts on a switch every step of a blend is one: a family that re-caches reads its window n times
@@ -66,16 +85,16 @@ class PromptSchedule:
         if chunks == 0:
             return self
         entries: list[tuple[int, Tensor]] = []
-        spoken = origin = target = self.entries[0][1]
+        active = origin = target = self.entries[0][1]
         step = chunks  # the first prompt is whole from the start
         for start in chunk_starts:
             wanted = self.at(start)
             if wanted is not target:
-                origin, target, step = spoken, wanted, 0
+                origin, target, step = active, wanted, 0
             step += 1
-            spoken = target if step > chunks else _between(origin, target, step / (chunks + 1))
-            if not entries or spoken is not entries[-1][1]:
-                entries.append((start, spoken))
+            active = target if step > chunks else _between(origin, target, step / (chunks + 1))
+            if not entries or active is not entries[-1][1]:
+                entries.append((start, active))
         return PromptSchedule(tuple(entries))
 
 

@@ -57,13 +57,13 @@ class Schedule:
     """Noise levels of one chunk: `sigmas` from high to low, one model call each; then the clean pass.
 
     first_sigmas -- of the first chunk that is generated, where a model of very few steps needs more there
-    told         -- what the network is told in place of each of `sigmas`, where its timestep / 1000 is another number
+    timesteps    -- what the time embedding is given for each of `sigmas`, 0 to 1000, where it is not 1000 * sigma
     """
 
     sigmas: tuple[float, ...]
     context_noise: float = 0.0
     first_sigmas: tuple[float, ...] | None = None
-    told: tuple[float, ...] | None = None
+    timesteps: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for sigmas in (self.sigmas, self.levels(first=True)):
@@ -72,9 +72,10 @@ class Schedule:
                 raise DummyForcingError(
                     f"sigmas {sigmas} cannot be sampled: give one or more levels, 0 < sigma <= 1, each below the last"
                 )
-        if self.told is not None and (len(self.told) != len(self.sigmas) or not all(0 <= t <= 1 for t in self.told)):
+        steps = self.timesteps
+        if steps is not None and (len(steps) != len(self.sigmas) or not all(0 <= t <= TRAIN_STEPS for t in steps)):
             raise DummyForcingError(
-                f"told {self.told} came for {len(self.sigmas)} sigmas; give one number in 0..1 each"
+                f"expected {len(self.sigmas)} timesteps in 0..{TRAIN_STEPS}, one for each sigma, got {steps}"
             )
         if not 0 <= self.context_noise < 1:
             raise DummyForcingError(f"a context noise of {self.context_noise} came; give a noise level, 0 <= sigma < 1")
@@ -97,16 +98,18 @@ class Schedule:
         """Noise levels of a chunk; `first` of the clip's generated ones."""
         return self.first_sigmas if first and self.first_sigmas is not None else self.sigmas
 
-    def told_levels(self, first: bool) -> tuple[float, ...]:
-        """What the network is told of those levels: timesteps / 1000."""
+    def timesteps_of(self, first: bool) -> tuple[float, ...]:
+        """What the time embedding is given for those levels."""
         levels = self.levels(first)
-        return self.told if levels is self.sigmas and self.told is not None else levels
+        if levels is self.sigmas and self.timesteps is not None:
+            return self.timesteps
+        return tuple((torch.tensor(levels) * TRAIN_STEPS).tolist())
 
     @classmethod
     def from_timesteps(cls, timesteps: Sequence[float], shift: float) -> "Schedule":
-        """Timesteps that are told as they are; each one's noise level is the training table's nearest entry."""
+        """Timesteps that are given as they are; each one's noise level is the training table's nearest entry."""
         sigmas = nearest_sigma(torch.tensor(timesteps, dtype=torch.float32), sigma_table(shift))
-        return cls(tuple(sigmas.tolist()), told=tuple(t / TRAIN_STEPS for t in timesteps))
+        return cls(tuple(sigmas.tolist()), timesteps=tuple(map(float, timesteps)))
 
     def __len__(self) -> int:
         """Steps of the longest chunk."""

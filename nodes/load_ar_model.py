@@ -2,8 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..dummyforcing_core.clips.pipeline import DEMO
-from ..dummyforcing_core.models.families import FAMILIES
+from ..dummyforcing_core.models.families import DEMO, FAMILIES
 from .host.files import model_names, model_path
 from .host.loader import WEIGHT_DTYPES, load_ar_model
 from .schema import schema

@@ -6,9 +6,10 @@ import torch
 from comfy_api.latest import InputImpl, io, ui
 
 from ..dummyforcing_core.geometry import FPS, SIZES, SPATIAL, latent_frames, made_size
+from .host.chunks import full_clip_sampler
+from .host.clip_job import clip_job
 from .host.live import early_ends
-from .host.sampler import full_clip_sampler
-from .host.streaming import decode_clip, empty_latent, sample_clip
+from .host.streaming import Destination, decode_clip, empty_latent, sample_clip
 from .schema import schema
 
 CUSTOM, LANDSCAPE, PORTRAIT = "custom", "landscape", "portrait"
@@ -118,9 +119,8 @@ class StreamingSampler(io.ComfyNode):
         start_latent: dict | None = None,
         sigmas: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        made = sample_clip(
-            model, conditioning, latent, seed, fps, filename_prefix, cls.hidden, vae, start_latent, sigmas
-        )
+        job = clip_job(model, conditioning, latent, vae, start_latent, sigmas)
+        made = sample_clip(job, seed, Destination(fps, filename_prefix, cls.hidden))
         videos: list = [InputImpl.VideoFromFile(str(file.path)) for file in made.files]
         if not videos:
             from comfy_execution.graph import ExecutionBlocker
@@ -171,7 +171,7 @@ class StreamingDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent: dict, vae: Any, fps: int, filename_prefix: str) -> io.NodeOutput:
-        files = decode_clip(latent, vae, fps, filename_prefix, cls.hidden)
+        files = decode_clip(latent, vae, Destination(fps, filename_prefix, cls.hidden))
         shown = [ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output) for file in files]
         videos = [InputImpl.VideoFromFile(str(file.path)) for file in files]
         return io.NodeOutput(videos, ui=ui.PreviewVideo(shown))

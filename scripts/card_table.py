@@ -7,13 +7,11 @@ For Self-Forcing 1.3B in bf16, one clip of 60 s. Activations and decoding are wh
 1 GiB is left to the system. No card was used to make it.
 """
 
-from typing import Any
-
 import torch
 
 from dummyforcing_core.geometry import SIZES, LatentShape, made_size
-from dummyforcing_core.loops.clip_memory import setting_of
-from dummyforcing_core.loops.table import price_shape
+from dummyforcing_core.loops.run import setting_of
+from dummyforcing_core.loops.table import clip_kv_shape
 from dummyforcing_core.models.denoiser import ModelGeometry
 from dummyforcing_core.models.families import get_family
 from dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
@@ -28,6 +26,7 @@ PARAMETERS = 1_418_996_800
 with torch.device("meta"):
     VAE_PARAMETERS = sum(parameter.numel() for parameter in WanVAE(WanVAEConfig()).parameters())
 FAMILY = get_family("self_forcing")
+MODEL = ModelGeometry(LAYERS, HEADS, DIM // HEADS, 16, torch.device("cpu"), torch.bfloat16)
 POLICIES: dict[str, Policy] = {
     "dense, window 21": SlidingWindow(21, 0),
     "window 12, sink 3": SlidingWindow(12, 3),
@@ -36,18 +35,11 @@ POLICIES: dict[str, Policy] = {
 }
 
 
-class Sized:
-    """The model where pricing expects a denoiser."""
-
-    geometry = ModelGeometry(LAYERS, HEADS, DIM // HEADS, 16, torch.device("cpu"), torch.bfloat16)
-
-
 def needs(policy: Policy, size: str) -> tuple[float, float, float]:
     """GiB of K/V, of one chunk's activations, of decoding one chunk."""
     shape = LatentShape.of_pixels(*made_size(*SIZES[size]), 60 * 16 + 1)
-    denoise: Any = Sized()
-    plan = policy.plan(setting_of(denoise, shape, FAMILY))
-    kv = plan.peak_bytes(price_shape(denoise, shape, FAMILY))
+    plan = policy.plan(setting_of(MODEL, shape, FAMILY))
+    kv = plan.peak_bytes(clip_kv_shape(MODEL, shape, FAMILY))
     area = FAMILY.chunk_frames * shape.height * shape.width
     activations = area * 2 * 0.01 * DIM / 2222 * 2**20
     decode = 2200 * shape.height * shape.width * 64 * 2

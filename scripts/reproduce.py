@@ -21,7 +21,7 @@ from reproduce_tables import markdown
 
 from dummyforcing_core.cli.common import add_run_arguments, load, pick_device, read_prompts, warn
 from dummyforcing_core.cli.generate import make_clip
-from dummyforcing_core.cli.verify import DEMO_PROMPTS, PROMPTS, RATIO, own_memory, run_conditions, zero_text
+from dummyforcing_core.cli.verify import DEMO_PROMPTS, PROMPTS, RATIO, run_conditions, zero_text
 from dummyforcing_core.clips.pipeline import Pipeline, is_demo
 from dummyforcing_core.clips.render import Clip, Outputs
 from dummyforcing_core.clips.report import RunReport
@@ -34,7 +34,7 @@ from dummyforcing_core.geometry import SIZES, LatentShape, made_size, pixel_fram
 from dummyforcing_core.kv.scoring import HeadScores
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.models.stepcache import NO_STEPS, StepCache
-from dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
+from dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow, own_policy
 from dummyforcing_core.prompts import PromptSchedule
 from dummyforcing_core.vae.streaming import LatentPreview
 
@@ -158,7 +158,7 @@ class Bench:
         """The row with this machine's figures."""
         cached = row.cached and (min(row.cached, 6) if self.smoke else row.cached)
         latents = SMOKE_LATENTS if self.smoke else LATENTS
-        dense: Policy = own_memory(self.family)
+        dense: Policy = own_policy(self.family)
         dummy: Policy | None = DummyForcing(RATIO) if row.dummy else None
         if cached:
             chunk = self.family.chunk_frames

@@ -7,7 +7,8 @@ from workflow_nodes import ROOT
 
 sys.path.insert(0, str(ROOT))  # so that it runs without an installed package
 
-from dummyforcing_core.models.sources import DISAGREE, SOURCES, UNKNOWN, SourceFile
+from dummyforcing_core.models.catalogue import SOURCES
+from dummyforcing_core.models.sources import DISAGREE, UNKNOWN, SourceFile
 
 NOTES = ROOT / "scripts" / "workflow_notes"
 

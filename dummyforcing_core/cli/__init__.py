@@ -1,1 +1,1 @@
-"""The command line: one thin module per command, each with add_parser(subparsers) and run(args) -> exit status."""
+"""The command line: one thin module per command, each with add_arguments(parser) and run(args) -> exit status."""

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
-from ..clips.pipeline import DEMO, Pipeline, is_demo, load_pipeline
+from ..clips.pipeline import Compute, Decoder, Pipeline, Weights, is_demo, load_pipeline
+from ..clips.text_features import TextFiles
 from ..errors import CheckpointError, DummyForcingError, OutputError
 from ..files import make_folder
 from ..geometry import SIZES, LatentShape, Span, made_size
-from ..models.families import FAMILIES
+from ..models.families import DEMO, FAMILIES
 from ..models.lora import Lora
 from ..models.weight_files import flat_names, read_weights
 from ..vae.tiny_vae import TinyDecoder
@@ -198,21 +199,15 @@ def load(args: argparse.Namespace, prompts: Sequence[str] = ()) -> Pipeline:
     if args.vae_tile and not args.vae:
         raise DummyForcingError("--vae-tile has no effect here: --vae is not given; leave it out")
     _check_texts(args, prompts)
+    text = TextFiles(args.text_embedding, args.text_encoder, args.tokenizer, prompts)
+    lora = Lora.read(args.lora, lora_strength(args)) if args.lora else None
+    vae = _vae(args.vae, device, dtype) if args.vae else None
     return load_pipeline(
-        args.model,
-        args.family,
-        device,
-        dtype,
-        args.attention,
-        args.text_embedding,
+        Weights(args.model, args.family, lora),
+        Compute(device, dtype, args.attention, args.offload),
+        text,
+        Decoder(vae, args.vae_tile),
         warn,
-        Lora.read(args.lora, lora_strength(args)) if args.lora else None,
-        _vae(args.vae, device, dtype) if args.vae else None,
-        args.vae_tile,
-        args.text_encoder,
-        args.tokenizer,
-        prompts,
-        args.offload,
     )
 
 
@@ -249,7 +244,7 @@ def _vae(path: Path, device: torch.device, dtype: torch.dtype) -> WanVAE | TinyD
 def load_demo(device: torch.device) -> Pipeline:
     """The bundled model in float32."""
     _one_thread(device)
-    return load_pipeline(DEMO, None, device, torch.float32, warn=warn)
+    return load_pipeline(Weights(DEMO), Compute(device), warn=warn)
 
 
 def _one_thread(device: torch.device) -> None:

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..clips.contact_sheet import save_png
 from ..clips.head_map import head_map
@@ -15,22 +14,20 @@ from ..clips.script import Script
 from ..errors import DummyForcingError
 from ..evaluation.comparison import Row, compare_row, side_by_side, table, write_rows
 from ..files import make_folder
-from ..loops.clip_memory import setting_of
+from ..loops.run import setting_of
 from ..policies import POLICIES, Policy, get_policy
 from .common import add_run_arguments, clip_shape, load
 from .generate import make_clip
 from .policy_arguments import add_policy_options, pick_policy, refuse_surplus
 
 
-def add_parser(subparsers: Any) -> None:
-    """Adds the `compare` command."""
-    parser = subparsers.add_parser("compare", help="one clip under several policies, side by side")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `compare` takes."""
     parser.add_argument("--prompt", required=True, help="text of the clip")
-    parser.add_argument("--policies", default="full,dummy", metavar="LIST", help="the first is the reference")
+    parser.add_argument("--policies", default="window,dummy", metavar="LIST", help="the first is the reference")
     add_run_arguments(parser)
     add_policy_options(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     for policy in policies:  # a plan that cannot be must not cost a clip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            policy.plan(setting_of(pipeline.denoiser, shape, pipeline.family))
+            policy.plan(setting_of(pipeline.denoiser.geometry, shape, pipeline.family))
     compare(pipeline, Clip(Script.constant(args.prompt), shape, args.seed, policies[0]), policies, args.out)
     return 0
 

@@ -2,7 +2,6 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,19 +11,16 @@ from ..models.families import FAMILIES
 from .common import DTYPES, named_dtype
 
 
-def add_parser(subparsers: Any) -> None:
-    """Adds the `convert` command."""
-    parser = subparsers.add_parser(
-        "convert",
-        help="rewrite a checkpoint as a ComfyUI-ready .safetensors file",
-        description="Rewrites a .pt or .safetensors checkpoint under official names, with metadata that names its "
-        "family and makes ComfyUI build its causal model. The source is never changed.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `convert` takes."""
+    parser.description = (
+        "Rewrites a .pt or .safetensors checkpoint under official names, with metadata that names its "
+        "family and makes ComfyUI build its causal model. The source is never changed."
     )
     parser.add_argument("source", metavar="SRC", type=Path, help="checkpoint: .safetensors, .pt or .pth")
     parser.add_argument("target", metavar="DST", type=Path, help="file to write, ending in .safetensors")
     parser.add_argument("--family", metavar="F", help=f"how it was trained: {', '.join(sorted(FAMILIES))}")
     parser.add_argument("--dtype", help=f"{', '.join(DTYPES)} (default: as stored; fp8 becomes bf16)")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,7 +2,6 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ..clips.render import Clip
 from ..clips.script import Script
@@ -21,13 +20,11 @@ STORY = (LIT, LIT, DARK, DARK, DARK, AGAIN, AGAIN)
 FRAMES = 81
 
 
-def add_parser(subparsers: Any) -> None:
-    """Adds the `demo` command."""
-    parser = subparsers.add_parser("demo", help="make a clip with the bundled model")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `demo` takes."""
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder to write (default: out)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps, xpu (default: auto)")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

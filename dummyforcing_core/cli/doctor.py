@@ -5,7 +5,6 @@ import importlib
 import os
 import platform
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 
@@ -17,15 +16,12 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 HEAD_DIM = 128
 
 
-def add_parser(subparsers: Any) -> None:
-    """Adds the `doctor` command."""
-    parser = subparsers.add_parser(
-        "doctor",
-        help="print versions, devices and attention backends",
-        description="Prints versions, devices and, for each device, which attention backends can be used and why "
-        "the others cannot. Changes nothing.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `doctor` takes."""
+    parser.description = (
+        "Prints versions, devices and, for each device, which attention backends can be used and why "
+        "the others cannot. Changes nothing."
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,18 +5,18 @@ import re
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from ..clips.pipeline import DEMO, Pipeline
+from ..clips.pipeline import Pipeline
 from ..clips.render import Clip, Outputs, Rendered, asked_conditions, conditions, render
 from ..clips.script import Script
 from ..clips.start import start_from_image, start_from_latents
 from ..errors import OutputError
 from ..files import make_folder
 from ..geometry import LatentShape, chunk_spans
-from ..loops.table import model_calls
+from ..loops.table import loop_of
+from ..models.families import DEMO
 from ..policies import Full, get_policy
 from .common import (
     Progress,
@@ -35,9 +35,8 @@ from .policy_arguments import add_policy_arguments, add_step_arguments, pick_pol
 Job = tuple[Script, Outputs]
 
 
-def add_parser(subparsers: Any) -> None:
-    """Adds the `generate` command."""
-    parser = subparsers.add_parser("generate", help="make clips from prompts")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `generate` takes."""
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("--prompt", help="text of one clip")
     text.add_argument("--prompts", type=Path, metavar="FILE", help="one clip per line, into folder --out; resumable")
@@ -60,7 +59,6 @@ def add_parser(subparsers: Any) -> None:
     start.add_argument("--start-latents", type=Path, metavar="FILE", help="go on from a clip's saved latents")
     parser.add_argument("--save-latents", type=Path, metavar="FILE", help='also write tensor "latent" (.safetensors)')
     parser.add_argument("--report", type=Path, metavar="FILE", help="also write the timing report (.json)")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,7 +93,7 @@ def make_clip(pipeline: Pipeline, clip: Clip, outputs: Outputs, verbose: bool = 
     family, frames = pipeline.family, clip.shape.frames
     given = 0 if clip.start is None else clip.start.shape[2]
     chunks = chunk_spans(frames, family.chunk_frames, given)
-    calls = model_calls(family, family.schedule, frames, given)
+    calls = loop_of(family).model_calls(family, family.schedule, frames, given)
     try:
         with Progress(len(chunks), calls, outputs.video.name) as progress:
             result = render(pipeline, clip, outputs, progress.on_step)

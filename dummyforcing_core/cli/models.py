@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
+from ..loops.table import loop_of
+from ..models.catalogue import FAMILY_SOURCES, SHARED, Source, get_source
 from ..models.families import FAMILIES, Family
-from ..models.sources import CHECKED, FAMILY_SOURCES, SHARED, Source, SourceFile, get_source
+from ..models.sources import CHECKED, SourceFile
 
 INTRO = (
     f"Facts as stated by the sources, read on {CHECKED} in stored copies that may be older; read a licence yourself "
@@ -18,19 +20,16 @@ INTRO = (
 FIELD = 12  # width of the names in front of the facts
 
 
-def add_parser(subparsers: Any) -> None:
-    """Adds the `models` command."""
-    parser = subparsers.add_parser(
-        "models",
-        help="list checkpoint files, licences and the commands that fetch them",
-        description="Prints, for every model family or one, its files, the licence of the weights, the command that "
-        "fetches them and what this project has verified. Downloads nothing.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `models` takes."""
+    parser.description = (
+        "Prints, for every model family or one, its files, the licence of the weights, the command that "
+        "fetches them and what this project has verified. Downloads nothing."
     )
     parser.add_argument("--family", metavar="F", help="only this one (and what every family shares)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--markdown", action="store_true", help="print the tables of docs/families.md")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,10 +69,8 @@ def defaults(family: Family) -> str:
     ]
     parts += [f"sink {family.sink_frames}"] if family.sink_frames else []
     parts += ["re-cache on a prompt switch"] if family.recache else []
-    parts += [f"{family.pass_frames} frames denoised together"] if family.loop == "rolling" else []
-    parts += ["cache made anew before every chunk"] if family.loop == "recompute" else []
-    parts += [f"longer clips restart, over {family.overlap_frames} frames"] if family.loop == "restarts" else []
-    return "; ".join(parts)
+    about = loop_of(family).about(family)
+    return "; ".join([*parts, *([about] if about else [])])
 
 
 def status(source: Source) -> str:

@@ -1,69 +1,82 @@
-"""Policies and step caching on the command line: one table of options, and what they make."""
+"""Policies and step caching on the command line. The options of a policy are those of its dataclass' fields."""
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..clips.pipeline import Pipeline
 from ..errors import DummyForcingError
-from ..models.families import Family
 from ..models.stepcache import StepCache, TeaCache
-from ..policies import POLICIES, DummyForcing, Full, Policy, SlidingWindow, get_policy
+from ..policies import POLICIES, Option, Policy, SlidingWindow, get_policy
+from ..policies.options import default_of, options_of
 from ..policies.profile import HeadProfile
 from ..schedule import Schedule
 from .common import whole_numbers
 
-WINDOW, SINK = 12, 3
-
-# policy -> {option: field}
-OPTIONS: dict[type[Policy], dict[str, str]] = {
-    Full: {},
-    SlidingWindow: {"window": "window_frames", "sink": "sink_frames"},
-    DummyForcing: {
-        "sink": "sink_frames",
-        "dummy_ratio": "dummy_ratio",
-        "num_dummy": "num_dummy",
-        "local_chunks": "local_chunks",
-        "packed_frames": "packed_frames",
-        "observe_chunk": "observe_chunk",
-        "reclassify": "reclassify_chunks",
-        "score_stride": "score_stride",
-        "profile": "profile",
-    },
-}
-
 
 def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
     """--policy and the options of every policy; one that was not given is None."""
-    parser.add_argument("--policy", default=Full.name, help=f"{', '.join(POLICIES)} (default: full)")
+    parser.add_argument(
+        "--policy",
+        default=SlidingWindow.name,
+        help=f"{', '.join(POLICIES)} (default: window, at the family's own length; full is the dense baseline)",
+    )
     add_policy_options(parser)
 
 
 def add_policy_options(parser: argparse.ArgumentParser) -> None:
-    """The options of every policy."""
+    """The options of every policy. One flag may belong to several, each with its own default."""
     group = parser.add_argument_group("policy options, in latent frames unless said otherwise")
-    group.add_argument("--window", type=int, help="window: frames a head sees, current chunk included (default: 12)")
-    group.add_argument("--sink", type=int, help="first frames kept: in the window (default: 3), by sink heads (1)")
-    group.add_argument("--dummy-ratio", type=float, help="dummy: share of heads without history (default: 0.5)")
-    group.add_argument("--num-dummy", type=int, help="dummy: number of such heads instead of a share")
-    group.add_argument("--local-chunks", type=int, help="dummy: history of neighbour heads, in chunks (default: 1)")
-    group.add_argument("--packed-frames", type=int, help="dummy: newest frames a dummy head keeps (default: 1)")
-    group.add_argument("--observe-chunk", type=_chunk, help="dummy: chunk whose heads are scored (default: auto)")
-    group.add_argument("--reclassify", type=int, metavar="N", help="dummy: score again every N chunks (default: never)")
-    group.add_argument("--score-stride", type=int, metavar="N", help="dummy: score every N-th query (default: 1)")
-    group.add_argument("--profile", type=Path, metavar="FILE", help="dummy: saved head profile instead of scoring")
+    owners: dict[str, list[tuple[type[Policy], str, Option]]] = {}
+    for policy in POLICIES.values():
+        for name, option, flag in _flags(policy):
+            owners.setdefault(flag, []).append((policy, name, option))
+    for flag, owned in owners.items():
+        kinds = [_kind(*one) for one in owned]
+        assert len({metavar for _, metavar in kinds}) == 1, f"--{flag} is read in two ways"
+        about = [
+            f"{policy.name}: {option.help} (default: {_default(policy, name, option)})"
+            for policy, name, option in owned
+        ]
+        group.add_argument(f"--{flag}", dest=_dest(flag), type=kinds[0][0], metavar=kinds[0][1], help="; ".join(about))
 
 
-def add_step_arguments(parser: argparse.ArgumentParser) -> None:
-    """Step caching: a threshold or an explicit list."""
-    group = parser.add_argument_group("step caching")
-    which = group.add_mutually_exclusive_group()
-    which.add_argument("--teacache", type=float, metavar="T", help="TeaCache with this threshold, e.g. 0.2")
-    which.add_argument("--skip-steps", type=whole_numbers, metavar="LIST", help="skip these steps, e.g. 2,3")
-    group.add_argument("--teacache-signal", help="e0 or e: what TeaCache compares (default: e0)")
-    group.add_argument("--teacache-coefficients", type=_numbers, metavar="LIST", help="its polynomial, highest first")
+def _flags(policy: type[Policy]) -> Iterator[tuple[str, Option, str]]:
+    """(field, option, flag without dashes) of a policy."""
+    for name, option in options_of(policy).items():
+        yield name, option, option.flag or name.replace("_", "-")
+
+
+def _dest(flag: str) -> str:
+    return flag.replace("-", "_")
+
+
+def _default(policy: type[Policy], name: str, option: Option) -> Any:
+    default = default_of(policy, name)
+    return option.unset if default is None else default
+
+
+def _kind(policy: type[Policy], name: str, option: Option) -> tuple[Any, str]:
+    """How an option's text is read, and what the help calls it."""
+    if option.read is not None:
+        return Path, "FILE"
+    number = float if isinstance(default_of(policy, name), float) else int
+    return (_or_word(number, option.unset), "N") if option.unset else (number, "N" if number is int else "X")
+
+
+def _or_word(number: type, word: str) -> Any:
+    """Reads a number, or the word that stands for none."""
+
+    def read(text: str) -> Any:
+        if text == word:
+            return word
+        try:
+            return number(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected {word} or a number, got {text!r}") from None
+
+    return read
 
 
 def pick_policy(args: argparse.Namespace, pipeline: Pipeline, name: str | None = None) -> Policy:
@@ -71,22 +84,19 @@ def pick_policy(args: argparse.Namespace, pipeline: Pipeline, name: str | None =
     policy = get_policy(name or args.policy)
     if name is None:
         refuse_surplus(args, [policy])
-    if policy is DummyForcing:
-        if args.profile is not None:
-            refuse_together(args, "nothing is scored with --profile", ("observe_chunk", "reclassify", "score_stride"))
-        if args.num_dummy is not None:
-            refuse_together(args, "--num-dummy gives the number", ("dummy_ratio",))
-    given = {field: getattr(args, option) for option, field in OPTIONS[policy].items()}
-    given = {field: value for field, value in given.items() if value is not None}
-    if policy is SlidingWindow:
-        given = _own_window(pipeline.family) | given
-    if "observe_chunk" in given and given["observe_chunk"] == "auto":
-        del given["observe_chunk"]
-    if isinstance(given.get("profile"), Path):
-        given["profile"] = HeadProfile.read(given["profile"])
-        given["profile"].warn_unless_of(pipeline.fingerprint)
-    assert set(given) <= {f.name for f in fields(policy)}  # type: ignore[arg-type]
-    return policy(**given)
+    flags = {field: flag for field, _, flag in _flags(policy)}
+    given: dict[str, Any] = {}
+    for field, option, flag in _flags(policy):
+        value = getattr(args, _dest(flag))
+        if value is None:
+            continue
+        refuse_together(args, f"--{flag} is given", [_dest(flags[other]) for other in option.overrides])
+        if value != option.unset:
+            given[field] = value if option.read is None else option.read(value)
+    for value in given.values():
+        if isinstance(value, HeadProfile):
+            value.warn_unless_of(pipeline.fingerprint)
+    return policy(**given).resolved(pipeline.family)
 
 
 def pick_steps(args: argparse.Namespace, pipeline: Pipeline) -> StepCache:
@@ -106,28 +116,28 @@ def refuse_together(args: argparse.Namespace, reason: str, options: Sequence[str
             raise DummyForcingError(f"--{option.replace('_', '-')} has no effect here: {reason}; leave it out")
 
 
-def _own_window(family: Family) -> dict[str, Any]:
-    if family.window_frames is None:
-        return {"window_frames": WINDOW, "sink_frames": SINK}
-    return {"window_frames": family.window_frames, "sink_frames": family.sink_frames}
-
-
 def refuse_surplus(args: argparse.Namespace, policies: list[type[Policy]]) -> None:
     """An option that no chosen policy takes would be ignored in silence."""
-    taken = {option for policy in policies for option in OPTIONS[policy]}
-    for option in dict.fromkeys(option for table in OPTIONS.values() for option in table):
-        if option not in taken and getattr(args, option) is not None:
-            owners = ", ".join(policy.name for policy, table in OPTIONS.items() if option in table)
-            chosen = ", ".join(policy.name for policy in policies)
+    owners: dict[str, list[str]] = {}
+    for policy in POLICIES.values():
+        for _, _, flag in _flags(policy):
+            owners.setdefault(flag, []).append(policy.name)
+    chosen = {policy.name for policy in policies}
+    for flag, names in owners.items():
+        if not chosen.intersection(names) and getattr(args, _dest(flag)) is not None:
             raise DummyForcingError(
-                f"--{option.replace('_', '-')} belongs to --policy {owners}, but --policy {chosen} came"
+                f"--{flag} belongs to --policy {', '.join(names)}, but --policy {', '.join(sorted(chosen))} came"
             )
 
 
-def _chunk(text: str) -> int | str:
-    if text == "auto" or text.isdecimal():
-        return text if text == "auto" else int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} came; write auto or the ordinal of a chunk")
+def add_step_arguments(parser: argparse.ArgumentParser) -> None:
+    """Step caching: a threshold or an explicit list."""
+    group = parser.add_argument_group("step caching")
+    which = group.add_mutually_exclusive_group()
+    which.add_argument("--teacache", type=float, metavar="T", help="TeaCache with this threshold, e.g. 0.2")
+    which.add_argument("--skip-steps", type=whole_numbers, metavar="LIST", help="skip these steps, e.g. 2,3")
+    group.add_argument("--teacache-signal", help="e0 or e: what TeaCache compares (default: e0)")
+    group.add_argument("--teacache-coefficients", type=_numbers, metavar="LIST", help="its polynomial, highest first")
 
 
 def _numbers(text: str) -> tuple[float, ...]:

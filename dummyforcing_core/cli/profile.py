@@ -2,7 +2,6 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ..clips.contact_sheet import save_png
 from ..clips.head_map import head_map
@@ -28,16 +27,14 @@ from .common import add_run_arguments, claim_outputs, clip_shape, load, read_pro
 RATIO = 0.5
 
 
-def add_parser(subparsers: Any) -> None:
-    """Adds the `profile` command."""
-    parser = subparsers.add_parser("profile", help="score a model's heads and save the profile")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `profile` takes."""
     add_run_arguments(parser)
     parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one prompt per line")
     parser.add_argument("--seeds", type=int, default=1, help="clips per prompt (default: 1)")
     parser.add_argument("--local-chunks", type=int, default=1, help="neighbour window while scoring, in chunks")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="profile to write (.json)")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw the head map (.png)")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -28,9 +28,8 @@ from .policy_arguments import add_policy_arguments, add_step_arguments, pick_pol
 FAILURES = 3  # in a row: then it is not the clip
 
 
-def add_parser(subparsers: Any) -> None:
-    """Adds the `vbench` command."""
-    parser = subparsers.add_parser("vbench", help="sample VBench's prompts, to be scored by VBench")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `vbench` takes."""
     parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one prompt per line; names clips")
     parser.add_argument(
         "--extended", type=Path, metavar="FILE", help="line k is sampled in place of prompt k (default: the prompts)"
@@ -40,7 +39,6 @@ def add_parser(subparsers: Any) -> None:
     add_policy_arguments(parser)
     add_step_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder; clips go into DIR/videos")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from .. import __version__
-from ..clips.pipeline import DEMO, Pipeline, is_demo
+from ..clips.pipeline import Pipeline, is_demo
 from ..clips.render import Clip, Outputs, device_name
 from ..clips.script import Script
 from ..errors import CheckpointError, OutputError
@@ -21,13 +21,14 @@ from ..evaluation.profiling import ProfilePlan, take_samples
 from ..evaluation.verify import Page, check_costs, check_heads, check_tensors
 from ..files import write_atomic
 from ..geometry import LatentShape, chunk_spans, pixel_frames
+from ..loops.table import loop_of
 from ..models import checkpoints
 from ..models.checkpoints import Weights, read_checkpoint
-from ..models.families import Family, get_family
+from ..models.families import DEMO, get_family
 from ..models.metadata import parse_metadata, unknown_family
-from ..models.wan_geometry import size_doubt
+from ..models.wan_geometry import size_mismatch
 from ..models.weight_files import read_header
-from ..policies import DummyForcing, Full, Policy, SlidingWindow
+from ..policies import DummyForcing, Policy, own_policy
 from ..prompts import PromptSchedule
 from .common import add_run_arguments, claim_outputs, clip_shape, load, pick_device, read_prompts, shown_size
 from .generate import make_clip
@@ -47,11 +48,9 @@ PROMPTS = (
 )
 
 
-def add_parser(subparsers: Any) -> None:
-    """Adds the `verify` command."""
-    parser = subparsers.add_parser("verify", help="one PASS / FAIL page on a checkpoint")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `verify` takes."""
     add_run_arguments(parser, frames="45, in rolling windows more")
-    parser.set_defaults(run=run)
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt per line (default: three of its own)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the page as Markdown (.md)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
@@ -94,7 +93,8 @@ def verify(args: argparse.Namespace) -> Page:
         page.add("clips", "not made: the weights are damaged")
         return page
     # A family that denoises a whole window together gets two chunks more, as the others do.
-    shape = _shape(args, max(LATENTS, weights.family.pass_frames + 2 * weights.family.chunk_frames))
+    family = weights.family
+    shape = _shape(args, max(LATENTS, loop_of(family).pass_frames(family) + 2 * family.chunk_frames))
     page.conditions["clip"] = _clip_line(args, shape)
     del weights
     with tempfile.TemporaryDirectory() as folder:
@@ -140,7 +140,7 @@ def dummy_sink() -> int:
 
 def _rows(pipeline: Pipeline, args: argparse.Namespace, shape: LatentShape, text: str, folder: Path) -> list[Row]:
     """The clip under the family's own memory and under Dummy Forcing, with errors against the first."""
-    policies: list[Policy] = [own_memory(pipeline.family), DummyForcing(RATIO)]
+    policies: list[Policy] = [own_policy(pipeline.family), DummyForcing(RATIO)]
     clip = Clip(Script.constant(text), shape, args.seed, policies[0], crop=shown_size(args))
     latents, rows = folder / "dense.safetensors", []
     for number, policy in enumerate(policies):
@@ -151,16 +151,11 @@ def _rows(pipeline: Pipeline, args: argparse.Namespace, shape: LatentShape, text
     return rows
 
 
-def own_memory(family: Family) -> Policy:
-    """What a family calls dense: its own window, or everything."""
-    return SlidingWindow(family.window_frames, family.sink_frames) if family.window_frames else Full()
-
-
 def _family(args: argparse.Namespace, path: Path, weights: Weights) -> tuple[str, str, bool | None]:
     """(measured, expected, verdict) of where the family comes from; only a file that says so itself is a PASS."""
     title = f"{weights.family.name} ({weights.family.title})"
-    if doubt := size_doubt(weights.info.geometry, weights.family):
-        return title, doubt, None
+    if mismatch := size_mismatch(weights.info.geometry, weights.family):
+        return title, mismatch, None
     if parse_metadata(read_header(path)).family:
         return f"{title}, stated by the file", "stated by the file", True
     if args.family:

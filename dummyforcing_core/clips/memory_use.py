@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..kv.plan import KVShape
 from ..kv.scoring import HeadScores
-from ..loops.rollout import ChunkResult
+from ..loops.run import ChunkResult
 
 
 @dataclass

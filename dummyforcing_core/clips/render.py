@@ -3,8 +3,8 @@
 import contextlib
 import platform
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,21 @@ from torch import Tensor
 from .. import __version__
 from ..errors import DummyForcingError, OutputError
 from ..files import output_error, write_atomic
-from ..geometry import FPS, SPATIAL, TEMPORAL, LatentShape, Span, chunk_spans, pixel_frames
+from ..geometry import FPS, SPATIAL, TEMPORAL, LatentShape, chunk_spans, pixel_frames
 from ..kv.plan import HeadPlan
 from ..kv.scoring import HeadScores
-from ..loops.rollout import ChunkResult
-from ..loops.table import loop_of, price_shape
+from ..loops.run import ChunkResult, OnStep, Run
+from ..loops.table import clip_kv_shape, sample
 from ..models.stepcache import NO_STEPS, StepCache
 from ..noise import SeededNoise
 from ..policies.base import Policy
 from ..prompts import PromptSchedule
-from ..vae.still_frame import StillFrames
+from ..transfer import wait_for
 from ..vae.streaming import to_uint8
 from .contact_sheet import ContactSheet
 from .memory_use import MemoryUse
 from .pipeline import Pipeline
-from .report import ChunkTiming, RunReport
+from .report import RunReport, ms_since
 from .script import Script
 from .video import VideoWriter
 
@@ -81,67 +81,76 @@ class Rendered:
     scores: HeadScores | None
 
 
-def render(
-    pipeline: Pipeline,
-    clip: Clip,
-    outputs: Outputs,
-    on_step: Callable[[Span, int], None] = lambda span, step: None,
-) -> Rendered:
+def render(pipeline: Pipeline, clip: Clip, outputs: Outputs, on_step: OnStep = lambda span, step: None) -> Rendered:
     """Makes one clip.
 
     The video gets its own name when it is whole, then the other files are written. An error before leaves no file
     behind, one after leaves the video; KeyboardInterrupt (or anything else that is no Exception, raised in `on_step`)
     leaves the part.
     """
-    began = time.perf_counter()
-    report = RunReport(conditions(pipeline, clip), init_ms=pipeline.init_ms)
-    sheet = ContactSheet(pixel_frames(clip.shape.frames))
-    latents: list[Tensor] = []
-    prompts = prompt_schedule(pipeline, clip)
-    memory = MemoryUse(price_shape(pipeline.denoiser, clip.shape, pipeline.family, len(prompts.entries) - 1))
+    prompts, began = prompt_schedule(pipeline, clip), time.perf_counter()
+    record = _Record(pipeline, clip, len(prompts.entries) - 1, began)
     try:
         with _writer(pipeline, clip, outputs.part) as video:
             decoder, stills = pipeline.new_decoder(), pipeline.kept_stills()
-            for chunk, diffuse_ms in _timed_chunks(pipeline, clip, prompts, stills, on_step):
-                _check_finite(chunk)
+            run = replace(clip_run(pipeline, clip, prompts), on_step=on_step, still=stills)
+            for chunk, diffuse_ms in _timed(sample(run), run.denoise.geometry.device):
+                chunk.check_finite()
                 decode_began = time.perf_counter()
                 pixels = decoder.push(chunk.latent)
                 if stills is not None:
                     stills.keep(pixels)
                 frames = to_uint8(pixels, clip.size)[0]
-                decode_ms = _ms_since(decode_began)
+                decode_ms = ms_since(decode_began)
                 _write(video, frames, outputs)
-                sheet.add(frames)
-                report.first_frame_ms = report.first_frame_ms or _ms_since(began)
-                span = chunk.span
-                report.chunks.append(
-                    ChunkTiming(span.chunk, span.start, span.frames, diffuse_ms, decode_ms, chunk.window_full)
-                )
-                memory.add(chunk)
+                record.add(chunk, frames, diffuse_ms, decode_ms)
                 if outputs.latents:
-                    latents.append(chunk.latent.cpu())
+                    record.latents.append(chunk.latent.cpu())
             rest = decoder.flush()
             if rest.shape[2]:
-                _write(video, to_uint8(rest, clip.size)[0], outputs)
-                sheet.add(to_uint8(rest, clip.size)[0])
+                frames = to_uint8(rest, clip.size)[0]
+                _write(video, frames, outputs)
+                record.sheet.add(frames)
         _rename(outputs.part, outputs.video)
     except Exception:
         with contextlib.suppress(OSError):
             outputs.part.unlink(missing_ok=True)
         raise
-    try:
-        if outputs.latents:
-            save_latents(outputs.latents, torch.cat(latents, dim=2))
-        if outputs.contact_sheet:
-            sheet.save(outputs.contact_sheet, title=clip.script.title)
-        report.total_ms = pipeline.init_ms + _ms_since(began)
-        report.memory = memory.rows()
-        if outputs.report:
-            report.write(outputs.report)
-    except DummyForcingError as error:
-        raise OutputError(f"{error}; the video is whole and stays: {outputs.video}") from error
-    assert memory.last is not None
-    return Rendered(report, memory.last.plan, memory.scores)
+    return record.written(outputs)
+
+
+class _Record:
+    """What a clip leaves beside its video: pictures, latents if they are wanted, figures."""
+
+    def __init__(self, pipeline: Pipeline, clip: Clip, switches: int, began: float):
+        self._clip, self._init_ms, self._began = clip, pipeline.init_ms, began
+        self._report = RunReport(conditions(pipeline, clip), init_ms=pipeline.init_ms)
+        shape = clip_kv_shape(pipeline.denoiser.geometry, clip.shape, pipeline.family, switches)
+        self._memory = MemoryUse(shape)
+        self.sheet = ContactSheet(pixel_frames(clip.shape.frames))
+        self.latents: list[Tensor] = []
+
+    def add(self, chunk: ChunkResult, frames: np.ndarray, diffuse_ms: float, decode_ms: float) -> None:
+        """A chunk whose frames (f, H, W, 3) are in the video."""
+        self.sheet.add(frames)
+        self._memory.add(chunk)
+        self._report.add_chunk(chunk, diffuse_ms, decode_ms, ms_since(self._began))
+
+    def written(self, outputs: Outputs) -> Rendered:
+        """Writes all that goes with a whole video."""
+        try:
+            if outputs.latents:
+                save_latents(outputs.latents, torch.cat(self.latents, dim=2))
+            if outputs.contact_sheet:
+                self.sheet.save(outputs.contact_sheet, title=self._clip.script.title)
+            self._report.total_ms = self._init_ms + ms_since(self._began)
+            self._report.memory = self._memory.rows()
+            if outputs.report:
+                self._report.write(outputs.report)
+        except DummyForcingError as error:
+            raise OutputError(f"{error}; the video is whole and stays: {outputs.video}") from error
+        assert self._memory.last is not None
+        return Rendered(self._report, self._memory.last.plan, self._memory.scores)
 
 
 def save_latents(path: Path, latents: Tensor) -> None:
@@ -149,36 +158,32 @@ def save_latents(path: Path, latents: Tensor) -> None:
     write_atomic(path, save({"latent": latents.contiguous()}))
 
 
-def _timed_chunks(
-    pipeline: Pipeline,
-    clip: Clip,
-    prompts: PromptSchedule,
-    stills: StillFrames | None,
-    on_step: Callable[[Span, int], None],
-) -> Iterator[tuple[ChunkResult, float]]:
-    """(chunk, ms) pairs; the device is waited for, so the time is the chunk's own."""
-    device = pipeline.denoiser.geometry.device
-    chunks = loop_of(pipeline.family, stills)(
+def clip_run(pipeline: Pipeline, clip: Clip, prompts: PromptSchedule) -> Run:
+    """What a loop samples for this clip."""
+    family, device = pipeline.family, pipeline.denoiser.geometry.device
+    return Run(
         pipeline.denoiser,
         clip.shape,
-        pipeline.family.schedule,
+        family.schedule,
         prompts,
         clip.policy,
-        pipeline.family,
-        SeededNoise(clip.seed, clip.shape, pipeline.family.chunk_frames, device),
-        start=clip.start,
-        on_step=on_step,
-        attend=pipeline.backend.run,
-        steps=clip.steps,
+        family,
+        SeededNoise(clip.seed, clip.shape, family.chunk_frames, device),
+        clip.start,
+        pipeline.backend.run,
+        clip.steps,
     )
+
+
+def _timed(chunks: Iterator[ChunkResult], device: torch.device) -> Iterator[tuple[ChunkResult, float]]:
+    """(chunk, ms) pairs; the device is waited for, so the time is the chunk's own."""
     while True:
         began = time.perf_counter()
         chunk = next(chunks, None)
         if chunk is None:
             return
-        if device.type != "cpu":
-            getattr(torch, device.type).synchronize()
-        yield chunk, _ms_since(began)
+        wait_for(device)
+        yield chunk, ms_since(began)
 
 
 def prompt_schedule(pipeline: Pipeline, clip: Clip) -> PromptSchedule:
@@ -187,16 +192,8 @@ def prompt_schedule(pipeline: Pipeline, clip: Clip) -> PromptSchedule:
     prompts = PromptSchedule(tuple((start, contexts[prompt]) for start, prompt in clip.script.lines))
     given = 0 if clip.start is None else clip.start.shape[2]
     starts = [span.start for span in chunk_spans(clip.shape.frames, pipeline.family.chunk_frames, given)]
-    prompts.warn_unheard(starts, TEMPORAL / FPS)
+    prompts.warn_unused(starts, TEMPORAL / FPS)
     return prompts.blended(clip.script.blend_chunks, starts)
-
-
-def _check_finite(chunk: ChunkResult) -> None:
-    if not bool(chunk.latent.isfinite().all()):
-        raise OutputError(
-            f"chunk {chunk.span.chunk} came out as NaN or infinity; try --dtype bf16 or fp32, and check that the "
-            "checkpoint is intact and of the family you named"
-        )
 
 
 def _writer(pipeline: Pipeline, clip: Clip, path: Path) -> VideoWriter:
@@ -262,7 +259,3 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
-
-
-def _ms_since(began: float) -> float:
-    return 1000 * (time.perf_counter() - began)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import textwrap
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..files import write_atomic
 from ..geometry import TEMPORAL
+from ..loops.run import ChunkResult
 
 _MEBIBYTE = 2**20
 _WIDTH, _NAME_WIDTH = 64, 20
@@ -56,6 +58,12 @@ class RunReport:
     total_ms: float = 0.0
     first_frame_ms: float = 0.0
     memory: dict[str, Mapping[str, float | None]] = field(default_factory=dict)
+
+    def add_chunk(self, chunk: ChunkResult, diffuse_ms: float, decode_ms: float, since_start_ms: float) -> None:
+        """The next chunk of the clip, whose first pixels were there `since_start_ms` after the run began."""
+        self.first_frame_ms = self.first_frame_ms or since_start_ms
+        span, full = chunk.span, chunk.window_full
+        self.chunks.append(ChunkTiming(span.chunk, span.start, span.frames, diffuse_ms, decode_ms, full))
 
     @property
     def diffusion_ms(self) -> float:
@@ -211,3 +219,8 @@ def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items())
     return "-" if value is None else str(value)
+
+
+def ms_since(began: float) -> float:
+    """Milliseconds since a time.perf_counter()."""
+    return 1000 * (time.perf_counter() - began)

@@ -11,14 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from ..clips.pipeline import Pipeline
-from ..clips.render import Clip, prompt_schedule
+from ..clips.render import Clip, clip_run, prompt_schedule
 from ..clips.report import RunReport
 from ..clips.video import VideoWriter, read_frames
 from ..files import write_atomic
 from ..geometry import FPS
 from ..kv.plan import HeadPlan
-from ..loops.table import pass_flops, price_shape
-from ..noise import SeededNoise
+from ..loops.table import clip_kv_shape, pass_flops
 from ..policies.base import Policy
 from .teacher_forced import ChunkError, teacher_forced
 
@@ -68,20 +67,10 @@ def compare_row(
     pipeline: Pipeline, clip: Clip, reference: Policy, latents: Path, plan: HeadPlan, report: RunReport
 ) -> Row:
     """Figures of `clip`'s policy against `reference` along the reference's saved latents."""
-    shape = price_shape(pipeline.denoiser, clip.shape, pipeline.family)
-    device = pipeline.denoiser.geometry.device
-    errors = teacher_forced(
-        pipeline.denoiser,
-        load_file(latents)["latent"].to(device),
-        pipeline.family.schedule,
-        prompt_schedule(pipeline, clip),
-        clip.policy,
-        reference,
-        pipeline.family,
-        SeededNoise(clip.seed, clip.shape, pipeline.family.chunk_frames, device),
-        pipeline.backend.run,
-        pipeline.new_stills,
-    )
+    model = pipeline.denoiser.geometry
+    run = clip_run(pipeline, clip, prompt_schedule(pipeline, clip))
+    errors = teacher_forced(run, load_file(latents)["latent"].to(model.device), reference, pipeline.new_stills)
+    shape = clip_kv_shape(model, clip.shape, pipeline.family)
     flops = pass_flops(plan, shape, pipeline.family, clip.shape.frames)
     return Row(clip.policy, plan, report, list(errors), flops)
 

@@ -1,7 +1,7 @@
 """Taking a head profile: scores of whole clips, and how stable the choice of dummy heads is across them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import ClassVar
 
@@ -12,7 +12,8 @@ from ..geometry import LatentShape, Span
 from ..kv.attention import AttentionFn, attention
 from ..kv.plan import HeadMemory, HeadPlan
 from ..kv.scoring import HeadScores, Observation
-from ..loops.table import loop_of
+from ..loops import table
+from ..loops.run import Run
 from ..models.denoiser import Denoiser
 from ..models.families import Family
 from ..noise import SeededNoise
@@ -89,11 +90,10 @@ def take_samples(
                     return None
                 return steps.setdefault((span.chunk, step), Observation(model.layers, model.heads))
 
-            noise = SeededNoise(seed, clips.shape, family.chunk_frames, denoise.geometry.device)
+            noise = SeededNoise(seed, clips.shape, family.chunk_frames, model.device)
             policy = Watching(memory, seen.append)
-            for chunk in loop_of(family, new_stills())(
-                denoise, clips.shape, family.schedule, prompts, policy, family, noise, watch=watch, attend=attend
-            ):
+            run = Run(denoise, clips.shape, family.schedule, prompts, policy, family, noise, attend=attend)
+            for chunk in table.sample(replace(run, watch=watch, still=new_stills())):
                 for (where, step), observation in steps.items():
                     yield Sample(number, index, where, step, observation.scores())
                 if seen:

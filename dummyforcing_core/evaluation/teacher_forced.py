@@ -7,21 +7,17 @@ order of its passes, the loop then goes along that clip, and what the network wo
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..geometry import LatentShape, Span
-from ..kv.attention import AttentionFn, attention
-from ..loops.rollout import ChunkResult
-from ..loops.table import loop_of
+from ..loops.run import ChunkResult, Run
+from ..loops.table import sample
 from ..models.denoiser import Denoiser, Step
-from ..models.families import Family
-from ..noise import NoiseFn
+from ..models.stepcache import NO_STEPS
 from ..policies.base import Policy
-from ..prompts import PromptSchedule
-from ..schedule import Schedule
 from ..vae.still_frame import NewStills, no_stills
 
 
@@ -40,33 +36,24 @@ class ChunkError:
 
 @torch.inference_mode()
 def teacher_forced(
-    denoise: Denoiser,
-    latents: Tensor,
-    schedule: Schedule,
-    prompts: PromptSchedule,
-    policy: Policy,
-    reference: Policy,
-    family: Family,
-    noise: NoiseFn,
-    attend: AttentionFn = attention,
-    new_stills: NewStills = no_stills,
+    run: Run, latents: Tensor, reference: Policy, new_stills: NewStills = no_stills
 ) -> Iterator[ChunkError]:
-    """Errors of `policy` against `reference`, chunk by chunk, along finished latents (B, C, T, h, w).
+    """Errors of the run's policy against `reference`, chunk by chunk, along finished latents (B, C, T, h, w).
 
+    run        -- what the clip was sampled with; its own length, start, steps to skip, watch and stills play no part
     new_stills -- pixel frames of a clip as stills, for a loop that wants them (recompute.py)
 
     Head errors include what earlier layers pass on; the first layer's are the head's own. The reference's head outputs
     of one chunk wait in main memory: 0.4 GiB per pass over 3 frames of 480p in a 1.3B model.
     """
-    shape = LatentShape(*latents.shape)
-    errors = _Errors(denoise.geometry.layers)
+    errors = _Errors(run.denoise.geometry.layers)
+    alone = replace(run, shape=LatentShape(*latents.shape), start=None, steps=NO_STEPS)
 
     def along(forced: _Forced, policy: Policy) -> Iterator[ChunkResult]:
-        loop = loop_of(family, new_stills())
-        return loop(forced, shape, schedule, prompts, policy, family, noise, attend=attend, watch=forced.watch)
+        return sample(replace(alone, denoise=forced, policy=policy, watch=forced.watch, still=new_stills()))
 
-    first = along(_Forced(denoise, latents, errors.expect_heads, errors.expect), reference)
-    second = along(_Forced(denoise, latents, errors.compare_heads, errors.compare), policy)
+    first = along(_Forced(run.denoise, latents, errors.expect_heads, errors.expect), reference)
+    second = along(_Forced(run.denoise, latents, errors.compare_heads, errors.compare), run.policy)
     for chunk, _ in zip(first, second, strict=True):
         yield errors.of_chunk(chunk.span)
 

@@ -38,6 +38,18 @@ class Observer(Protocol):
         ...
 
 
+def both(first: Observer | None, second: Observer | None) -> Observer | None:
+    """One observer that passes on to two, where there are two."""
+    if first is None or second is None:
+        return first or second
+
+    def observe(layer: int, heads: list[int], q: Tensor, k: Tensor, regions: list[Region]) -> None:
+        first(layer, heads, q, k, regions)
+        second(layer, heads, q, k, regions)
+
+    return observe
+
+
 def _groups(memories: list[HeadMemory], slots: list[list[int]]) -> list[tuple[list[int], list[HeadRange]]]:
     """Heads by (positions, capacity, resident frames), and inside a group contiguous ranges of equal memory."""
     table: dict[tuple[str, int, int], dict[tuple[HeadMemory, tuple[int, ...]], list[int]]] = defaultdict(dict)

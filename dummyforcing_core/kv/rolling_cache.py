@@ -26,7 +26,7 @@ from .rope import apply_rope, rope_table
 
 
 @dataclass(frozen=True)
-class Sight:
+class Visible:
     """What heads of equal memory see in a pass: history slots, oldest first. at: their place among a call's heads."""
 
     held: HeadRange
@@ -81,7 +81,7 @@ class RollingCache(KVCache):
             rotation = self._rotation(group, self.query_frames)
             gq, gk = (apply_rope(group.pick(x), *rotation) for x in (q, k))
             for call in self._calls(group):
-                spans = [sight.held.span for sight in call]
+                spans = [seen.held.span for seen in call]
                 queries = torch.cat([gq[:, :, span] for span in spans], dim=2)
                 keys = self._gathered(call, gk, group.k, group)
                 if not self.pass_frames:
@@ -103,29 +103,29 @@ class RollingCache(KVCache):
         near = _newest(near, max(held.memory.sink_frames, held.memory.recent_frames or 0))
         return [slot for slot in near if slot < pinned], [slot for slot in near if slot >= pinned]
 
-    def _calls(self, group: GroupBuffer) -> list[list[Sight]]:
+    def _calls(self, group: GroupBuffer) -> list[list[Visible]]:
         """The group's heads by how many frames they see, one attention call each; in a window that is one."""
-        table: dict[int, list[Sight]] = {}
+        table: dict[int, list[Visible]] = {}
         for held in group.ranges:
             pinned, ring = self._seen(held)
             call = table.setdefault(len(pinned) + len(ring), [])
             first = call[-1].at.stop if call else 0
-            call.append(Sight(held, slice(first, first + held.stop - held.start), pinned, ring))
+            call.append(Visible(held, slice(first, first + held.stop - held.start), pinned, ring))
         return list(table.values())
 
-    def _gathered(self, call: list[Sight], own: Tensor, stored: Tensor, group: GroupBuffer) -> Tensor:
+    def _gathered(self, call: list[Visible], own: Tensor, stored: Tensor, group: GroupBuffer) -> Tensor:
         """The pass's own keys or values (B, L, H_group, D), then what is seen of the stored: (B, Lk, H_call, D)."""
         length, tokens = own.shape[1], self.shape.frame_tokens
         out = own.new_empty(own.shape[0], length + call[0].frames * tokens, call[-1].at.stop, own.shape[3])
-        for sight in call:
-            out[:, :length, sight.at] = own[:, :, sight.held.span]
-            moves = [(slot, place) for place, slot in enumerate(sight.pinned + sight.ring)]
+        for seen in call:
+            out[:, :length, seen.at] = own[:, :, seen.held.span]
+            moves = [(slot, place) for place, slot in enumerate(seen.pinned + seen.ring)]
             for slot, place, frames in runs(moves):
                 target = slice(length + place * tokens, length + (place + frames) * tokens)
-                out[:, target, sight.at] = stored[:, group.history(slot, frames), sight.held.span]
+                out[:, target, seen.at] = stored[:, group.history(slot, frames), seen.held.span]
         return out
 
-    def _move_sinks(self, call: list[Sight], keys: Tensor, own_tokens: int) -> None:
+    def _move_sinks(self, call: list[Visible], keys: Tensor, own_tokens: int) -> None:
         """Turns sinks' keys, which follow `own_tokens`, from frames 0, 1, .. to right before the rest that is seen.
 
         Rotations add up: what was turned by f, and now by p, stands at f + p. Rows and columns stay.
@@ -133,15 +133,15 @@ class RollingCache(KVCache):
         by = self.query_frames.start - call[0].frames
         if by not in self._turns:
             self._turns[by] = rope_table([by], 1, 1, self.shape.head_dim, self._like.device)
-        for sight in call:
-            sink = slice(own_tokens, own_tokens + len(sight.pinned) * self.shape.frame_tokens)
-            keys[:, sink, sight.at] = apply_rope(keys[:, sink, sight.at], *self._turns[by])
+        for seen in call:
+            sink = slice(own_tokens, own_tokens + len(seen.pinned) * self.shape.frame_tokens)
+            keys[:, sink, seen.at] = apply_rope(keys[:, sink, seen.at], *self._turns[by])
 
-    def _show(self, layer: int, group: GroupBuffer, call: list[Sight], q: Tensor, keys: Tensor) -> None:
-        for sight in call if self._observers else []:
-            regions = self._regions(group, sight.held)
+    def _show(self, layer: int, group: GroupBuffer, call: list[Visible], q: Tensor, keys: Tensor) -> None:
+        for seen in call if self._observers else []:
+            regions = self._regions(group, seen.held)
             for observer in self._observers:
-                observer(layer, group.heads[sight.held.span], q[:, :, sight.at], keys[:, :, sight.at], regions)
+                observer(layer, group.heads[seen.held.span], q[:, :, seen.at], keys[:, :, seen.at], regions)
 
     def _regions(self, group: GroupBuffer, held: HeadRange) -> list[Region]:
         pinned, ring = ([held.slots[slot] for slot in slots] for slots in self._seen(held))

@@ -33,7 +33,7 @@ def rope_table(
     """Cosines and sines for tokens in (frame, row, column) order.
 
     `frames` holds one absolute latent-frame index per frame; there is no upper limit. Angles are formed in
-    float64 on the host, so the table is exact at any index and on devices without float64.
+    float64 on the CPU, so the table is exact at any index and on devices without float64.
     Returns two float32 tensors (len(frames) * rows * cols, head_dim // 2).
     """
     index = np.asarray(frames.tolist() if isinstance(frames, Tensor) else frames, dtype=np.float64)

@@ -19,19 +19,44 @@ from torch import Tensor
 
 from ..errors import PlanError
 from ..geometry import LatentShape, Span
-from ..kv.attention import AttentionFn, attention
-from ..kv.plan import HeadPlan, KVShape
-from ..models.denoiser import Denoiser
+from ..kv.plan import KVShape
+from ..models.denoiser import ModelGeometry
 from ..models.families import Family
-from ..models.stepcache import NO_STEPS, StepCache
 from ..noise import NoiseFn
-from ..policies.base import Policy
-from ..prompts import PromptSchedule
-from ..schedule import Schedule
+from ..prompts import Prompts
 from ..vae.still_frame import StillFrames
-from .clip_memory import kv_shape, setting_of
 from .context_latents import encoded_still, warn_plain_latent
-from .rollout import ChunkResult, OnStep, Watch, checked_start, rollout
+from .rollout import rollout
+from .run import ChunkResult, OnStep, Run, Watch, kv_shape, setting_of
+
+
+@torch.inference_mode()
+def restarts(run: Run) -> Generator[ChunkResult, None, None]:
+    """Yields one ChunkResult per chunk; spans are those of the whole video, bytes and plan those of its clip.
+
+    A policy plans, and heads are scored, in every clip anew. The frames that a clip begins with are read under the
+    prompt of the first of them.
+    """
+    parts = parts_of(run.shape.frames, run.family, run.given_frames)
+    if run.still is None and parts[-1].start > 0:
+        warn_plain_latent(run.family)
+    tail = _Tail(run.family.overlap_frames, run.still if parts[-1].start > 0 else None)
+    made = 0  # chunks
+    if run.start is not None and parts[0].start:  # longer than a clip has room for: its end begins the first one
+        yield _unread(run, parts[0])
+        tail.add(run.start)
+        made = 1
+    for part in parts:
+        moved = _Moved(part.start, max(made - 1, 0))
+        begin = tail.before(part.start) if part.start else run.start
+        for chunk in rollout(_clip(run, part, begin, moved)):
+            if chunk.span.given and made:
+                continue  # the end of the clip before
+            chunk = replace(chunk, span=moved(chunk.span))
+            if part is not parts[-1]:
+                tail.add(chunk.latent)
+            made += 1
+            yield chunk
 
 
 @dataclass(frozen=True)
@@ -60,74 +85,17 @@ def parts_of(frames: int, family: Family, given_frames: int = 0) -> list[Part]:
     return parts
 
 
-def part_shape(denoise: Denoiser, shape: LatentShape, family: Family) -> KVShape:
-    """What a video's cache is priced by: that of its longest clip."""
-    return kv_shape(denoise, replace(shape, frames=min(family.trained_frames, shape.frames)), family)
+def part_shape(model: ModelGeometry, shape: LatentShape, family: Family) -> KVShape:
+    """What turns a video's head plans into bytes: the shape of its longest clip."""
+    return kv_shape(model, replace(shape, frames=min(family.trained_frames, shape.frames)), family)
 
 
-@torch.inference_mode()
-def restarts(
-    denoise: Denoiser,
-    shape: LatentShape,
-    schedule: Schedule,
-    prompts: PromptSchedule,
-    policy: Policy,
-    family: Family,
-    noise: NoiseFn,
-    start: Tensor | None = None,
-    on_step: OnStep = lambda span, step: None,
-    attend: AttentionFn = attention,
-    steps: StepCache = NO_STEPS,
-    watch: Watch = lambda span, step: None,
-    still: StillFrames | None = None,
-) -> Generator[ChunkResult, None, None]:
-    """Yields one ChunkResult per chunk; spans are those of the whole video, bytes and plan those of its clip.
-
-    Arguments as rollout's, and `still`, which makes E; without one the plain latent stands there, with a warning.
-    A policy plans, and heads are scored, in every clip anew. The frames that a clip begins with are read under the
-    prompt that speaks at the first of them.
-    """
-    given = 0 if start is None else checked_start(start, shape).shape[2]
-    parts = parts_of(shape.frames, family, given)
-    if still is None and parts[-1].start > 0:
-        warn_plain_latent(family)
-    tail = _Tail(family.overlap_frames, still if parts[-1].start > 0 else None)
-    made = 0  # chunks
-    if start is not None and parts[0].start:  # longer than a clip has room for: its end begins the first one
-        first = replace(shape, frames=parts[0].stop - parts[0].start)
-        yield _unread(start, policy.plan(setting_of(denoise, first, family, parts[0].held)))
-        tail.add(start)
-        made = 1
-    for part in parts:
-        begin = tail.before(part.start) if part.start else start
-        moved = _Moved(part.start, max(made - 1, 0))
-        for chunk in rollout(
-            denoise,
-            replace(shape, frames=part.stop - part.start),
-            schedule,
-            _from(prompts, part.start),
-            policy,
-            family,
-            moved.noise(noise),
-            begin,
-            moved.step(on_step),
-            attend,
-            steps,
-            moved.watch(watch),
-        ):
-            if chunk.span.given and made:
-                continue  # the end of the clip before
-            chunk = replace(chunk, span=moved(chunk.span))
-            if part is not parts[-1]:
-                tail.add(chunk.latent)
-            made += 1
-            yield chunk
-
-
-def _unread(start: Tensor, plan: HeadPlan) -> ChunkResult:
-    """A given start of which nothing is in a cache yet."""
-    span = Span(0, 0, start.shape[2], given=True)
-    return ChunkResult(span, start, plan, False, 0, 0, 0, 0, 0, 0)
+def _unread(run: Run, first: Part) -> ChunkResult:
+    """A given start of which nothing is in a cache yet, and the plan that the first clip begins with."""
+    assert run.start is not None
+    shape = replace(run.shape, frames=first.stop - first.start)
+    plan = run.policy.plan(setting_of(run.denoise.geometry, shape, run.family, first.held))
+    return ChunkResult(Span(0, 0, run.given_frames, given=True), run.start, plan)
 
 
 class _Tail:
@@ -173,7 +141,29 @@ class _Moved:
         return lambda span, step: watch(self(span), step)
 
 
-def _from(prompts: PromptSchedule, frame: int) -> PromptSchedule:
-    """The schedule of what begins at a latent frame of the video."""
-    later = [(start - frame, context) for start, context in prompts.entries if start > frame]
-    return PromptSchedule(((0, prompts.at(frame)), *later))
+@dataclass(frozen=True)
+class _PromptsFrom:
+    """A video's prompts as a clip asks for them that begins with latent frame `frame` of it."""
+
+    prompts: Prompts
+    frame: int
+
+    @property
+    def may_switch(self) -> bool:
+        return self.prompts.may_switch
+
+    def at(self, chunk_start: int) -> Tensor:
+        return self.prompts.at(chunk_start + self.frame)
+
+
+def _clip(run: Run, part: Part, begin: Tensor | None, moved: _Moved) -> Run:
+    """One clip of the video, which goes on from `begin`."""
+    return replace(
+        run,
+        shape=replace(run.shape, frames=part.stop - part.start),
+        prompts=_PromptsFrom(run.prompts, part.start),
+        noise=moved.noise(run.noise),
+        start=begin,
+        on_step=moved.step(run.on_step),
+        watch=moved.watch(run.watch),
+    )

@@ -12,125 +12,127 @@ Hence the first chunk takes W windows, every later one a single window, and n + 
 clip. The public code makes a clean pass after the first W - 1 windows too; nothing ever reads those.
 """
 
-from collections.abc import Generator
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import DummyForcingError, OutputError, PlanError
-from ..geometry import LatentShape, Span, pixel_frames
-from ..kv.attention import AttentionFn, attention
-from ..models.denoiser import Denoiser, Step
-from ..models.families import Family
-from ..models.stepcache import NO_STEPS, StepCache
-from ..noise import NoiseFn
-from ..policies.base import Policy
-from ..prompts import PromptSchedule
-from ..schedule import Schedule, add_noise
+from ..geometry import Span, pixel_frames
+from ..models.denoiser import Step
+from ..schedule import add_noise
 from .rolling_memory import RollingMemory
-from .rollout import ChunkResult, OnStep, Watch
+from .run import ChunkResult, Run
+
+
+@dataclass
+class _Entry:
+    """A chunk in the window: its text features, its latent x (B, C, F, h, w), how many windows it has behind it."""
+
+    span: Span
+    context: Tensor
+    x: Tensor
+    age: int = 0
 
 
 @torch.inference_mode()
-def rolling(
-    denoise: Denoiser,
-    shape: LatentShape,
-    schedule: Schedule,
-    prompts: PromptSchedule,
-    policy: Policy,
-    family: Family,
-    noise: NoiseFn,
-    start: Tensor | None = None,
-    on_step: OnStep = lambda span, step: None,
-    attend: AttentionFn = attention,
-    steps: StepCache = NO_STEPS,
-    watch: Watch = lambda span, step: None,
-) -> Generator[ChunkResult, None, None]:
-    """Yields one ChunkResult per chunk. Arguments as rollout's; `start` and `steps` have no place here: an error.
+def rolling(run: Run) -> Generator[ChunkResult, None, None]:
+    """Yields one ChunkResult per chunk. A given start and steps to skip have no place here: an error.
 
-    on_step, watch -- get a window as its oldest chunk and that chunk's step; a clean pass is step W
-
-    Every chunk is made under its own prompt: a window over a switch speaks both, each to its own chunks.
+    on_step and watch get a window as its oldest chunk and that chunk's step; a clean pass is step W. Every chunk keeps
+    the prompt that it enters with: a window over a switch is made under both, each for its own chunks.
     """
-    _check(shape, schedule, prompts, family, start, steps)
-    memory = RollingMemory(denoise, shape, schedule, prompts, policy, family, noise, attend)
-    spans, levels = memory.setting.spans, schedule.sigmas
+    check_rolling(run)
+    memory = RollingMemory(run)
+    levels = run.schedule.sigmas
     last = len(levels) - 1
-    x: list[Tensor] = []  # the window's chunks, oldest first
-    for w in range(len(spans) + last):
-        window = spans[max(0, w - last) : w + 1]
-        ages = [w - span.chunk for span in window]  # windows that each chunk has behind it: its level
-        if w < len(spans):
-            x.append(noise(0, window[-1]))
-        observation = memory.observation(window[0]) if ages[0] == last else None
+    waiting, window = deque(run.spans), list[_Entry]()
+    while waiting or window:
+        # 1. One chunk enters as noise.
+        if waiting:
+            span = waiting.popleft()
+            window.append(_Entry(span, run.prompts.at(span.start), run.noise(0, span)))
+        # 2. One pass over the window. The oldest chunk's last one is where its heads are scored.
+        oldest = window[0]
+        finished = oldest.age == last
+        observation = memory.observation(oldest.span, oldest.context) if finished else None
         full = memory.cache.is_full
-        on_step(window[0], ages[0])
-        frames = window[-1].stop - window[0].start
-        memory.cache.begin_window(window[0].start, frames, observation, watch(window[0], ages[0]))
-        sigma = torch.tensor([levels[age] for age in ages]).repeat_interleave(family.chunk_frames)
-        context = _spoken(prompts, window, shape.batch)
-        x0 = denoise(torch.cat(x, dim=2), sigma.expand(shape.batch, -1), context, Step(memory.cache))
-        assert x0 is not None
-        clean = x0.split(family.chunk_frames, dim=2)
-        x = [
-            add_noise(chunk, noise(age + 1, span), levels[age + 1])
-            for chunk, span, age in zip(clean, window, ages, strict=True)
-            if age < last
-        ]
-        if ages[0] == last:
-            latent = clean[0].clone()  # the window's other chunks shall not live as long
-            on_step(window[0], len(levels))
-            scores = memory.commit(window[0], latent, observation)
-            yield ChunkResult.of(memory.cache, window[0], latent, full, memory.predicted_peak_bytes, scores)
+        run.on_step(oldest.span, oldest.age)
+        frames = window[-1].span.stop - oldest.span.start
+        memory.cache.begin_window(oldest.span.start, frames, observation, run.watch(oldest.span, oldest.age))
+        clean = _predicted(run, memory, window)
+        # 3. All but a finished chunk are noised anew, each to its next level.
+        for entry, x0 in zip(window, clean, strict=True):
+            if entry.age < last:
+                entry.x = add_noise(x0, run.noise(entry.age + 1, entry.span), levels[entry.age + 1])
+            entry.age += 1
+        # 4. A finished chunk leaves, and is read into the cache.
+        if finished:
+            window.pop(0)
+            latent = clean[0].clone()  # the window's other chunks must not live as long
+            run.on_step(oldest.span, len(levels))
+            scores = memory.commit(oldest.span, latent, oldest.context, observation)
+            yield ChunkResult.of(memory.cache, oldest.span, latent, full, memory.predicted_peak_bytes, scores)
 
 
-def _spoken(prompts: PromptSchedule, window: list[Span], batch: int) -> Tensor:
+def _predicted(run: Run, memory: RollingMemory, window: list[_Entry]) -> tuple[Tensor, ...]:
+    """The clean estimate of every chunk of the window."""
+    chunk = run.family.chunk_frames
+    sigma = torch.tensor([run.schedule.sigmas[entry.age] for entry in window]).repeat_interleave(chunk)
+    x = torch.cat([entry.x for entry in window], dim=2)
+    text = _text(run, [entry.context for entry in window])
+    x0 = run.denoise(x, sigma.expand(run.shape.batch, -1), text, Step(memory.cache))
+    assert x0 is not None  # only a pass whose output is not read has none
+    return x0.split(chunk, dim=2)
+
+
+def _text(run: Run, contexts: list[Tensor]) -> Tensor:
     """The window's text features: the one prompt's own, or (batch * chunks, S, text_dim) if chunks differ."""
-    contexts = [prompts.at(span.start) for span in window]
     if all(context is contexts[0] for context in contexts):
         return contexts[0]
-    return torch.stack([context.expand(batch, -1, -1) for context in contexts], dim=1).flatten(0, 1)
+    _check_alike(contexts)
+    return torch.stack([context.expand(run.shape.batch, -1, -1) for context in contexts], dim=1).flatten(0, 1)
 
 
-def _check(
-    shape: LatentShape,
-    schedule: Schedule,
-    prompts: PromptSchedule,
-    family: Family,
-    start: Tensor | None,
-    steps: StepCache,
-) -> None:
+def _check_alike(contexts: Sequence[Tensor]) -> None:
+    sizes = {tuple(context.shape[1:]) for context in contexts}
+    if len(sizes) > 1:
+        raise DummyForcingError(
+            f"expected text features of one size, got {sorted(sizes)}; a window may be made under two prompts, so all "
+            "need equally many rows and channels: pad them alike"
+        )
+
+
+def check_rolling(run: Run) -> None:
     """One readable line for everything this loop cannot do."""
+    schedule, family, shape = run.schedule, run.family, run.shape
     window, chunk = len(schedule.sigmas), family.chunk_frames
-    if start is not None:
+    if run.start is not None:
         raise OutputError(
-            f"a given start came; {family.title} denoises a window of chunks together and was never made to go on from "
-            "an image or clip: leave it out, or use a model of another family"
+            f"expected no given start, got one; {family.title} denoises a window of chunks together and was never made "
+            "to go on from an image or clip: leave it out, or use a model of another family"
         )
-    if steps.skipped:
+    if run.steps.skipped:
         raise DummyForcingError(
-            f"steps {sorted(steps.skipped)} to skip came; every pass of {family.title} serves all noise levels at "
-            "once, so none can be skipped: turn step caching off"
+            f"expected no steps to skip, got {sorted(run.steps.skipped)}; every pass of {family.title} serves all "
+            "noise levels at once: turn step caching off"
         )
-    if schedule.first_sigmas is not None or schedule.told is not None:
+    if schedule.first_sigmas is not None or schedule.timesteps is not None:
         raise DummyForcingError(
-            f"a schedule with levels of its own for the first chunk, or told levels, came; {family.title} has one list "
-            "for all chunks: use its own schedule"
+            "expected one list of noise levels for all chunks, got other levels for the first one, or timesteps of its "
+            f"own; use the schedule of {family.title}"
         )
     if (window + 1) * chunk > family.default_window_frames:
         raise PlanError(
-            f"{window} noise levels came; a window of as many chunks of {chunk} and a sink do not fit into the "
-            f"{family.default_window_frames} frames that {family.title} attends to: use fewer levels"
+            f"expected a window and a sink that fit the {family.default_window_frames} frames {family.title} attends "
+            f"to, got {window} noise levels, each for a chunk of {chunk}; use fewer levels"
         )
     if shape.frames % chunk or shape.frames < window * chunk:
         near = max(-(-shape.frames // chunk), window) * chunk
         raise OutputError(
-            f"a clip of {shape.frames} latent frames came; {family.title} makes whole chunks of {chunk}, at least "
-            f"{window}: ask for {near} latent frames ({pixel_frames(near)} frames of video)"
+            f"expected whole chunks of {chunk} latent frames, at least {window}, got {shape.frames} frames for "
+            f"{family.title}; ask for {near} latent frames ({pixel_frames(near)} frames of video)"
         )
-    sizes = {tuple(context.shape[1:]) for _, context in prompts.entries}
-    if len(sizes) > 1:
-        raise DummyForcingError(
-            f"text features of sizes {sorted(sizes)} came; one window may speak two prompts, so all need equally many "
-            "rows and channels: pad them alike"
-        )
+    _check_alike([run.prompts.at(span.start) for span in run.spans])

@@ -1,4 +1,4 @@
-"""What a clip remembers while it is made in rolling windows: cache, plan, and what a second look would need.
+"""What a clip remembers while it is made in rolling windows: the cache, and what scoring its heads again would need.
 
 A policy plans as for the loop over chunks; two things are put into Rolling Forcing's terms. "Everything" is what the
 family keeps: its sink, and as many recent frames as fill A attended frames. And a head with both holds as many more
@@ -14,78 +14,64 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..errors import PlanError
-from ..geometry import LatentShape, Span
-from ..kv.attention import AttentionFn
+from ..geometry import Span
 from ..kv.plan import HeadMemory, HeadPlan
 from ..kv.rolling_cache import RollingCache
 from ..kv.scoring import HeadScores, Observation
-from ..models.denoiser import Denoiser
 from ..models.families import Family
-from ..noise import NoiseFn
-from ..policies.base import Policy
-from ..prompts import PromptSchedule
-from ..schedule import Schedule
-from .clip_memory import Past, clean_pass, kv_shape, retained, setting_of
+from .clip_memory import Passed, clean_pass, reach
+from .run import Run
 
 
 class RollingMemory:
     """The memory of one clip under one policy. Made by the loop, dead when it ends."""
 
-    def __init__(
-        self,
-        denoise: Denoiser,
-        shape: LatentShape,
-        schedule: Schedule,
-        prompts: PromptSchedule,
-        policy: Policy,
-        family: Family,
-        noise: NoiseFn,
-        attend: AttentionFn,
-    ):
-        self.denoise, self.schedule, self.prompts, self.policy, self.noise = denoise, schedule, prompts, policy, noise
-        self.setting = setting_of(denoise, shape, family)
-        self._shape, self._attend = kv_shape(denoise, shape, family), attend
-        self._widest = fitted(policy.plan(self.setting), family)
+    def __init__(self, run: Run):
+        self._run, self.setting = run, run.setting
+        self._widest = fitted(run.policy.plan(self.setting), run.family)
         self.cache = self._empty()
         self.observed: list[int] = []
-        self.predicted_peak_bytes = self.cache.plan.resident_bytes(self._shape)
-        self._past: Past = []
-        self._prompt: Tensor | None = None
+        self.predicted_peak_bytes = self.cache.plan.resident_bytes(self.cache.shape)
+        self._past: list[Passed] = []
+        self._context: Tensor | None = None  # of the chunk that was committed last
 
-    def observation(self, span: Span) -> Observation | None:
+    def observation(self, span: Span, context: Tensor) -> Observation | None:
         """Before a chunk's last window: an observation if the policy wants one, over a cache that is wide again."""
-        switched = self._prompt is not None and self.prompts.at(span.start) is not self._prompt
-        if not self.policy.observes(span, self.setting, self.observed, switched):
+        policy, switched = self._run.policy, self._context is not None and context is not self._context
+        if not policy.observes(span, self.setting, self.observed, switched):
             return None
         if self.cache.plan != self._widest:  # heads cannot be widened in place
-            del self.cache
+            del self.cache  # first: the old and the new one need not fit together
             self.cache = self._empty()
-            for passed, latent in self._past:
-                self._clean_pass(passed, latent)
-        return self.policy.observation(self.setting)
+            for passed in self._past:
+                clean_pass(self._run, self.cache, passed.span, passed.latent, passed.context)
+        return policy.observation(self.setting)
 
-    def commit(self, span: Span, latent: Tensor, observation: Observation | None) -> HeadScores | None:
+    def commit(self, span: Span, latent: Tensor, context: Tensor, observation: Observation | None) -> HeadScores | None:
         """Reads a finished chunk, latent (B, C, F, h, w), into the cache; plans anew if heads were observed in it."""
-        self._clean_pass(span, latent)
-        self._prompt = self.prompts.at(span.start)
-        scores = None
-        if observation is not None:
-            scores = observation.scores()
-            plan = fitted(self.policy.replan(scores, self.setting), self.setting.family)
-            peak = self.cache.plan.repack_peak_bytes(self._shape, plan)
-            self.predicted_peak_bytes = max(self.predicted_peak_bytes, peak)
-            self.cache.repack(plan)
-            self.observed.append(span.chunk)
-        if self.policy.may_observe_again:
-            self._past = retained([*self._past, (span, latent)], span.stop, self._widest, 0)
+        clean_pass(self._run, self.cache, span, latent, context)
+        self._context = context
+        scores = None if observation is None else self._replan(span, observation)
+        if self._run.policy.may_observe_again:
+            self._past.append(Passed(span, latent, context))
+            sink, recent = reach(self._widest)
+            self._past = [one for one in self._past if one.span.start < sink or one.span.stop > span.stop - recent]
         return scores
 
-    def _clean_pass(self, span: Span, latent: Tensor) -> None:
-        clean_pass(self.cache, self.denoise, latent, span, self.prompts.at(span.start), self.schedule, self.noise)
+    def _replan(self, span: Span, observation: Observation) -> HeadScores:
+        """Goes over to the plan that the policy makes of what was observed."""
+        scores = observation.scores()
+        plan = fitted(self._run.policy.replan(scores, self.setting), self._run.family)
+        peak = self.cache.plan.repack_peak_bytes(self.cache.shape, plan)
+        self.predicted_peak_bytes = max(self.predicted_peak_bytes, peak)
+        self.cache.repack(plan)
+        self.observed.append(span.chunk)
+        return scores
 
     def _empty(self) -> RollingCache:
-        model, attended = self.denoise.geometry, self.setting.family.default_window_frames
-        return RollingCache(self._widest, self._shape, attended, model.device, model.dtype, self._attend)
+        run, model = self._run, self._run.denoise.geometry
+        attended = run.family.default_window_frames
+        return RollingCache(self._widest, run.kv_shape, attended, model.device, model.dtype, run.attend)
 
 
 def fitted(plan: HeadPlan, family: Family) -> HeadPlan:
@@ -99,15 +85,15 @@ def _fitted(memory: HeadMemory, family: Family) -> HeadMemory:
     sink, recent = memory.sink_frames, memory.recent_frames
     if memory.positions != "absolute":
         raise PlanError(
-            f"a plan with {memory.positions} positions came; {family.title} places frames by its own rule: use a "
-            "policy with absolute positions"
+            f"expected a plan with absolute positions, got {memory.positions} ones; {family.title} places frames by "
+            "its own rule: use a policy with absolute positions"
         )
     if recent is None:
         sink, recent = family.sink_frames, attended - chunk - family.sink_frames
     if sink > chunk or sink + recent + chunk > attended:
         raise PlanError(
-            f"a plan of {sink} first and {recent} recent frames came; {family.title} keeps at most its first chunk of "
-            f"{chunk} and attends to {attended} frames, the chunk of {chunk} included: ask for a sink of {chunk} or "
-            f"less, and {attended - chunk} or fewer frames in all"
+            f"expected a plan that fits {attended} attended frames, the chunk of {chunk} included, got one of {sink} "
+            f"first and {recent} recent frames; {family.title} keeps at most its first chunk: ask for a sink of "
+            f"{chunk} or less, and {attended - chunk} or fewer frames in all"
         )
     return replace(memory, sink_frames=sink, recent_frames=sink + recent if recent else 0)

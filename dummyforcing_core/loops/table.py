@@ -1,76 +1,132 @@
-"""The loop that a family is sampled by; all have rollout's arguments and yield its ChunkResult."""
+"""The loops that families are sampled by: one row each. Nothing else asks for a loop by its name."""
 
 from collections.abc import Callable, Generator
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 
 from ..geometry import LatentShape, chunk_spans
 from ..kv.plan import HeadPlan, KVShape
-from ..models.denoiser import Denoiser
+from ..models.denoiser import ModelGeometry
 from ..models.families import Family
 from ..schedule import Schedule
-from ..vae.still_frame import StillFrames
-from .clip_memory import kv_shape
 from .context_latents import context_frames
 from .recompute import context_shape, recompute
 from .restarts import part_shape, parts_of, restarts
-from .rolling import rolling
-from .rollout import ChunkResult, rollout
-
-Loop = Callable[..., Generator[ChunkResult, None, None]]
-
-LOOPS: dict[str, Loop] = {"chunks": rollout, "rolling": rolling, "recompute": recompute, "restarts": restarts}
+from .rolling import check_rolling, rolling
+from .rollout import rollout
+from .run import ChunkResult, Run, kv_shape
 
 
-def loop_of(family: Family, still: StillFrames | None = None) -> Loop:
-    """The family's loop for one clip. `still` encodes pixel frames of it, where a loop wants them (recompute.py)."""
-    loop = LOOPS[family.loop]
-    return partial(loop, still=still) if still_frames(family) else loop
+@dataclass(frozen=True)
+class Loop:
+    """How a family is sampled, and what has to be known of that before it runs. All lengths in latent frames.
 
-
-def still_frames(family: Family) -> int:
-    """How many latent frames back the family's loop asks for a pixel frame as a still; 0: it never does."""
-    if family.loop == "recompute":
-        return context_frames(family)
-    return family.overlap_frames if family.loop == "restarts" else 0
-
-
-def model_calls(family: Family, schedule: Schedule, frames: int, given_frames: int = 0) -> int:
-    """How many calls a clip of `frames` latent frames takes, as the loop's on_step tells of them.
-
-    Not counted: reading the window again at a prompt switch, and rebuilding a cache for a second look at the heads.
+    run           -- yields a clip's chunks
+    refuse        -- raises one readable line for what the loop cannot do
+    about         -- a phrase for a list of families, "" for the plain loop
+    model_calls   -- (family, schedule, frames, given_frames) -> calls of a clip, as on_step is told of them
+    kv_shape      -- (model, shape, family, recaches) -> what turns a clip's head plans into bytes
+    pass_frames   -- frames that one denoising call works on
+    past_frames   -- the most history that such a call can see; None: all there is
+    still_frames  -- how many frames back the loop asks for a pixel frame as a still; 0: never
     """
-    if family.loop == "restarts":
-        clip = replace(family, loop="chunks")
-        parts = parts_of(frames, family, given_frames)
-        return sum(model_calls(clip, schedule, part.stop - part.start, part.held) for part in parts)
+
+    run: Callable[[Run], Generator[ChunkResult, None, None]]
+    model_calls: Callable[[Family, Schedule, int, int], int]
+    kv_shape: Callable[[ModelGeometry, LatentShape, Family, bool], KVShape] = kv_shape
+    refuse: Callable[[Run], None] = lambda run: None
+    about: Callable[[Family], str] = lambda family: ""
+    pass_frames: Callable[[Family], int] = lambda family: family.chunk_frames
+    past_frames: Callable[[Family], int | None] = lambda family: None
+    still_frames: Callable[[Family], int] = lambda family: 0
+
+
+def _chunk_calls(family: Family, schedule: Schedule, frames: int, given_frames: int) -> int:
+    """Of the loop over chunks: the denoising steps, and the clean passes over what is made and given."""
     spans = chunk_spans(frames, family.chunk_frames, given_frames)
-    if family.loop == "rolling":  # a window per chunk, and the first chunk waits for its own
-        return 2 * len(spans) + len(schedule) - 1
-    made = [span for span in spans if not span.given]
-    denoising = sum(len(schedule.levels(span.start == given_frames)) for span in made)
-    if family.loop == "recompute":
-        context = context_frames(family)
-        return denoising + sum(-(-min(span.start, context) // family.chunk_frames) for span in made)
-    return denoising + sum(len(span.passes(family.chunk_frames)) for span in spans)
+    clean = sum(len(span.passes(family.chunk_frames)) for span in spans)
+    return _denoising_calls(family, schedule, frames, given_frames) + clean
 
 
-def price_shape(denoise: Denoiser, shape: LatentShape, family: Family, switches: int = 0) -> KVShape:
-    """What a clip's head plan is priced by in that loop. switches: of its prompt."""
-    if family.loop == "recompute":
-        return context_shape(denoise, shape, family)
-    if family.loop == "restarts":
-        return part_shape(denoise, shape, family)
-    return kv_shape(denoise, shape, family, family.recache and switches > 0)
+def _denoising_calls(family: Family, schedule: Schedule, frames: int, given_frames: int) -> int:
+    made = [span for span in chunk_spans(frames, family.chunk_frames, given_frames) if not span.given]
+    return sum(len(schedule.levels(span.start == given_frames)) for span in made)
+
+
+def _rolling_calls(family: Family, schedule: Schedule, frames: int, given_frames: int) -> int:
+    """A window and a clean pass per chunk, and the windows that the first chunk waits for."""
+    return 2 * len(chunk_spans(frames, family.chunk_frames, given_frames)) + len(schedule) - 1
+
+
+def _recompute_calls(family: Family, schedule: Schedule, frames: int, given_frames: int) -> int:
+    """The denoising steps, and the clean passes over every chunk's context."""
+    context, chunk = context_frames(family), family.chunk_frames
+    made = [span for span in chunk_spans(frames, chunk, given_frames) if not span.given]
+    clean = sum(-(-min(span.start, context) // chunk) for span in made)
+    return _denoising_calls(family, schedule, frames, given_frames) + clean
+
+
+def _restart_calls(family: Family, schedule: Schedule, frames: int, given_frames: int) -> int:
+    """Those of every clip."""
+    parts = parts_of(frames, family, given_frames)
+    return sum(_chunk_calls(family, schedule, part.stop - part.start, part.held) for part in parts)
+
+
+def _window(family: Family) -> int:
+    """Frames of a rolling window: a chunk for every noise level."""
+    return family.chunk_frames * len(family.steps)
+
+
+LOOPS: dict[str, Loop] = {
+    "chunks": Loop(run=rollout, model_calls=_chunk_calls),
+    "rolling": Loop(
+        run=rolling,
+        model_calls=_rolling_calls,
+        refuse=check_rolling,
+        about=lambda family: f"{_window(family)} frames denoised together",
+        pass_frames=_window,
+        past_frames=lambda family: family.default_window_frames - _window(family),
+    ),
+    "recompute": Loop(
+        run=recompute,
+        model_calls=_recompute_calls,
+        kv_shape=lambda model, shape, family, recaches: context_shape(model, shape, family),
+        about=lambda family: "cache made anew before every chunk",
+        past_frames=context_frames,
+        still_frames=context_frames,
+    ),
+    "restarts": Loop(
+        run=restarts,
+        model_calls=_restart_calls,
+        kv_shape=lambda model, shape, family, recaches: part_shape(model, shape, family),
+        about=lambda family: f"longer clips restart, over {family.overlap_frames} frames",
+        past_frames=lambda family: family.trained_frames - family.chunk_frames,
+        still_frames=lambda family: family.overlap_frames,
+    ),
+}
+
+
+def loop_of(family: Family) -> Loop:
+    """The family's row."""
+    return LOOPS[family.loop]
+
+
+def sample(run: Run) -> Generator[ChunkResult, None, None]:
+    """A run's chunks, by its family's loop. What the loop cannot do is refused here, before the first of them."""
+    loop = loop_of(run.family)
+    loop.refuse(run)
+    return loop.run(run)
+
+
+def clip_kv_shape(model: ModelGeometry, shape: LatentShape, family: Family, switches: int = 0) -> KVShape:
+    """What turns a clip's head plans into bytes in its family's loop; `switches` of its prompt."""
+    return loop_of(family).kv_shape(model, shape, family, family.recache and switches > 0)
 
 
 def pass_flops(plan: HeadPlan, shape: KVShape, family: Family, frames: int) -> int:
     """Multiply-adds times two of self-attention in one denoising pass, deep in a clip of `frames` latent frames."""
-    before = max(frames - family.pass_frames, 0)
-    if family.loop == "rolling":
-        before = min(family.default_window_frames - family.pass_frames, before)
-    if family.loop == "recompute":
-        before = min(context_frames(family), before)
-    if family.loop == "restarts":
-        before = min(family.trained_frames - family.chunk_frames, before)
-    return plan.attention_flops(replace(shape, pass_frames=min(family.pass_frames, frames)), before)
+    loop = loop_of(family)
+    length = loop.pass_frames(family)
+    before, most = max(frames - length, 0), loop.past_frames(family)
+    if most is not None:
+        before = min(before, most)
+    return plan.attention_flops(replace(shape, pass_frames=min(length, frames)), before)

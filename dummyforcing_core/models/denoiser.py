@@ -28,13 +28,13 @@ class ModelGeometry:
 class Step:
     """One pass over a chunk: the cache it reads and writes, whether its output is read, and step caching's residual.
 
-    told -- the noise level that the network is told, if it is not the pass's sigma
+    timestep -- what the time embedding is given, 0 to 1000, if it is not 1000 * sigma
     """
 
     cache: KVCache
     output: bool = True
     residual: Residual | None = None
-    told: float | None = None
+    timestep: float | None = None
 
 
 class Denoiser(Protocol):
@@ -46,15 +46,15 @@ class Denoiser(Protocol):
         """x0 (B, C, T, h, w) of x at noise levels sigma (B, T); None if the step's output is not read."""
         ...
 
-    def time_signal(self, sigma: float, modulation: bool) -> Tensor:
-        """The time embedding e (dim) at one noise level, or the modulation e0 (6, dim) made of it."""
+    def time_signal(self, timestep: float, modulation: bool) -> Tensor:
+        """The time embedding e (dim) of one timestep, 0 to 1000, or the modulation e0 (6, dim) made of it."""
         ...
 
 
 class WanDenoiser:
-    """Runs our own CausalWan. Text K/V are kept per prompt, time embeddings per noise level.
+    """Runs our own CausalWan. Text K/V are kept per prompt, time embeddings per timestep.
 
-    geometry -- of a host's modules; our own model tells it itself
+    geometry -- of ComfyUI's modules; our own model knows it itself
     """
 
     def __init__(self, model: Any, geometry: ModelGeometry | None = None):
@@ -70,13 +70,13 @@ class WanDenoiser:
     def velocity(self, x: Tensor, sigma: Tensor, context: Tensor, step: Step) -> Tensor | None:
         """The network's own output (noise minus clean) in the model's dtype; arguments as above."""
         cache = step.cache
-        told = sigma if step.told is None else torch.full_like(sigma, step.told)
-        time, text = self._time_of(told), self._text_of(context)
+        timesteps = sigma * TRAIN_STEPS if step.timestep is None else torch.full_like(sigma, step.timestep)
+        time, text = self._time_of(timesteps), self._text_of(context)
         x = x.to(self.geometry.dtype)
-        return forward(self.model, x, time, text, cache, step.output, cache.attend, step.residual)
+        return forward(self.model, x, time, text, cache, step.output, step.residual)
 
-    def time_signal(self, sigma: float, modulation: bool) -> Tensor:
-        e, e0 = self._time_of(torch.full((1, 1), sigma))
+    def time_signal(self, timestep: float, modulation: bool) -> Tensor:
+        e, e0 = self._time_of(torch.full((1, 1), timestep))
         return (e0 if modulation else e)[0, 0]
 
     def _text_of(self, context: Tensor) -> TextKV:
@@ -84,11 +84,11 @@ class WanDenoiser:
             self._text = context, text_kv(self.model, to_device(context.to(self.geometry.dtype), self.geometry.device))
         return self._text[1]
 
-    def _time_of(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        key = tuple(map(tuple, sigma.tolist()))
+    def _time_of(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        key = tuple(map(tuple, timesteps.tolist()))
         if key not in self._time:
             model = self.geometry
-            self._time[key] = time_embedding(self.model, sigma * TRAIN_STEPS, model.dtype, model.device)
+            self._time[key] = time_embedding(self.model, timesteps, model.dtype, model.device)
         return self._time[key]
 
 

@@ -16,24 +16,10 @@ from .families import FAMILIES, Family, get_family
 from .wan import WanConfig
 
 KEY = "dummyforcing"
-HOST_CONFIG = json.dumps({"transformer": {"causal_ar": True}})
+COMFYUI_CONFIG = json.dumps({"transformer": {"causal_ar": True}})
 
-# Searched in "folder/stem", lower case. The chunk-wise and the frame-wise Causal-Forcing files are both called
-# causal_forcing.pt upstream, and only their folders tell them apart. Files of 1 or 2 steps are families of their own.
-NAME_HINTS: tuple[tuple[str, str], ...] = (
-    (r"self[-_ .]?forcing(?![^/]*frame[-_ ]?wise)[^/]*$", "self_forcing"),
-    (r"frame[-_ ]?wise[^/]*/[^/]*causal[-_ .]?forcing[^/]*$", "causal_forcing_framewise"),
-    (r"/(?![^/]*self)[^/]*frame[-_ ]?wise[^/]*$", "causal_forcing_framewise"),
-    (r"chunk[-_ ]?wise[^/]*/[^/]*causal[-_ .]?forcing[^/]*$", "causal_forcing"),
-    (r"/(?=[^/]*causal[-_ .]?forcing)[^/]*chunk[-_ ]?wise[^/]*$", "causal_forcing"),
-    (r"/[^/]*long[-_ ]?live(?![-_ ]?2)[^/]*$", "longlive"),
-    (r"/[^/]*rolling[-_ .]?forcing[^/]*$", "rolling_forcing"),
-    (r"chunk[-_ ]?wise[^/]*/long[-_ ]?video[^/]*$|/[^/]*causal[-_ .]?forcing[^/]*long[^/]*$", "causal_forcing_long"),
-    (r"/[^/]*krea[-_ .]?realtime[^/]*$", "krea_realtime"),
-    (r"/[^/]*caus[-_ ]?vid[^/]*$|autoregressive_checkpoint[^/]*/model$", "causvid"),
-)
+# "2step" in a name: of another model than the same name without it.
 FEW_STEPS = re.compile(r"(?<!\d)([12])[-_ ]?steps?[^/]*$")
-FEW_STEP_FAMILY = re.compile(r"causal[-_ .]?forcing.*frame[-_ ]?wise|frame[-_ ]?wise.*causal[-_ .]?forcing")
 
 
 @dataclass(frozen=True)
@@ -75,15 +61,19 @@ def _positive(name: str, value: Any) -> bool:
 def build_metadata(family: str, config: WanConfig) -> dict[str, str]:
     """The safetensors metadata of a checkpoint of `family` with this geometry."""
     entry = {"family": family, "geometry": asdict(config)}
-    return {"format": "pt", KEY: json.dumps(entry), "config": HOST_CONFIG}
+    return {"format": "pt", KEY: json.dumps(entry), "config": COMFYUI_CONFIG}
 
 
 def guess_family(path: Path) -> str | None:
     """The family that the file's folder and name point to, if they point to exactly one."""
     where = f"{path.absolute().parent.name}/{path.stem}".lower()
-    if few := FEW_STEPS.search(where):
-        return f"causal_forcing_{few[1]}step" if FEW_STEP_FAMILY.search(where) else None
-    found = {family for pattern, family in NAME_HINTS if re.search(pattern, where)}
+    few = FEW_STEPS.search(where)
+    found = {
+        family.name
+        for family in FAMILIES.values()
+        if (len(family.steps) == int(few[1]) if few else len(family.steps) > 2)
+        and any(re.search(pattern, where) for pattern in family.hints)
+    }
     return found.pop() if len(found) == 1 else None
 
 

@@ -1,11 +1,11 @@
-"""A model larger than the device's memory: the blocks' weights stay in host memory and come over one layer at a time.
+"""A model larger than the device's memory: the blocks' weights stay in main memory and come over one layer at a time.
 
     model = load_model(path, device="cpu").model
     offload_blocks(model, "cuda")
     denoise = WanDenoiser(model)                    # samples on the device, as any other
 
 The forward calls layers, never a block as a whole, so this sits on each Linear. Weights mapped to a file stay so: the
-host's memory then is a cache of the disk. Every pass moves all offloaded weights once; nothing is moved back.
+main memory then is a cache of the disk. Every pass moves all offloaded weights once; nothing is moved back.
 """
 
 import torch

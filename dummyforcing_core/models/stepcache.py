@@ -90,8 +90,8 @@ class TeaCache:
     def costs(self, denoise: Denoiser, schedule: Schedule) -> list[tuple[float, float]]:
         """For every step after the first: relative L1 change of the signal, and that change rescaled."""
         signals = [
-            denoise.time_signal(sigma, self.signal == "e0").cpu().double()
-            for sigma in schedule.told_levels(first=False)
+            denoise.time_signal(timestep, self.signal == "e0").cpu().double()
+            for timestep in schedule.timesteps_of(first=False)
         ]
         changes = []
         for before, now in pairwise(signals):

@@ -12,7 +12,7 @@ READABLE = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.f
 
 def mismatch(tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> str:
     """What is missing, too much, of another shape or of a dtype that cannot be read, in one line; "" if all fits."""
-    return told(
+    return in_one_line(
         {
             "missing": [name for name in expected if name not in tensors],
             "surplus": [name for name in tensors if name not in expected],
@@ -28,6 +28,6 @@ def mismatch(tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) 
     )
 
 
-def told(findings: Mapping[str, list[str]]) -> str:
+def in_one_line(findings: Mapping[str, list[str]]) -> str:
     """Kinds of findings and the names they hold for, in one line; kinds without a name are left out."""
     return "; ".join(f"{len(names)} {kind}: {listing(names)}" for kind, names in findings.items() if names)

@@ -1,7 +1,7 @@
 """The Wan2.1 transformer: modules with the official tensor names, and one forward pass over them.
 
 The forward is a plain function over duck-typed modules and only *calls* submodules (it never reads a Linear's
-`.weight`), so it runs unchanged over any host's Wan module whose layers carry the same names.
+`.weight`), so it runs unchanged over any Wan module whose layers carry the same names.
 Architecture: Wan2.1 (arXiv 2503.20314, section 4.1). Per-frame modulation and external self-attention are what
 autoregressive use adds.
 
@@ -17,7 +17,6 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..kv.attention import attention
 from ..transfer import to_device
 
 TextKV = Sequence[tuple[Tensor, Tensor]]
@@ -25,7 +24,12 @@ AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class SelfAttention(Protocol):
-    """What the forward asks of a memory: rotate, remember, attend."""
+    """What the forward asks of a memory: rotate, remember, attend.
+
+    attend -- the attention function that it uses; text is attended to with the same
+    """
+
+    attend: AttentionFn
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q, k, v (B, L, H, D), normalised but not rotated; returns (B, L, H, D)."""
@@ -57,6 +61,12 @@ class WanConfig:
         return self.dim // self.num_heads
 
 
+def _modulation(count: int, dim: int) -> nn.Parameter:
+    """Random (1, count, dim). Not computed on the meta device: any arithmetic there imports the compiler, a second."""
+    x = torch.empty(1, count, dim)
+    return nn.Parameter(x if x.is_meta else x.normal_() / dim**0.5)
+
+
 class Attention(nn.Module):
     def __init__(self, c: WanConfig):
         super().__init__()
@@ -75,7 +85,7 @@ class Block(nn.Module):
         self.cross_attn = Attention(c)
         self.norm2 = nn.LayerNorm(c.dim, eps=c.eps, elementwise_affine=False)
         self.ffn = nn.Sequential(nn.Linear(c.dim, c.ffn_dim), nn.GELU("tanh"), nn.Linear(c.ffn_dim, c.dim))
-        self.modulation = nn.Parameter(torch.randn(1, 6, c.dim) / c.dim**0.5)
+        self.modulation = _modulation(6, c.dim)
 
 
 class Head(nn.Module):
@@ -84,7 +94,7 @@ class Head(nn.Module):
         pt, ph, pw = c.patch_size
         self.norm = nn.LayerNorm(c.dim, eps=c.eps, elementwise_affine=False)
         self.head = nn.Linear(c.dim, c.out_dim * pt * ph * pw)
-        self.modulation = nn.Parameter(torch.randn(1, 2, c.dim) / c.dim**0.5)
+        self.modulation = _modulation(2, c.dim)
 
 
 class CausalWan(nn.Module):
@@ -112,7 +122,7 @@ class Residual:
 
 
 def sinusoid(timesteps: Tensor, dim: int) -> Tensor:
-    """Sinusoidal embedding, cosines first. timesteps (...) -> float32 (..., dim); angles in float64, so on the host."""
+    """Sinusoidal embedding, cosines first. timesteps (...) -> float32 (..., dim); angles in float64, so on the CPU."""
     t = timesteps.double()
     frequencies = 10_000.0 ** (-torch.arange(dim // 2, dtype=torch.float64) / (dim // 2))
     angles = t[..., None] * frequencies
@@ -124,7 +134,7 @@ def time_embedding(
 ) -> tuple[Tensor, Tensor]:
     """Per-frame time signal of timesteps (B, T) = 1000 * sigma: e (B, T, dim) and modulation e0 (B, T, 6, dim).
 
-    Timesteps on the host, both results in dtype on the model's device (None: the host).
+    Timesteps on the CPU, both results in dtype on the model's device (None: the CPU).
     """
     e = model.time_embedding(to_device(sinusoid(timesteps, model.freq_dim).to(dtype), device))
     return e, model.time_projection(e).unflatten(-1, (6, -1))
@@ -169,9 +179,7 @@ def _cross_attention(attn: Any, x: Tensor, kv: tuple[Tensor, Tensor], attend: At
     return attn.o(rearrange(attend(q, k, v), "(b n) l h d -> b (n l) (h d)", n=spans))
 
 
-def _blocks(
-    model: Any, x: Tensor, e0: Tensor, text: TextKV, attend: SelfAttention, output: bool, cross_attend: AttentionFn
-) -> Tensor | None:
+def _blocks(model: Any, x: Tensor, e0: Tensor, text: TextKV, memory: SelfAttention, output: bool) -> Tensor | None:
     """All transformer blocks over tokens x (B, L, dim); None if the last layer only stored K/V."""
     last = len(model.blocks) - 1
     for layer, block in enumerate(model.blocks):
@@ -181,11 +189,11 @@ def _blocks(
         y = _modulate(block.norm1(x), shift, scale)
         k, v = _heads(attn.norm_k(attn.k(y)), attn.num_heads), _heads(attn.v(y), attn.num_heads)
         if layer == last and not output:
-            attend.store(layer, k, v)
+            memory.store(layer, k, v)
             return None
         q = _heads(attn.norm_q(attn.q(y)), attn.num_heads)
-        x = _gated(x, attn.o(attend(layer, q, k, v).flatten(2)), gate)
-        x = x + _cross_attention(block.cross_attn, block.norm3(x), text[layer], cross_attend)
+        x = _gated(x, attn.o(memory(layer, q, k, v).flatten(2)), gate)
+        x = x + _cross_attention(block.cross_attn, block.norm3(x), text[layer], memory.attend)
         x = _gated(x, block.ffn(_modulate(block.norm2(x), ffn_shift, ffn_scale)), ffn_gate)
     return x
 
@@ -195,16 +203,15 @@ def forward(
     x: Tensor,
     time: Tensor | tuple[Tensor, Tensor],
     text: TextKV,
-    attend: SelfAttention,
+    memory: SelfAttention,
     output: bool = True,
-    cross_attend: AttentionFn = attention,
     residual: "Residual | None" = None,
 ) -> Tensor | None:
     """Velocity (noise minus clean) of latents x (B, C, T, h, w); h and w must be multiples of the patch.
 
-    time    -- timesteps (B, T) = 1000 * sigma, on the host, or the pair that `time_embedding` made of them
+    time    -- timesteps (B, T) = 1000 * sigma, on the CPU, or the pair that `time_embedding` made of them
     text    -- what `text_kv` made of the prompt
-    attend  -- the memory: self-attention of every layer goes through it
+    memory  -- self-attention of every layer goes through it
     output  -- False: only K/V are wanted; everything after the last layer's K/V is left out, None returned
     residual -- what the blocks added in an earlier step: added again instead of running them, or recorded
     """
@@ -215,7 +222,7 @@ def forward(
         x = x + residual.value
     else:
         before = x
-        y = _blocks(model, x, e0, text, attend, output, cross_attend)
+        y = _blocks(model, x, e0, text, memory, output)
         if y is None:
             return None
         x = y

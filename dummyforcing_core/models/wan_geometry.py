@@ -80,8 +80,8 @@ def size_of(config: WanConfig) -> str | None:
     return SIZES.get((config.dim, config.ffn_dim, config.num_heads, config.num_layers))
 
 
-def size_doubt(config: WanConfig, family: Family) -> str:
-    """A line about a file that is of another size than its family's checkpoints are; "" if there is no doubt."""
+def size_mismatch(config: WanConfig, family: Family) -> str:
+    """A line about a file that is of another size than its family's checkpoints are; "" if it is not."""
     size = size_of(config)
     if size in (None, family.size):
         return ""

@@ -160,8 +160,8 @@ def write_safetensors(
         with part.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for _, tensor in ordered:
-                host = tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
-                file.write(host.reshape(-1).view(torch.uint8).numpy().data)
+                on_cpu = tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+                file.write(on_cpu.reshape(-1).view(torch.uint8).numpy().data)
         part.replace(path)
     except OSError as error:
         raise OutputError(

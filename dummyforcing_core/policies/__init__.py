@@ -1,9 +1,11 @@
 """Head policies: one file each, one row here."""
 
 from ..errors import PlanError
+from ..models.families import Family
 from .base import Policy, Setting
 from .dummy_forcing import DummyForcing
 from .full import Full
+from .options import Option, option
 from .sliding_window import SlidingWindow
 
 POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (Full, SlidingWindow, DummyForcing)}
@@ -16,4 +18,12 @@ def get_policy(name: str) -> type[Policy]:
     return POLICIES[name]
 
 
-__all__ = ["POLICIES", "DummyForcing", "Full", "Policy", "Setting", "SlidingWindow", "get_policy"]
+def own_policy(family: Family) -> Policy:
+    """The memory that a family was trained with, for whoever says nothing: its window and sink, dense in every head."""
+    return SlidingWindow().resolved(family)
+
+
+__all__ = [
+    "POLICIES", "DummyForcing", "Full", "Option", "Policy", "Setting", "SlidingWindow", "get_policy", "option",
+    "own_policy",
+]  # fmt: skip

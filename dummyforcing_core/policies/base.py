@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from ..errors import PlanError
 from ..geometry import Span, chunk_spans
-from ..kv.plan import HeadPlan
+from ..kv.plan import HeadMemory, HeadPlan
 from ..kv.scoring import HeadScores, Observation
 from ..models.families import Family
+from .options import options_of
 
 
 @dataclass(frozen=True)
@@ -30,21 +31,32 @@ class Setting:
 
     @property
     def last_chunk(self) -> int:
-        """Ordinal of the clip's last chunk; where a video is made of many clips, of the last chunk of a whole one."""
-        last = self.spans[-1].chunk
-        if self.family.loop == "restarts":
-            last = max(last, self.family.trained_frames // self.chunk_frames - 1)
-        return last
+        """Ordinal of the clip's last chunk; where a video is made of overlapping clips, of the last in a whole clip."""
+        whole = self.family.trained_frames // self.chunk_frames if self.family.overlap_frames else 0
+        return max(self.spans[-1].chunk, whole - 1)
 
 
+@dataclass(frozen=True)
 class Policy(ABC):
-    """Decides what every head remembers. Most decide at once; some observe a clean pass and decide again."""
+    """Decides what every head remembers. Most decide at once; some observe a clean pass and decide again.
+
+    A policy is a frozen dataclass; fields that users may set are `option`s (options.py). PlanError for one out of its
+    bounds.
+    """
 
     name: ClassVar[str]
 
+    def __post_init__(self) -> None:
+        for name, option in options_of(self).items():
+            option.check(name, getattr(self, name))
+
+    def resolved(self, family: Family) -> "Policy":
+        """The same policy with everything filled in that it takes from the family when nothing is said."""
+        return self
+
     @property
     def may_observe_again(self) -> bool:
-        """Whether the clip memory must keep the latents that a second look needs."""
+        """Whether the clip memory must keep the latents that scoring heads again needs."""
         return False
 
     @abstractmethod
@@ -65,3 +77,7 @@ class Policy(ABC):
     def replan(self, scores: HeadScores, setting: Setting) -> HeadPlan:
         """The plan from here on, given what was observed; it may only narrow what heads hold."""
         raise PlanError(f"policy {self.name!r} never observes, it cannot plan again")
+
+    def uniform(self, setting: Setting, memory: HeadMemory, role: str) -> HeadPlan:
+        """The same memory for every head."""
+        return HeadPlan.uniform(setting.layers, setting.heads, memory, role, setting.family.name)

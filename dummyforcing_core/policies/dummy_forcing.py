@@ -14,6 +14,7 @@ from ..kv.plan import HeadMemory, HeadPlan
 from ..kv.scoring import HeadScores, Observation
 from .base import Policy, Setting
 from .head_programming import NEIGHBOUR, ROLES, SINK, assign_roles
+from .options import Option, option
 from .profile import HeadProfile
 
 
@@ -21,25 +22,31 @@ from .profile import HeadProfile
 class DummyForcing(Policy):
     """Heterogeneous memory with dynamic head programming.
 
-    dummy_ratio   -- share of all heads that become dummies; `num_dummy`, a count, overrides it
-    local_chunks  -- history of neighbour heads, in chunks
-    packed_frames -- newest frames that dummy heads keep; 1 is the paper's packing, 0 leaves them bare
-    sink_frames   -- first frames that sink heads keep
-    observe_chunk -- ordinal of the scored chunk; None: the first with a neighbour frame
-    reclassify_chunks -- score again every so many chunks; None: only after a prompt switch
-    score_stride  -- score every so many query rows
-    profile       -- saved scores: the plan is narrow from the first chunk on, and nothing is observed
+    With a profile the plan is narrow from the first chunk on, and nothing is observed. Without one, heads are scored in
+    the first chunk that has a neighbour frame, and again after a prompt switch.
     """
 
-    dummy_ratio: float = 0.5
-    num_dummy: int | None = None
-    local_chunks: int = 1
-    packed_frames: int = 1
-    sink_frames: int = 1
-    observe_chunk: int | None = None
-    reclassify_chunks: int | None = None
-    score_stride: int = 1
-    profile: HeadProfile | None = None
+    dummy_ratio: float = option(0.5, Option("share of heads without history", 0, 1))
+    num_dummy: int | None = option(
+        None, Option("number of such heads instead of a share", 0, overrides=("dummy_ratio",), unset="by the share")
+    )
+    local_chunks: int = option(1, Option("history of neighbour heads, in chunks", 1))
+    packed_frames: int = option(1, Option("newest frames that dummy heads keep; the paper packs 1", 0))
+    sink_frames: int = option(1, Option("first frames that sink heads keep", 1, flag="sink"))
+    observe_chunk: int | None = option(None, Option("chunk whose heads are scored, 1 or later", 1, unset="auto"))
+    reclassify_chunks: int | None = option(
+        None, Option("score again every so many chunks", 1, flag="reclassify", unset="never")
+    )
+    score_stride: int = option(1, Option("score every so many query rows", 1))
+    profile: HeadProfile | None = option(  # noqa: RUF009
+        None,
+        Option(
+            "saved head profile, instead of scoring",
+            unset="none",
+            overrides=("observe_chunk", "reclassify_chunks", "score_stride"),
+            read=HeadProfile.read,
+        ),
+    )
 
     name: ClassVar[str] = "dummy"
 
@@ -47,33 +54,19 @@ class DummyForcing(Policy):
     def may_observe_again(self) -> bool:
         return self.profile is None
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.dummy_ratio <= 1:
-            raise PlanError(f"a dummy ratio of {self.dummy_ratio} came; it is a share of heads, 0 to 1")
-        lowest = {"num_dummy": 0, "local_chunks": 1, "packed_frames": 0, "sink_frames": 1}
-        lowest |= {"reclassify_chunks": 1, "score_stride": 1}
-        for field, least in lowest.items():
-            value = getattr(self, field)
-            if value is not None and value < least:
-                raise PlanError(f"{field} {value} came; it must be at least {least}")
-        if self.observe_chunk is not None and self.observe_chunk < 1:
-            raise PlanError(
-                f"observe chunk {self.observe_chunk} came; chunk 0 has no history to score, use 1 or more, or auto"
-            )
-
     def plan(self, setting: Setting) -> HeadPlan:
         self._dummies(setting)
         last = setting.last_chunk
         if self.observe_chunk is not None and self.observe_chunk > last:
             raise PlanError(
-                f"observe chunk {self.observe_chunk} came, but the clip's last chunk is {last}; "
-                "use a smaller one, auto, or a longer clip"
+                f"expected observe_chunk of at most {last}, the clip's last chunk, got {self.observe_chunk}; use a "
+                "smaller one, auto, or a longer clip"
             )
         if self.profile is not None:
             self.profile.check(setting.layers, setting.heads)
             return self.replan(self.profile.scores, setting)
         memory = HeadMemory(self.sink_frames, max(self._local_frames(setting), self.packed_frames))
-        return HeadPlan.uniform(setting.layers, setting.heads, memory, "unclassified", setting.family.name)
+        return self.uniform(setting, memory, "unclassified")
 
     def observes(self, span: Span, setting: Setting, observed: Sequence[int], switched: bool) -> bool:
         if self.profile is not None:
@@ -109,7 +102,7 @@ class DummyForcing(Policy):
         count = round(self.dummy_ratio * total) if self.num_dummy is None else self.num_dummy
         if count > total:
             raise PlanError(
-                f"{count} dummy heads came, the model has {total} ({setting.layers} layers x {setting.heads} heads); "
+                f"expected at most {total} dummy heads ({setting.layers} layers x {setting.heads} heads), got {count}; "
                 "use fewer, or a ratio"
             )
         return count

@@ -23,4 +23,4 @@ class Full(Policy):
                 f"use policy window, window {family.default_window_frames}, sink {family.sink_frames}",
                 stacklevel=2,
             )
-        return HeadPlan.uniform(setting.layers, setting.heads, HeadMemory(), "full", family.name)
+        return self.uniform(setting, HeadMemory(), "full")

@@ -1,29 +1,40 @@
 """A window of recent frames behind pinned first frames: LongLive's cache (arXiv 2509.22622, section 3.3)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ..errors import PlanError
 from ..kv.plan import HeadMemory, HeadPlan
+from ..models.families import Family
 from .base import Policy, Setting
+from .options import Option, option
 
 
 @dataclass(frozen=True)
 class SlidingWindow(Policy):
-    """Every head sees `window_frames` latent frames, current chunk and `sink_frames` first frames included."""
+    """Every head sees `window_frames` latent frames, current chunk and `sink_frames` first frames included.
 
-    window_frames: int = 12
-    sink_frames: int = 3
+    None is the family's own number: without options this is the memory that the family was trained with.
+    """
+
+    window_frames: int | None = option(
+        None, Option("frames a head sees, current chunk included", 1, flag="window", unset="the family's")
+    )
+    sink_frames: int | None = option(None, Option("first frames kept", 0, flag="sink", unset="the family's"))
 
     name: ClassVar[str] = "window"
 
+    def resolved(self, family: Family) -> "SlidingWindow":
+        window = family.default_window_frames if self.window_frames is None else self.window_frames
+        sink = family.sink_frames if self.sink_frames is None else self.sink_frames
+        return replace(self, window_frames=window, sink_frames=sink)
+
     def plan(self, setting: Setting) -> HeadPlan:
-        recent = self.window_frames - self.sink_frames - setting.chunk_frames
-        if self.sink_frames < 0 or recent < 0:
+        own = self.resolved(setting.family)
+        window, sink = own.window_frames or 0, own.sink_frames or 0
+        if window < sink + setting.chunk_frames:
             raise PlanError(
-                f"a window of {self.window_frames} frames cannot hold {self.sink_frames} sink frames and a chunk of "
-                f"{setting.chunk_frames}; use a window of at least {max(self.sink_frames, 0) + setting.chunk_frames} "
-                "and a sink of 0 or more"
+                f"expected a window of at least {sink + setting.chunk_frames} frames, {sink} for the sink and "
+                f"{setting.chunk_frames} for the current chunk, got {window}; use a longer one, or a smaller sink"
             )
-        memory = HeadMemory(self.sink_frames, recent)
-        return HeadPlan.uniform(setting.layers, setting.heads, memory, "window", setting.family.name)
+        return self.uniform(setting, HeadMemory(sink, window - sink - setting.chunk_frames), "window")

@@ -1,4 +1,4 @@
-"""umt5-xxl, the text encoder of Wan2.1, without a host: prompts to the features its transformer was trained on.
+"""umt5-xxl, the text encoder of Wan2.1, without ComfyUI: prompts to the features its transformer was trained on.
 
     encode = TextEncoder("umt5_xxl_fp16.safetensors", device=device, dtype=torch.bfloat16)
     encode.read(["a red circle", "a blue square"])      # one pass over the file for all of them

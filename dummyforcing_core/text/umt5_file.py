@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..models.names import listing
-from ..models.tensor_check import READABLE, told
+from ..models.tensor_check import READABLE, in_one_line
 from ..models.weight_files import READERS, flat_names, open_container, read_weights
 from .umt5_names import BIAS, BLOCK, EMBEDDING, EXPECTED, FIX, NORM, NUMBERED, transformers_names
 
@@ -215,5 +215,5 @@ def _check(tensors: Mapping[str, Tensor], formats: Mapping[str, Any], geometry: 
             if (scale is None and module in formats) or (scale is not None and scale.numel() != 1)
         ],
     }
-    if found := told(findings):
+    if found := in_one_line(findings):
         raise CheckpointError(f"tensors {found}; {EXPECTED}, whole, plain or scaled float8; {FIX}")

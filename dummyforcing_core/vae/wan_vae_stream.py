@@ -7,7 +7,7 @@
     latents = encode(vae, pixels)                 # (B, 3, 4(T-1)+1, H, W) -> (B, 16, T, H/8, W/8)
 
 Both take `tile=(rows, columns)` in latents: the frame is worked on in overlapping tiles that are blended. The
-device then holds one tile at a time; a decoder keeps the state of the others in host memory. A tile does not see
+device then holds one tile at a time; a decoder keeps the state of the others in main memory. A tile does not see
 beyond its edge, so the result differs a little from the untiled one; where one tile covers the frame it is the same.
 """
 

@@ -10,14 +10,14 @@ from ...dummyforcing_core import __version__
 from ...dummyforcing_core.clips.render import device_name
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape, Span, chunk_spans, pixel_frames, screen_size
-from ...dummyforcing_core.loops.table import model_calls, still_frames
+from ...dummyforcing_core.loops.table import loop_of
 from ...dummyforcing_core.models.families import Family
-from ...dummyforcing_core.policies import Policy
+from ...dummyforcing_core.policies import Policy, own_policy
 from ...dummyforcing_core.schedule import Schedule
 from .decoder import check_vae, streams
 from .memory import Needs, check_fits, fits_together, needs_of
-from .sampler import schedule_from
-from .settings import default_policy, family_of, settings_of
+from .settings import family_of, settings_of
+from .sigmas import schedule_by
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ClipJob:
 
     canvas   -- the LATENT's samples (batch, 16, frames, h, w); not empty for video to video
     start    -- latents (batch, 16, n, h, w) of a given image or clip, as a LATENT holds them
-    live_vae -- the VAE that decodes every chunk as it is done; None: none, or decoding waits for the last chunk
+    live     -- the VAE decodes every chunk as soon as it is done, else it waits for the last one
     notes    -- lines that the report must show
     """
 
@@ -39,7 +39,8 @@ class ClipJob:
     policy: Policy
     sigmas: Tensor | None
     schedule: Schedule
-    live_vae: Any
+    vae: Any
+    live: bool
     needs: Needs
     notes: tuple[str, ...]
 
@@ -59,7 +60,7 @@ class ClipJob:
     @property
     def calls(self) -> int:
         """Of the model, as the loop tells of them."""
-        return model_calls(self.family, self.schedule, self.shape.frames, self._given_frames)
+        return loop_of(self.family).model_calls(self.family, self.schedule, self.shape.frames, self._given_frames)
 
     def conditions(self, seed: int) -> dict[str, Any]:
         """The first lines of its report."""
@@ -96,20 +97,20 @@ def clip_job(
     start = None if start_latent is None else _checked_start(start_latent["samples"], shape)
     family, known_from = family_of(model)
     settings = settings_of(model)
-    policy = settings.policy or default_policy(family)
+    policy = settings.policy or own_policy(family)
     notes = settings.notes
     clip = model, shape, policy, family, 0 if start is None else start.shape[2], len(conditioning) - 1
     if vae is not None:
         check_vae(vae, shape.channels)
-    live_vae = vae if vae is not None and streams(vae) else None
-    needs = needs_of(*clip, live_vae)
-    if live_vae is not None and not still_frames(family) and not fits_together(model, live_vae, needs):
+    live = vae is not None and streams(vae)
+    needs = needs_of(*clip, vae if live else None)
+    if live and not loop_of(family).still_frames(family) and not fits_together(model, vae, needs):
         notes += (f"decoding waits for the last chunk: it does not fit beside the model ({needs})",)
-        live_vae, needs = None, needs_of(*clip, None)
+        live, needs = False, needs_of(*clip, None)
     check_fits(model, needs, shape, policy, family)
-    schedule = family.schedule if sigmas is None else schedule_from(sigmas, family.schedule)
+    schedule = schedule_by(sigmas, family.schedule)
     return ClipJob(
-        model, conditioning, canvas, start, family, known_from, policy, sigmas, schedule, live_vae, needs, notes
+        model, conditioning, canvas, start, family, known_from, policy, sigmas, schedule, vae, live, needs, notes
     )
 
 
@@ -117,7 +118,7 @@ def policy_text(policy: Policy) -> str:
     """A policy by name and what differs from its defaults."""
     changed = {
         field.name: getattr(policy, field.name)
-        for field in fields(policy)  # type: ignore[arg-type]
+        for field in fields(policy)
         if getattr(policy, field.name) != field.default
     }
     return ", ".join([type(policy).__name__, *(f"{name} {value}" for name, value in changed.items())])

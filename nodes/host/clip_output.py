@@ -14,7 +14,7 @@ from torch import Tensor
 from ...dummyforcing_core.clips.video import VideoWriter
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape, screen_size
 from ...dummyforcing_core.vae.streaming import to_uint8
-from .decoder import SMALL_TILE, check_vae, doubt, load, stream_of
+from .decoder import SMALL_TILE, check_vae, load, stream_of, wrong_kind
 from .files import OutputFile
 from .tiled_stream import TiledStream
 
@@ -35,7 +35,7 @@ class ClipOutput:
     def __init__(self, vae: Any, shape: LatentShape, fps: int, prefix: str, tags: Mapping[str, str]):
         check_vae(vae, shape.channels)
         self._vae, self._shape = vae, shape
-        if line := doubt(vae):
+        if line := wrong_kind(vae):
             warnings.warn(line, stacklevel=2)
         self.size = screen_size(shape.width * SPATIAL, shape.height * SPATIAL)
         self.files = [OutputFile(prefix, *self.size, item) for item in range(shape.batch)]

@@ -58,7 +58,7 @@ def check_vae(vae: Any, channels: int) -> None:
         )
 
 
-def doubt(vae: Any) -> str:
+def wrong_kind(vae: Any) -> str:
     """One line if the host has taken the file for another model's, else ""."""
     model = vae.first_stage_model
     if isinstance(model, comfy.taesd.taehv.TAEHV) and model.patch_size == 1 and model.latent_format is not None:

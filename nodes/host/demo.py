@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ...dummyforcing_core.clips.demo_assets import load_demo_codec
-from ...dummyforcing_core.clips.pipeline import DEMO
 from ...dummyforcing_core.models.checkpoints import DEMO_PATH, read_checkpoint
-from ...dummyforcing_core.models.families import get_family
+from ...dummyforcing_core.models.families import DEMO, get_family
 from ...dummyforcing_core.text.demo_text import encode_prompt
 from ...dummyforcing_core.vae.demo_codec import DemoCodec, DemoDecoderStream
 from .settings import with_settings

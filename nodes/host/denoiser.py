@@ -115,8 +115,8 @@ class HostDenoiser:
             return None
         return x0_from_velocity(x, x - x0, sigma) if mixed else x0
 
-    def time_signal(self, sigma: float, modulation: bool) -> Tensor:
-        return self._core.time_signal(sigma, modulation)
+    def time_signal(self, timestep: float, modulation: bool) -> Tensor:
+        return self._core.time_signal(timestep, modulation)
 
     @torch.compiler.disable
     def _run(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

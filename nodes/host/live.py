@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ...dummyforcing_core.clips.video import clip_bytes
-from ...dummyforcing_core.loops.rollout import ChunkResult
+from ...dummyforcing_core.loops.run import ChunkResult
 
 EVENT = "dummyforcing.chunk"
 FINISH, PREVIEW = "/dummyforcing/finish", "/dummyforcing/preview"

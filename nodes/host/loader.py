@@ -9,15 +9,14 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ...dummyforcing_core.clips.pipeline import DEMO
 from ...dummyforcing_core.errors import CheckpointError
 from ...dummyforcing_core.models.checkpoints import CONTAINERS, empty_model, fingerprint
-from ...dummyforcing_core.models.families import FAMILIES
+from ...dummyforcing_core.models.families import DEMO, FAMILIES
 from ...dummyforcing_core.models.lora import Lora
-from ...dummyforcing_core.models.metadata import HOST_CONFIG, parse_metadata, resolve_family
+from ...dummyforcing_core.models.metadata import COMFYUI_CONFIG, parse_metadata, resolve_family
 from ...dummyforcing_core.models.names import official_names, refuse_foreign
 from ...dummyforcing_core.models.wan import WanConfig
-from ...dummyforcing_core.models.wan_geometry import HEAD_DIM, check_tensors, geometry, size_doubt
+from ...dummyforcing_core.models.wan_geometry import HEAD_DIM, check_tensors, geometry, size_mismatch
 from ...dummyforcing_core.models.weight_files import open_container, read_weights
 from .settings import with_settings
 
@@ -71,7 +70,7 @@ def _load(path: str, family: str | None, weight_dtype: str, disable_dynamic: boo
     mark = fingerprint(tensors, config)
     options = dict(WEIGHT_DTYPES[weight_dtype])
     model = comfy.sd.load_diffusion_model_state_dict(
-        tensors, model_options=options, metadata={**texts, "config": HOST_CONFIG}, disable_dynamic=disable_dynamic
+        tensors, model_options=options, metadata={**texts, "config": COMFYUI_CONFIG}, disable_dynamic=disable_dynamic
     )
     if model is None:
         raise CheckpointError(f"{file.name}: this ComfyUI does not recognise it as a Wan2.1 model")
@@ -81,9 +80,9 @@ def _load(path: str, family: str | None, weight_dtype: str, disable_dynamic: boo
         "chosen in Load AR Model" if family else f"{'the metadata' if stated.family else 'the name'} of {file.name}"
     )
     logging.info("Dummy Forcing: %s is of family %s (%s)", file.name, row.name, source)
-    if doubt := size_doubt(config, row):
-        logging.warning("Dummy Forcing: %s: %s", file.name, doubt)
-        source = f"{source}; {doubt}"
+    if mismatch := size_mismatch(config, row):
+        logging.warning("Dummy Forcing: %s: %s", file.name, mismatch)
+        source = f"{source}; {mismatch}"
     return with_settings(model, family=row, known_from=source, fingerprint=mark)
 
 

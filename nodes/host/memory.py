@@ -2,16 +2,15 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import comfy.model_management
 import torch
 
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape
-from ...dummyforcing_core.kv.plan import HeadPlan
-from ...dummyforcing_core.loops.clip_memory import setting_of
-from ...dummyforcing_core.loops.table import price_shape
+from ...dummyforcing_core.loops.run import setting_of
+from ...dummyforcing_core.loops.table import clip_kv_shape, loop_of
 from ...dummyforcing_core.models.denoiser import ModelGeometry
 from ...dummyforcing_core.models.families import Family
 from ...dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
@@ -19,10 +18,6 @@ from ...dummyforcing_core.policies.profile import HeadProfile
 from .decoder import decode_bytes
 from .denoiser import geometry_of
 from .settings import KEY, Wrappers
-
-if TYPE_CHECKING:
-    from .sampler import Clip, Session
-
 
 GIB = 2**30
 
@@ -46,13 +41,6 @@ class Needs:
         return ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items()) + " GiB"
 
 
-class _Sized:
-    """A model's geometry where the core expects a denoiser; pricing calls nothing."""
-
-    def __init__(self, geometry: ModelGeometry):
-        self.geometry = geometry
-
-
 def kv_bytes(
     geometry: ModelGeometry,
     shape: LatentShape,
@@ -62,11 +50,8 @@ def kv_bytes(
     switches: int = 0,
 ) -> int:
     """K/V bytes of a clip at its widest: the plan it starts with, and a re-packing that copies the largest layer."""
-    sized: Any = _Sized(geometry)
-    setting = setting_of(sized, shape, family, given_frames)
-    plan: HeadPlan = policy.plan(setting)
-    price = price_shape(sized, shape, family, switches)
-    return plan.peak_bytes(price)
+    plan = policy.plan(setting_of(geometry, shape, family, given_frames))
+    return plan.peak_bytes(clip_kv_shape(geometry, shape, family, switches))
 
 
 def needs_of(
@@ -75,7 +60,7 @@ def needs_of(
     """What sampling this clip takes; `vae` if every chunk is decoded beside the model."""
     one_pass, chunk = (
         [shape.batch, shape.channels, min(frames, shape.frames), shape.height, shape.width]
-        for frames in (family.pass_frames, family.chunk_frames)
+        for frames in (loop_of(family).pass_frames(family), family.chunk_frames)
     )
     return Needs(
         weights=int(model.model_size()),
@@ -131,18 +116,13 @@ def advice(geometry: ModelGeometry, shape: LatentShape, policy: Policy, family: 
     return f"K/V now {now / GIB:.2f} GiB; " + "; ".join(f"{name}: {size / GIB:.2f} GiB" for size, name in lower)
 
 
-def free_for(session: "Session", policy: Policy, clip: "Clip") -> None:
-    """Asks the host to make room for the clip's K/V beside the models of this run."""
-    given = 0 if clip.start is None else clip.start.shape[2]
-    needed = kv_bytes(
-        session.denoise.geometry, clip.shape, policy, session.family, given, len(session.prompts.entries) - 1
-    )
-    device = session.device
+def free_for(needed_bytes: int, device: torch.device) -> None:
+    """Asks ComfyUI to make room on the device beside the models of this run."""
     if device.type == "cpu":
         return
-    free = comfy.model_management.get_free_memory(device)
-    if free < needed:
-        comfy.model_management.free_memory(needed, device, keep_loaded=comfy.model_management.current_loaded_models[:2])
+    if comfy.model_management.get_free_memory(device) < needed_bytes:
+        keep = comfy.model_management.current_loaded_models[:2]
+        comfy.model_management.free_memory(needed_bytes, device, keep_loaded=keep)
         comfy.model_management.soft_empty_cache()
 
 

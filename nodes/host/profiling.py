@@ -12,10 +12,10 @@ from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.evaluation.profiling import ProfilePlan, take_samples
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape
 from ...dummyforcing_core.kv.scoring import HeadScores
+from ...dummyforcing_core.loops.table import loop_of
 from ...dummyforcing_core.policies.profile import HeadProfile
 from ...dummyforcing_core.prompts import PromptSchedule
-from .run import run_on
-from .sampler import Given, Session
+from .session import Session, Task, with_session
 from .settings import family_of
 
 
@@ -27,12 +27,13 @@ def profile_heads(
     canvas = latent["samples"]
     if canvas.ndim != 5:
         raise DummyForcingError(f"a latent of shape {tuple(canvas.shape)} came; connect a video latent, of Clip Size")
-    if family.loop == "rolling":  # a window fills first
-        chunks = max(chunks, family.pass_frames // family.chunk_frames + 2)
+    length = loop_of(family).pass_frames(family) // family.chunk_frames
+    if length > 1:  # a window of chunks fills first
+        chunks = max(chunks, length + 2)
     shape = replace(LatentShape(*canvas.shape), batch=1, frames=chunks * family.chunk_frames)
     found: list[HeadProfile] = []
 
-    def work(session: Session, given: Given) -> Tensor:
+    def work(session: Session) -> Tensor:
         prompts = [PromptSchedule.constant(context) for _, context in session.prompts.entries]
         plan = ProfilePlan(prompts, [session.seed], shape)
         samples = [sample.scores for sample in take_samples(session.denoise, family, plan, session.attend)]
@@ -42,9 +43,9 @@ def profile_heads(
         conditions = {"prompts": len(prompts), "chunks": chunks, "samples": len(samples), "seed": seed, "size": size}
         scores = HeadScores.mean(samples)
         found.append(HeadProfile(scores, family.name, session.settings.fingerprint, conditions))
-        return given.noise
+        return session.noise
 
-    run_on(model, conditioning, shape, seed, work)
+    with_session(Task(model, conditioning, shape, seed), work)
     return found[0]
 
 

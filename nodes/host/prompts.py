@@ -76,7 +76,7 @@ def check_width(prompts: PromptSchedule, wanted: int) -> None:
             )
 
 
-def schedule_of(conditions: list[dict], fps: float) -> tuple[PromptSchedule, dict[int, dict]]:
+def prompts_of(conditions: list[dict], fps: float) -> tuple[PromptSchedule, dict[int, dict]]:
     """The schedule of a guider's positive conditions, and the condition of each of its tensors, by id()."""
     entries: dict[int, Tensor] = {}
     by_tensor: dict[int, dict] = {}

@@ -12,7 +12,7 @@ from ...dummyforcing_core.models.families import Family
 from ...dummyforcing_core.models.metadata import parse_metadata, resolve_family
 from ...dummyforcing_core.models.stepcache import NO_STEPS, StepCache, TeaCache
 from ...dummyforcing_core.models.weight_files import read_header
-from ...dummyforcing_core.policies import Policy, SlidingWindow
+from ...dummyforcing_core.policies import Policy
 from ...dummyforcing_core.schedule import Schedule
 
 KEY = "dummyforcing"
@@ -88,8 +88,3 @@ def family_of(model: Any) -> tuple[Family, str]:
         "Wan model, which cannot be sampled chunk by chunk; load an autoregressive checkpoint with Load AR Model and "
         "pick its family there"
     )
-
-
-def default_policy(family: Family) -> Policy:
-    """Dense attention as the family was trained: its window, or the whole of its trained length."""
-    return SlidingWindow(family.default_window_frames, family.sink_frames)

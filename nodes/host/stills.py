@@ -1,20 +1,18 @@
 """Frames out of the middle of a clip, encoded as stills through the host's VAE (see the core's still_frame.py)."""
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...dummyforcing_core.vae.still_frame import KeptStills
 from .decoder import stream_of
+from .session import Session
 from .tiny_stream import HostTinyStream
 
-if TYPE_CHECKING:
-    from .sampler import Session
 
-
-def host_stills(session: "Session", vae: Any, frames: int) -> KeptStills:
+def host_stills(session: Session, vae: Any, frames: int) -> KeptStills:
     """Stills of the newest `frames` latents, in the model's space, of the pixels that the output is made of."""
 
     if isinstance(stream_of(vae), HostTinyStream):

@@ -14,29 +14,39 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
-from cases import Directory, Errors, block_loop, comfy_loop, constants, head_programming
+from chunk_cases import chunk_loop
+from formula_cases import constants, head_programming
+from host_cases import comfy_loop
+from recompute_cases import recompute_loop
+from recorded import Case, Directory
+from restart_cases import restart_loop
+from rolling_cases import rolling_loop
 from vae_case import vae_stream
 
-Replay = Callable[[Directory, str], Errors]
+Replay = Callable[[Case], None]
 
 # kind (first letter of the case) -> replay
 REPLAYS: dict[str, Replay] = {
-    **dict.fromkeys("ABCDF", block_loop),
+    **dict.fromkeys("ABCDFM", chunk_loop),
     "E": head_programming,
     "G": comfy_loop,
     "H": vae_stream,
     "I": constants,
+    "J": rolling_loop,
+    "K": restart_loop,
+    "L": recompute_loop,
 }
 
 
-def replay(directory: Directory, case: str) -> dict:
+def replay(directory: Directory, name: str) -> dict:
     """The result line of one case."""
-    kind = case[0]
+    kind = name[0]
     if kind not in REPLAYS:
-        return {"case": case, "max_abs_err": None, "ok": None, "reason": f"cases of kind {kind} are not supported yet"}
+        return {"case": name, "max_abs_err": None, "ok": None, "reason": f"cases of kind {kind} are not supported yet"}
+    case = Case(directory, name)
     with torch.inference_mode():
-        errors = REPLAYS[kind](directory, case)
-    return {"case": case, "max_abs_err": errors.worst, "ok": errors.ok, "tensors": errors.by_tensor}
+        REPLAYS[kind](case)
+    return {"case": name, "max_abs_err": case.worst, "ok": case.ok, "tensors": case.errors}
 
 
 def main(argv: list[str]) -> int:

@@ -1,7 +1,8 @@
 """H: the Wan VAE's streamed decode, for every way to cut the clip."""
 
 import torch
-from cases import Directory, Errors
+from recorded import Case
+from torch import Tensor
 
 from dummyforcing_core.vae.wan_vae import WanVAE, WanVAEConfig
 from dummyforcing_core.vae.wan_vae_blocks import State
@@ -21,9 +22,9 @@ def cuts(frames: int) -> dict[str, list[int]]:
     return named
 
 
-def vae_stream(directory: Directory, case: str) -> Errors:
+def vae_stream(case: Case) -> None:
     """H: recorded layout (B, C, T, h, w), raw pixels. Geometry is that of the recorded weights."""
-    params, recorded, errors = directory.document(case).get("params", {}), directory.tensors(case), Errors()
+    params, recorded = case.params, case.recorded
     weights = {name[2:]: tensor.float() for name, tensor in recorded.items() if name.startswith("w.")}
     defaults = WanVAEConfig()
     config = WanVAEConfig(
@@ -35,17 +36,20 @@ def vae_stream(directory: Directory, case: str) -> Errors:
     )
     vae = WanVAE(config).eval()
     vae.load_state_dict(weights)
-    latents, theirs = recorded["latents_model_space"], recorded["pixels_full"]
-    decoder = WanVAEDecoder(vae, clamp=False)
+    latents = recorded["latents_model_space"]
+    if "pixels_full" in recorded:
+        _check_cuts(case, vae, latents)
+    case.check("pixels_first_frame_only", vae.decode(latents[:, :, :1], State()), LIMIT)
+
+
+def _check_cuts(case: Case, vae: WanVAE, latents: Tensor) -> None:
+    """The clip's pixels, however its latents are cut."""
+    theirs, decoder = case.recorded["pixels_full"], WanVAEDecoder(vae, clamp=False)
     for name, sizes in cuts(latents.shape[2]).items():
         decoder.reset()
         ours = [decoder.push(chunk) for chunk in latents.split(sizes, dim=2)]
-        errors.check(f"pixels_full {name}", torch.cat([*ours, decoder.flush()], dim=2), theirs, LIMIT)
+        case.compare(f"pixels_full {name}", torch.cat([*ours, decoder.flush()], dim=2), theirs, LIMIT)
         # The decoder goes frame by frame; here each layer takes the whole chunk at once.
         state = State()
         ours = [vae.decode(chunk, state) for chunk in latents.split(sizes, dim=2)]
-        errors.check(f"pixels_full {name} at once", torch.cat(ours, dim=2), theirs, LIMIT)
-    if "pixels_first_frame_only" in recorded:
-        first = vae.decode(latents[:, :, :1], State())
-        errors.check("pixels_first_frame_only", first, recorded["pixels_first_frame_only"], LIMIT)
-    return errors
+        case.compare(f"pixels_full {name} at once", torch.cat(ours, dim=2), theirs, LIMIT)

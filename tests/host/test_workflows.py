@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import dummyforcing_core
-from dummyforcing_core.models.sources import SOURCES
+from dummyforcing_core.models.catalogue import SOURCES
 from tests.host.clips import FILES, HERE, read
 from tests.host.install import REPOSITORY
 from tests.host.server import ComfyServer

@@ -10,8 +10,8 @@ from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.kv.cache import KVCache
 from dummyforcing_core.kv.plan import HeadPlan, KVShape
 from dummyforcing_core.kv.scoring import HeadScores
-from dummyforcing_core.loops.clip_memory import kv_shape
-from dummyforcing_core.loops.rollout import ChunkResult, rollout
+from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.loops.run import ChunkResult, Run, kv_shape
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.models.stepcache import NO_STEPS, StepCache
@@ -53,8 +53,8 @@ class Watched(WanDenoiser):
 
 
 @dataclass
-class Run:
-    """Arguments of a rollout with defaults; `chunks()` runs it."""
+class Case:
+    """What these tests vary of a run, with defaults; `chunks()` makes the clip."""
 
     policy: Policy
     frames: int = 12
@@ -76,20 +76,24 @@ class Run:
 
     @property
     def priced(self) -> KVShape:
-        return kv_shape(self.denoise, self.shape, self.family)
+        return kv_shape(self.denoise.geometry, self.shape, self.family)
 
     @property
     def noise(self) -> SeededNoise:
         return SeededNoise(self.seed, self.shape, self.chunk)
 
-    def iterate(self, **options):
+    @property
+    def run(self) -> Run:
         start = None
         if self.given:
             start = torch.randn(1, 16, self.given, 4, 4, generator=torch.Generator().manual_seed(7))
-        return rollout(
+        return Run(
             self.denoise, self.shape, SCHEDULE, self.prompts, self.policy, self.family, self.noise, start,
-            steps=self.steps, **options,
+            steps=self.steps,
         )  # fmt: skip
+
+    def iterate(self, **options):
+        return rollout(replace(self.run, **options))
 
     def chunks(self, **options) -> list[ChunkResult]:
         return list(self.iterate(**options))

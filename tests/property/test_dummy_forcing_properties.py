@@ -13,7 +13,7 @@ from dummyforcing_core.kv.attention import reference, sdpa
 from dummyforcing_core.kv.cache import KVCache
 from dummyforcing_core.kv.plan import HeadMemory, HeadPlan, KVShape
 from dummyforcing_core.kv.scoring import HeadScores
-from dummyforcing_core.loops.clip_memory import new_cache, replay
+from dummyforcing_core.loops.clip_memory import replay
 from dummyforcing_core.loops.rollout import rollout
 from dummyforcing_core.models.denoiser import Step, WanDenoiser
 from dummyforcing_core.models.stepcache import StepCache
@@ -24,8 +24,8 @@ from tests.property.dummy_runs import (
     PROMPT,
     ROLE_NAMES,
     SCHEDULE,
+    Case,
     GivenRoles,
-    Run,
     Watched,
     all_heads,
     held,
@@ -128,7 +128,7 @@ FRAME_SETS = {
 @pytest.mark.parametrize("case", FRAME_SETS)
 def test_frame_sets(case: str):
     golden = FRAME_SETS[case]
-    run = Run(golden.policy, golden.frames, golden.chunk, given=golden.given)
+    run = Case(golden.policy, golden.frames, golden.chunk, given=golden.given)
     local = golden.policy.local_chunks * golden.chunk
     wide = HeadMemory(golden.policy.sink_frames, max(local, golden.policy.packed_frames))
     memories = {
@@ -162,7 +162,7 @@ def test_what_queries_see_in_the_observed_chunk_and_behind_it():
                 seen.setdefault((frames.start, clean), set()).add((regions["sink"], regions["recent"]))
             return super().__call__(x, sigma, context, step)
 
-    Run(GivenRoles(), 12, denoise=Looking()).chunks()
+    Case(GivenRoles(), 12, denoise=Looking()).chunks()
     at = {0: {((), ())}, 3: {((0,), (1, 2))}}
     at |= {s: {((0,), ()), ((), (s - 1,)), ((), (s - 3, s - 2, s - 1))} for s in (6, 9)}
     assert seen == {(start, clean): sets for start, sets in at.items() for clean in (False, True)}
@@ -172,7 +172,7 @@ def test_what_queries_see_in_the_observed_chunk_and_behind_it():
     ("frames", "chunk", "given"), [(3, 3, 0), (2, 3, 0), (2, 1, 0), (1, 1, 0), (4, 3, 1), (5, 3, 5)]
 )
 def test_a_clip_too_short_to_be_classified_keeps_the_window(frames: int, chunk: int, given: int):
-    run = Run(DummyForcing(), frames, chunk, given=given)
+    run = Case(DummyForcing(), frames, chunk, given=given)
     for result in run.iterate():
         assert result.scores is None
         assert {role for row in result.plan.roles for role in row} == {WIDE}
@@ -184,17 +184,17 @@ def test_a_clip_too_short_to_be_classified_keeps_the_window(frames: int, chunk: 
     [(6, 3, 0, 2, 1), (3, 1, 0, 3, 2), (5, 3, 2, 2, 1), (2, 3, 0, 1, 0)],
 )
 def test_an_observed_chunk_beyond_the_clip_is_refused(frames: int, chunk: int, given: int, observe: int, last: int):
-    with pytest.raises(PlanError, match=f"observe chunk {observe} came, but the clip's last chunk is {last}"):
-        Run(DummyForcing(observe_chunk=observe), frames, chunk, given=given).chunks()
+    with pytest.raises(PlanError, match=f"of at most {last}, the clip's last chunk, got {observe}"):
+        Case(DummyForcing(observe_chunk=observe), frames, chunk, given=given).chunks()
     if last:
-        chunks = Run(DummyForcing(observe_chunk=last), frames, chunk, given=given).chunks()
+        chunks = Case(DummyForcing(observe_chunk=last), frames, chunk, given=given).chunks()
         assert [c.scores is not None for c in chunks] == [False] * last + [True]
 
 
 @pytest.mark.parametrize("policy", [GivenRoles(), DummyForcing(), DummyForcing(packed_frames=0, sink_frames=2)])
 def test_chunks_up_to_the_observed_one_are_those_of_the_window(policy: DummyForcing):
-    ours = latents(Run(policy).chunks())
-    dense = latents(Run(Uniform(HeadMemory(policy.sink_frames, 3))).chunks())
+    ours = latents(Case(policy).chunks())
+    dense = latents(Case(Uniform(HeadMemory(policy.sink_frames, 3))).chunks())
     assert torch.equal(ours[:, :, :6], dense[:, :, :6])
     assert relative(ours[:, :, 6:], dense[:, :, 6:]) > 1e-3
 
@@ -229,7 +229,7 @@ PRICED = {
 @pytest.mark.parametrize("case", PRICED)
 @pytest.mark.parametrize("batch", [1, 2])
 def test_bytes_are_as_priced_and_memory_is_freed_at_regrouping(case: str, batch: int):
-    run = Run(PRICED[case], 13, batch=batch)
+    run = Case(PRICED[case], 13, batch=batch)
     chunks = run.chunks()
     observed = next(i for i, c in enumerate(chunks) if c.scores is not None)
     wide, narrow = chunks[0].plan, chunks[-1].plan
@@ -250,18 +250,18 @@ def test_bytes_are_as_priced_and_memory_is_freed_at_regrouping(case: str, batch:
 
 def test_history_is_as_priced_also_right_after_regrouping_to_a_longer_window():
     """The price is an upper bound until the ring of a neighbour head, which lost the pinned frame, is full."""
-    run = Run(GivenRoles(local_chunks=2), 6)
+    run = Case(GivenRoles(local_chunks=2), 6)
     last = run.chunks()[-1]
     neighbours = sum(row.count("neighbour") for row in last.plan.roles)
     assert last.plan.history_bytes(run.priced, 6) - last.history_bytes == neighbours * run.priced.frame_bytes > 0
-    later = Run(GivenRoles(local_chunks=2), 9)
+    later = Case(GivenRoles(local_chunks=2), 9)
     last = later.chunks()[-1]
     assert last.history_bytes == last.plan.history_bytes(later.priced, 9)
 
 
 def calls_per_pass(policy: Policy, frames: int = 12, chunk: int = 3) -> dict[int, set[int]]:
     """Self-attention calls of one layer, by the pass's first frame."""
-    run, calls, counts = Run(policy, frames, chunk), [], {}
+    run, calls, counts = Case(policy, frames, chunk), [], {}
 
     def attend(q, k, v):
         calls.append(k.shape[1])
@@ -286,8 +286,7 @@ def calls_per_pass(policy: Policy, frames: int = 12, chunk: int = 3) -> dict[int
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(KVCache, "__call__", only_first_layer)
         patch.setattr("dummyforcing_core.models.wan._cross_attention", lambda attn, x, kv, attend: torch.zeros_like(x))
-        list(rollout(denoise, run.shape, SCHEDULE, run.prompts, policy, run.family, run.noise, attend=attend,
-                     on_step=count))  # fmt: skip
+        list(rollout(replace(run.run, denoise=denoise, policy=policy, attend=attend, on_step=count)))
     return counts
 
 
@@ -354,7 +353,7 @@ def test_packed_attention_equals_a_loop_over_heads_equals_masked_dense_attention
 
 
 def test_the_keys_of_sink_heads_stay_bit_for_bit():
-    run, kept = Run(GivenRoles(), 15), []
+    run, kept = Case(GivenRoles(), 15), []
     for chunk in run.iterate():
         if chunk.plan.roles[0][0] == "sink":
             kept.append([x.clone() for layer in range(LAYERS) for x in run.denoise.cache.export(layer, 0)[1:]])
@@ -376,22 +375,22 @@ def test_the_keys_of_sink_heads_stay_bit_for_bit():
      ({"dummy_ratio": 0.0}, 0), ({"num_dummy": 1, "dummy_ratio": 1.0}, 1)],
 )  # fmt: skip
 def test_exactly_as_many_dummy_heads_as_asked_for(options: dict, dummies: int):
-    run = Run(DummyForcing(**options), 9)
+    run = Case(DummyForcing(**options), 9)
     chunk = run.chunks()[-1]
     assert sum(row.count("dummy") for row in chunk.plan.roles) == dummies
     assert torch.isfinite(chunk.latent).all()
 
 
 def test_scores_are_what_the_clean_pass_of_the_observed_chunk_gives():
-    run = Run(DummyForcing(), 9)
+    run = Case(DummyForcing(), 9)
     chunks = run.chunks()
     scores = chunks[1].scores
     assert [c.scores is not None for c in chunks] == [False, True, False]
     assert scores.mass.std() > 0.01
     torch.testing.assert_close(scores.mass.sum(-1), torch.ones(LAYERS, HEADS))
-    cache = new_cache(run.denoise, run.shape, run.policy, run.family)
+    cache = run.run.new_cache()
     done = latents(chunks)
-    replay(cache, run.denoise, done[:, :, :3], run.prompts, SCHEDULE, run.noise, 3)
+    replay(run.run, cache, done[:, :, :3])
     frame_masses: dict[tuple[int, int], list[float]] = {}
 
     def look(layer, heads, q, k, regions):
@@ -408,16 +407,16 @@ def test_scores_are_what_the_clean_pass_of_the_observed_chunk_gives():
 
 
 def test_the_plan_of_a_batch_comes_from_the_mean_over_its_items():
-    together = Run(DummyForcing(), 9, batch=2, seed=10).chunks()[1]
-    alone = [Run(DummyForcing(), 9, seed=10 + item).chunks()[1].scores.mass for item in range(2)]
+    together = Case(DummyForcing(), 9, batch=2, seed=10).chunks()[1]
+    alone = [Case(DummyForcing(), 9, seed=10 + item).chunks()[1].scores.mass for item in range(2)]
     assert relative(alone[0], alone[1]) > 1e-3
     torch.testing.assert_close(together.scores.mass, sum(alone) / 2, rtol=1e-3, atol=1e-4)
     mean = DummyForcing(profile=HeadProfile(HeadScores(sum(alone) / 2)))
-    assert together.plan.memories == Run(mean, 9).chunks()[0].plan.memories
+    assert together.plan.memories == Case(mean, 9).chunks()[0].plan.memories
 
 
 def test_a_stride_scores_fewer_rows_and_says_about_the_same():
-    exact, strided = (Run(DummyForcing(score_stride=n), 6).chunks()[1].scores.mass for n in (1, 2))
+    exact, strided = (Case(DummyForcing(score_stride=n), 6).chunks()[1].scores.mass for n in (1, 2))
     assert not torch.equal(exact, strided)
     torch.testing.assert_close(strided, exact, rtol=0, atol=0.1)
 
@@ -426,23 +425,24 @@ def test_a_stride_scores_fewer_rows_and_says_about_the_same():
 
 
 def test_an_empty_skip_list_equals_off_bit_for_bit():
-    off = Run(DummyForcing()).chunks()
-    empty = Run(DummyForcing(), steps=StepCache.explicit([], SCHEDULE)).chunks()
+    off = Case(DummyForcing()).chunks()
+    empty = Case(DummyForcing(), steps=StepCache.explicit([], SCHEDULE)).chunks()
     assert torch.equal(latents(empty), latents(off))
 
 
 def test_skipping_changes_the_clip_and_only_clean_passes_fill_the_cache():
-    run = Run(GivenRoles(), steps=StepCache.explicit([1], SCHEDULE))
+    run = Case(GivenRoles(), steps=StepCache.explicit([1], SCHEDULE))
     done = []
     for chunk in run.iterate():
         done.append(chunk.latent)
         if chunk.span.chunk > 1:
             continue
-        rebuilt = new_cache(run.denoise, run.shape, Uniform(HeadMemory(1, 3)), run.family)
-        replay(rebuilt, WanDenoiser(MODEL), torch.cat(done, dim=2), run.prompts, SCHEDULE, run.noise, 3)
+        wide = replace(run.run, denoise=WanDenoiser(MODEL), policy=Uniform(HeadMemory(1, 3)))
+        rebuilt = wide.new_cache()
+        replay(wide, rebuilt, torch.cat(done, dim=2))
         for layer, head in all_heads():
-            ours, wide = run.denoise.caches[0]().export(layer, head), rebuilt.export(layer, head)
-            places = [wide[0].index(frame) for frame in ours[0]]
-            for mine, theirs in zip(ours[1:], wide[1:], strict=True):
+            ours, held = run.denoise.caches[0]().export(layer, head), rebuilt.export(layer, head)
+            places = [held[0].index(frame) for frame in ours[0]]
+            for mine, theirs in zip(ours[1:], held[1:], strict=True):
                 assert torch.equal(mine.unflatten(1, (-1, 4)), theirs.unflatten(1, (-1, 4))[:, places])
-    assert relative(torch.cat(done, dim=2), latents(Run(GivenRoles()).chunks())) > 1e-3
+    assert relative(torch.cat(done, dim=2), latents(Case(GivenRoles()).chunks())) > 1e-3

@@ -19,7 +19,8 @@ from torch.overrides import TorchFunctionMode
 import dummyforcing_core
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.kv.scoring import Observation
-from dummyforcing_core.loops.table import loop_of
+from dummyforcing_core.loops.run import Run
+from dummyforcing_core.loops.table import sample
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import FAMILIES, Family
 from dummyforcing_core.models.wan import CausalWan, WanConfig, forward, text_kv
@@ -28,7 +29,7 @@ from dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
 from dummyforcing_core.policies.profile import HeadProfile
 from dummyforcing_core.prompts import PromptSchedule
 from dummyforcing_core.transfer import to_device
-from tests.property.tiny import HEADS, LAYERS
+from tests.property.tiny import HEADS, LAYERS, FunctionMemory
 
 CORE = Path(dummyforcing_core.__file__).parent
 DEVICE = torch.device("meta")
@@ -146,7 +147,7 @@ def test_a_forward_with_timesteps_of_the_host() -> None:
         torch.zeros(1, 16, 3, 4, 4, device=DEVICE),
         torch.full((1, 3), 500.0),
         text_kv(wan, text(0).to(DEVICE)),
-        lambda layer, q, k, v: v,
+        FunctionMemory(lambda layer, q, k, v: v),
     )
     assert out is not None and out.device == DEVICE
 
@@ -166,7 +167,7 @@ def test_no_loop_waits(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) ->
     made = scored = 0
     with Watch(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # no VAE
-        loop = loop_of(family)(denoise, shape, family.schedule, prompts, policies(family)[kind], family, noise)
+        loop = sample(Run(denoise, shape, family.schedule, prompts, policies(family)[kind], family, noise))
         for chunk in loop:
             assert chunk.latent.device == DEVICE
             made += chunk.span.frames
@@ -182,7 +183,7 @@ def test_a_steady_chunk_sends_its_noise_its_rotations_and_its_levels() -> None:
     sent: list[int] = []
     policy = policies(family)["dummy forcing"]
     with Watch() as watch:
-        for _ in loop_of(family)(denoise, shape, family.schedule, prompts, policy, family, noise):
+        for _ in sample(Run(denoise, shape, family.schedule, prompts, policy, family, noise)):
             sent.append(watch.sent)
             watch.sent = 0
     steps, axes = 4, 3

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from dummyforcing_core.clips.memory_use import MemoryUse
 from dummyforcing_core.geometry import LatentShape, Span, chunk_spans
-from dummyforcing_core.kv.attention import attention
 from dummyforcing_core.kv.cache import KVCache
 from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
 from dummyforcing_core.kv.scoring import HeadScores
-from dummyforcing_core.loops.clip_memory import kv_shape
 from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.loops.run import Run, kv_shape
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.models.wan import forward, text_kv
@@ -27,7 +26,7 @@ from dummyforcing_core.policies.profile import HeadProfile
 from dummyforcing_core.prompts import PromptSchedule
 from dummyforcing_core.schedule import Schedule
 from tests.property.oracle import rotate
-from tests.property.tiny import HEADS, LAYERS, context, tiny_model
+from tests.property.tiny import HEADS, LAYERS, FunctionMemory, context, tiny_model
 
 CHUNK, WINDOW = 3, 12
 FAMILY = Family(
@@ -68,8 +67,8 @@ class Noting(WanDenoiser):
 
 
 @dataclass
-class Run:
-    """A rollout with defaults. Sizes in latents."""
+class Case:
+    """What these tests vary of a run, with defaults. Sizes in latents."""
 
     policy: Policy
     switches: dict[int, Tensor]
@@ -96,7 +95,7 @@ class Run:
         if self.given:
             start = torch.randn(1, 16, self.given, *self.size, generator=torch.Generator().manual_seed(7))
         noise = SeededNoise(0, self.shape, CHUNK)
-        return rollout(self.denoise, self.shape, SCHEDULE, self.prompts, self.policy, self.family, noise, start)
+        return rollout(Run(self.denoise, self.shape, SCHEDULE, self.prompts, self.policy, self.family, noise, start))
 
     def acting(self) -> dict[int, Tensor]:
         """Chunk start -> the prompt that takes over there; of several that would, the last."""
@@ -172,7 +171,7 @@ def dense_clean(latents: Tensor, text: Tensor, first: int = 0) -> DenseClean:
     frames, height, width = latents.shape[2:]
     seen = DenseClean(range(first, first + frames), height // 2, width // 2)
     with torch.inference_mode():
-        forward(MODEL, latents, torch.zeros(1, frames), text_kv(MODEL, text), seen, True, attention)
+        forward(MODEL, latents, torch.zeros(1, frames), text_kv(MODEL, text), FunctionMemory(seen))
     return seen
 
 
@@ -245,9 +244,9 @@ def must_observe(policy: Policy, span: Span, observed: list[int], switched: bool
     return switched or (pace is not None and span.chunk - observed[-1] >= pace)
 
 
-def follow(run: Run) -> None:
+def follow(run: Case) -> None:
     """Runs a clip chunk by chunk beside the frame-set model, its observations and its prices."""
-    priced = kv_shape(run.denoise, run.shape, run.family, recache=bool(run.switches))
+    priced = kv_shape(run.denoise.geometry, run.shape, run.family, recaches=bool(run.switches))
     use, acting, observed = MemoryUse(priced), run.acting(), list[int]()
     models: dict[tuple[int, int], HeadModel] = {}
     wide = plan = None
@@ -293,7 +292,7 @@ def sinks(plan: HeadPlan) -> int:
 @pytest.mark.parametrize("switches", SWITCHES)
 @pytest.mark.parametrize("policy", ONCE)
 def test_what_heads_hold_and_cost_around_a_switch(policy: str, switches: str):
-    follow(Run(ONCE[policy], SWITCHES[switches]))
+    follow(Case(ONCE[policy], SWITCHES[switches]))
 
 
 @pytest.mark.parametrize(
@@ -301,25 +300,25 @@ def test_what_heads_hold_and_cost_around_a_switch(policy: str, switches: str):
 )
 @pytest.mark.parametrize("policy", ONCE)
 def test_without_a_global_sink_the_window_gives_a_new_one(policy: str, switches: dict[int, Tensor]):
-    follow(Run(ONCE[policy], switches, family=replace(FAMILY, global_sink=False)))
+    follow(Case(ONCE[policy], switches, family=replace(FAMILY, global_sink=False)))
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
 @pytest.mark.parametrize("policy", AGAIN)
 def test_what_heads_hold_when_they_are_scored_again_and_again(policy: str, switches: str):
-    follow(Run(AGAIN[policy], SWITCHES[switches]))
+    follow(Case(AGAIN[policy], SWITCHES[switches]))
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("policy", ONCE | AGAIN)
 def test_at_every_resolution(policy: str, size: str):
-    follow(Run((ONCE | AGAIN)[policy], {4: B, 14: C}, size=SIZES[size]))
+    follow(Case((ONCE | AGAIN)[policy], {4: B, 14: C}, size=SIZES[size]))
 
 
 @pytest.mark.parametrize("given, frames", [(1, 24), (7, 24), (0, 23), (2, 22)])
 @pytest.mark.parametrize("policy", ONCE)
 def test_behind_a_given_start_and_with_a_short_last_chunk(policy: str, given: int, frames: int):
-    follow(Run(ONCE[policy], {8: B, 16: C}, frames, given=given))
+    follow(Case(ONCE[policy], {8: B, 16: C}, frames, given=given))
 
 
 # -- what the re-cached keys and values are --------------------------------------------------------------------------
@@ -331,7 +330,7 @@ def test_behind_a_given_start_and_with_a_short_last_chunk(policy: str, given: in
 @pytest.mark.parametrize("policy", ONCE | AGAIN)
 def test_an_equal_prompt_leaves_what_one_fresh_pass_over_the_clip_so_far_gives(policy, given, switch, start):
     """While the window covers the clip so far. The prompt is another tensor of equal values: a switch all the same."""
-    run = Run((ONCE | AGAIN)[policy], {switch: A.clone()}, 21, given=given)
+    run = Case((ONCE | AGAIN)[policy], {switch: A.clone()}, 21, given=given)
     latents = torch.cat([chunk.latent for chunk in run.iterate()], dim=2)
     seen = dense_clean(latents[:, :, :start], A)
     assert worst_difference(run.denoise.before[start], seen, tokens=4) < 1e-4
@@ -339,7 +338,7 @@ def test_an_equal_prompt_leaves_what_one_fresh_pass_over_the_clip_so_far_gives(p
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 def test_a_new_prompt_leaves_a_fresh_pass_under_the_new_prompt(size: tuple[int, int]):
-    run = Run(FULL, {9: B}, 12, size)
+    run = Case(FULL, {9: B}, 12, size)
     latents = torch.cat([chunk.latent for chunk in run.iterate()], dim=2)[:, :, :9]
     tokens = size[0] * size[1] // 4
     assert worst_difference(run.denoise.before[9], dense_clean(latents, B), tokens) < 1e-4
@@ -350,7 +349,7 @@ def test_a_new_prompt_leaves_a_fresh_pass_under_the_new_prompt(size: tuple[int, 
 @pytest.mark.parametrize("policy", [FULL, SlidingWindow(9, 0), SlidingWindow(15, 0)], ids=str)
 def test_behind_the_start_of_the_clip_the_pass_is_over_the_newest_window(policy: Policy, given, switch, start):
     """Heads without a sink; chunk starts need not be whole chunks away from the window's first frame."""
-    run = Run(policy, {switch: B}, given=given)
+    run = Case(policy, {switch: B}, given=given)
     latents = torch.cat([chunk.latent for chunk in run.iterate()], dim=2)
     seen = dense_clean(latents[:, :, :start], B, first=start - WINDOW)
     assert worst_difference(run.denoise.before[start], seen, tokens=4) < 1e-4
@@ -358,7 +357,7 @@ def test_behind_the_start_of_the_clip_the_pass_is_over_the_newest_window(policy:
 
 def test_without_a_switch_the_cache_is_another_one():
     """What the two tests above would find if nothing were re-cached: each chunk saw only what came before it."""
-    run = Run(FULL, {9: A}, 12)  # the same tensor
+    run = Case(FULL, {9: A}, 12)  # the same tensor
     latents = torch.cat([chunk.latent for chunk in run.iterate()], dim=2)[:, :, :9]
     assert worst_difference(run.denoise.before[9], dense_clean(latents, A), tokens=4) > 1e-2
 
@@ -376,26 +375,26 @@ def test_without_a_switch_the_cache_is_another_one():
     ],
 )
 def test_longlives_switch_indices_act_at_the_next_chunk_start(given: int, acts: dict[int, int]):
-    run = Run(SlidingWindow(6, 3), {40: B, 80: C, 160: A.clone()}, 171, (2, 2), given)
+    run = Case(SlidingWindow(6, 3), {40: B, 80: C, 160: A.clone()}, 171, (2, 2), given)
     for _ in run.iterate():
         pass
-    told = run.denoise.contexts
-    assert list(told) == [span.start for span in run.spans if not span.given]
-    befores = [A, *told.values()][:-1]
-    changes = [start for (start, now), before in zip(told.items(), befores, strict=True) if now is not before]
+    contexts = run.denoise.contexts
+    assert list(contexts) == [span.start for span in run.spans if not span.given]
+    befores = [A, *contexts.values()][:-1]
+    changes = [start for (start, now), before in zip(contexts.items(), befores, strict=True) if now is not before]
     assert changes == list(acts)
-    assert all(told[start] is run.switches[index] for start, index in acts.items())
+    assert all(contexts[start] is run.switches[index] for start, index in acts.items())
 
 
-def test_a_later_second_look_keeps_what_the_re_cache_made():
-    """Heads scored again some chunks behind a switch: the rebuilt cache still speaks the new prompt."""
+def test_a_later_rescoring_keeps_what_the_re_cache_made():
+    """Heads scored again some chunks behind a switch: the rebuilt cache still is under the new prompt."""
 
     @dataclass(frozen=True)
     class Keep(DummyForcing):
         def replan(self, scores, setting):
             return DummyForcing(profile=PROFILE, local_chunks=self.local_chunks).plan(setting)
 
-    run = Run(Keep(local_chunks=3, reclassify_chunks=1), {9: B}, 18)
+    run = Case(Keep(local_chunks=3, reclassify_chunks=1), {9: B}, 18)
     latents = torch.cat([chunk.latent for chunk in run.iterate()], dim=2)
     seen = dense_clean(latents[:, :, :9], B)
     compared = 0

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dummyforcing_core.cli.compare import compare
-from dummyforcing_core.clips.pipeline import Pipeline, load_pipeline
+from dummyforcing_core.clips.pipeline import Compute, Pipeline, Weights, load_pipeline
 from dummyforcing_core.clips.render import Clip
 from dummyforcing_core.clips.script import Script
 from dummyforcing_core.evaluation.profiling import CLEAN, ProfilePlan, overlaps, take_samples
@@ -16,6 +16,7 @@ from dummyforcing_core.evaluation.teacher_forced import ChunkError, teacher_forc
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.kv.scoring import HeadScores
 from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.loops.run import Run
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import DummyForcing, Full, Policy, SlidingWindow
 from dummyforcing_core.policies.profile import HeadProfile
@@ -35,7 +36,7 @@ FULL, WINDOW, DUMMY, BARE = Full(), SlidingWindow(12, 3), DummyForcing(), Slidin
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    demo = load_pipeline("demo", None, torch.device("cpu"), torch.float32)
+    demo = load_pipeline(Weights("demo"), Compute(torch.device("cpu"), torch.float32))
     return replace(demo, family=replace(demo.family, recache=True))
 
 
@@ -47,7 +48,7 @@ def prompts(pipeline: Pipeline) -> PromptSchedule:
 @pytest.fixture(scope="module")
 def latents(pipeline: Pipeline, prompts: PromptSchedule) -> Tensor:
     family, noise = pipeline.family, SeededNoise(0, SHAPE, 3)
-    chunks = rollout(pipeline.denoiser, SHAPE, family.schedule, prompts, FULL, family, noise)
+    chunks = rollout(Run(pipeline.denoiser, SHAPE, family.schedule, prompts, FULL, family, noise))
     return torch.cat([chunk.latent for chunk in chunks], dim=2)
 
 
@@ -55,8 +56,8 @@ def latents(pipeline: Pipeline, prompts: PromptSchedule) -> Tensor:
 def errors(pipeline: Pipeline, prompts: PromptSchedule, latents: Tensor):
     def errors(policy: Policy, reference: Policy = FULL, recache: bool = True) -> list[ChunkError]:
         family, noise = replace(pipeline.family, recache=recache), SeededNoise(0, SHAPE, 3)
-        schedule = family.schedule
-        return list(teacher_forced(pipeline.denoiser, latents, schedule, prompts, policy, reference, family, noise))
+        run = Run(pipeline.denoiser, SHAPE, family.schedule, prompts, policy, family, noise)
+        return list(teacher_forced(run, latents, reference))
 
     return errors
 

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from dummyforcing_core.clips.memory_use import MemoryUse
 from dummyforcing_core.geometry import LatentShape, Span
-from dummyforcing_core.kv.attention import attention
 from dummyforcing_core.kv.cache import KVCache
 from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
 from dummyforcing_core.kv.scoring import HeadScores
 from dummyforcing_core.loops.recompute import context_shape, recompute
-from dummyforcing_core.loops.rollout import ChunkResult, Watch
+from dummyforcing_core.loops.run import ChunkResult, Run, Watch
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.models.stepcache import NO_STEPS, StepCache
@@ -32,10 +31,10 @@ from dummyforcing_core.policies.profile import HeadProfile
 from dummyforcing_core.prompts import PromptSchedule
 from dummyforcing_core.schedule import Schedule
 from tests.property.oracle import rotate
-from tests.property.tiny import HEADS, LAYERS, context, tiny_model
+from tests.property.tiny import HEADS, LAYERS, FunctionMemory, context, tiny_model
 
 SIGMAS, TOLD = (1.0, 0.7, 0.0049801), (1000.0, 700.0, 0.0)
-SCHEDULE = Schedule(SIGMAS, told=tuple(t / 1000 for t in TOLD))
+SCHEDULE = Schedule(SIGMAS, timesteps=tuple(TOLD))
 KREA = Family("krea", "Tiny Krea", "tests", window_frames=6, trained_frames=10**6)
 
 
@@ -102,7 +101,7 @@ class Masked:
 
 def velocity(x: Tensor, timestep: float, text: Tensor, attend: Masked) -> Tensor:
     time = torch.full((x.shape[0], x.shape[2]), timestep)
-    out = forward(MODEL, x, time, text_kv(MODEL, text), attend, True, attention)
+    out = forward(MODEL, x, time, text_kv(MODEL, text), FunctionMemory(attend))
     assert out is not None
     return out
 
@@ -198,7 +197,7 @@ class Noting(WanDenoiser):
 
 
 @dataclass
-class Run:
+class Case:
     """A clip with defaults. Sizes in latents."""
 
     policy: Policy
@@ -232,20 +231,22 @@ class Run:
         noise = SeededNoise(5, self.shape, self.family.chunk_frames)
         still = Stills() if self.stills else None
         return recompute(
-            *(self.denoise, self.shape, schedule, self.prompts, self.policy, self.family, noise, self.start),
-            steps=self.steps,
-            watch=self.watch,
-            still=still,
+            Run(
+                *(self.denoise, self.shape, schedule, self.prompts, self.policy, self.family, noise, self.start),
+                steps=self.steps,
+                watch=self.watch,
+                still=still,
+            )
         )
 
 
-def check(run: Run) -> dict[int, HeadScores]:
+def check(run: Case) -> dict[int, HeadScores]:
     """Follows a clip chunk by chunk: latents, scores, frames held, bytes. Returns the scores by chunk.
 
     The oracle goes on from the engine's own latents, so an error shows in the chunk that makes it.
     """
     dense = Dense(run.family, run.shape, run.prompts, run.stills, run.context_noise)
-    priced = context_shape(run.denoise, run.shape, run.family)
+    priced = context_shape(run.denoise.geometry, run.shape, run.family)
     use, scores = MemoryUse(priced), dict[int, HeadScores]()
     clip = torch.empty(run.batch, 16, 0, *run.size)
     plan: HeadPlan | None = None
@@ -279,11 +280,11 @@ def check(run: Run) -> dict[int, HeadScores]:
     return scores
 
 
-def window(run: Run) -> int:
+def window(run: Case) -> int:
     return run.family.default_window_frames - run.family.chunk_frames
 
 
-def widest(run: Run) -> HeadPlan:
+def widest(run: Case) -> HeadPlan:
     """The plan that Dummy Forcing scores under: the sink and everything local."""
     policy = run.policy
     assert isinstance(policy, DummyForcing)
@@ -317,62 +318,62 @@ EVERY = FIXED | SCORED
 
 @pytest.mark.parametrize("name", EVERY)
 def test_as_released(name: str) -> None:
-    check(Run(EVERY[name]))
+    check(Case(EVERY[name]))
 
 
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("given", [1, 3, 7])
 def test_behind_a_given_start(name: str, given: int) -> None:
-    check(Run(EVERY[name], given + 9, given=given))
+    check(Case(EVERY[name], given + 9, given=given))
 
 
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("switches", [{6: B}, {3: B, 9: C}, {4: B, 5: C}], ids=lambda s: str(list(s)))
 def test_around_prompt_switches(name: str, switches: dict[int, Tensor]) -> None:
-    check(Run(EVERY[name], 12, switches=switches))
+    check(Case(EVERY[name], 12, switches=switches))
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, 6, 7])
 @pytest.mark.parametrize("policy", [Full(), SlidingWindow(4, 1), SlidingWindow(4, 0)], ids=str)
 def test_contexts_of_other_lengths_are_read_under_the_block_mask(policy: Policy, k: int) -> None:
-    check(Run(policy, 18, replace(KREA, window_frames=k + 3)))
+    check(Case(policy, 18, replace(KREA, window_frames=k + 3)))
 
 
 @pytest.mark.parametrize("k", [4, 6])
 @pytest.mark.parametrize("name", SCORED)
 def test_dummy_forcing_over_longer_contexts(name: str, k: int) -> None:
-    check(Run(SCORED[name], 18, replace(KREA, window_frames=k + 3)))
+    check(Case(SCORED[name], 18, replace(KREA, window_frames=k + 3)))
 
 
 @pytest.mark.parametrize("name", ["full", "profile", "online"])
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 6, 10, 11])
 def test_short_clips_and_short_last_chunks(name: str, frames: int) -> None:
     policy = EVERY[name]
-    check(Run(policy, frames))
+    check(Case(policy, frames))
 
 
 @pytest.mark.parametrize("name", ["full", "profile", "online"])
 def test_two_clips_at_once_another_size_and_frame_0_kept(name: str) -> None:
-    check(Run(EVERY[name], 12, replace(KREA, sink_frames=1), batch=2, size=(4, 6)))
-    check(Run(EVERY[name], 12, stills=True, batch=2, size=(2, 2)))
+    check(Case(EVERY[name], 12, replace(KREA, sink_frames=1), batch=2, size=(4, 6)))
+    check(Case(EVERY[name], 12, stills=True, batch=2, size=(2, 2)))
 
 
 @pytest.mark.filterwarnings("ignore:.*re-encoded")
 @pytest.mark.parametrize("name", ["full", "online"])
 def test_without_stills_and_with_context_noise(name: str) -> None:
-    check(Run(EVERY[name], 12, stills=False))
-    check(Run(EVERY[name], 12, replace(KREA, window_frames=8), context_noise=0.1))
+    check(Case(EVERY[name], 12, stills=False))
+    check(Case(EVERY[name], 12, replace(KREA, window_frames=8), context_noise=0.1))
 
 
 def test_the_oracle_would_see_it() -> None:
     """What the comparisons above would find if a still, a prompt or a frame were another one."""
-    clip = torch.cat([chunk.latent for chunk in Run(Full(), 12).iterate()], 2)
+    clip = torch.cat([chunk.latent for chunk in Case(Full(), 12).iterate()], 2)
     for other in (
-        Run(Full(), 12, stills=False),
-        Run(Full(), 12, switches={9: B}),
-        Run(SlidingWindow(5, 0), 12),
-        Run(SlidingWindow(5, 1), 12),
-        Run(Full(), 12, replace(KREA, sink_frames=1)),
+        Case(Full(), 12, stills=False),
+        Case(Full(), 12, switches={9: B}),
+        Case(SlidingWindow(5, 0), 12),
+        Case(SlidingWindow(5, 1), 12),
+        Case(Full(), 12, replace(KREA, sink_frames=1)),
     ):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -382,7 +383,7 @@ def test_the_oracle_would_see_it() -> None:
 
 def test_the_old_prompt_in_the_context_shows() -> None:
     """The chunk of a switch reads its context under the old prompt; that the oracle tells the two apart."""
-    run = Run(Full(), 12, switches={9: B})
+    run = Case(Full(), 12, switches={9: B})
     clip = torch.cat([chunk.latent for chunk in run.iterate()], 2)
     dense = Dense(KREA, run.shape, run.prompts)
     memories = [[HeadMemory(0, 3)] * HEADS] * LAYERS
@@ -396,7 +397,7 @@ def test_the_old_prompt_in_the_context_shows() -> None:
 
 def test_what_each_role_sees_of_the_context() -> None:
     """Sink heads the still in front, neighbours all three, dummies the newest frame."""
-    run, places = Run(DummyForcing(profile=PROFILE), 12), {}
+    run, places = Case(DummyForcing(profile=PROFILE), 12), {}
     for chunk in run.iterate():
         cache = run.denoise.cache and run.denoise.cache()
         assert cache is not None
@@ -422,7 +423,7 @@ def test_what_each_role_sees_of_the_context() -> None:
     ids=str,
 )
 def test_when_heads_are_scored(policy: Policy, given: int, switches: dict[int, Tensor], chunks: list[int]) -> None:
-    assert list(check(Run(policy, given + 15, given=given, switches=switches))) == chunks
+    assert list(check(Case(policy, given + 15, given=given, switches=switches))) == chunks
 
 
 def test_a_watcher_sees_every_step_beside_the_scoring_and_changes_nothing() -> None:
@@ -437,7 +438,7 @@ def test_a_watcher_sees_every_step_beside_the_scoring_and_changes_nothing() -> N
 
         return observe
 
-    watched, alone = (list(Run(DummyForcing(), 9, watch=w).iterate()) for w in (watch, lambda span, step: None))
+    watched, alone = (list(Case(DummyForcing(), 9, watch=w).iterate()) for w in (watch, lambda span, step: None))
     everyone = {(layer, head) for layer in range(LAYERS) for head in range(HEADS)}
     assert seen == {(chunk, step): everyone for chunk in range(3) for step in range(3)}
     assert frames[0] == {(0, 1, 2)} and frames[1] == {(3, 4, 5, 0, 1, 2)}
@@ -448,10 +449,10 @@ def test_a_watcher_sees_every_step_beside_the_scoring_and_changes_nothing() -> N
 
 
 def test_a_saved_profile_of_the_scores_gives_the_same_later_chunks() -> None:
-    online = list(Run(DummyForcing(), 12).iterate())
+    online = list(Case(DummyForcing(), 12).iterate())
     scores = online[1].scores
     assert scores is not None
-    saved = Run(DummyForcing(profile=HeadProfile(scores)), 12)
+    saved = Case(DummyForcing(profile=HeadProfile(scores)), 12)
     assert [chunk.plan for chunk in saved.iterate()][-1] == online[-1].plan
 
 
@@ -464,7 +465,7 @@ def test_ranks_are_positions_here() -> None:
             memory = HeadMemory(1, 2, "rank")
             return HeadPlan.uniform(setting.layers, setting.heads, memory, "rank", setting.family.name)
 
-    ranked, plain = (torch.cat([c.latent for c in Run(p, 12).iterate()], 2) for p in (Ranked(), Full()))
+    ranked, plain = (torch.cat([c.latent for c in Case(p, 12).iterate()], 2) for p in (Ranked(), Full()))
     assert float((ranked - plain).abs().max()) < 1e-5
 
 
@@ -474,7 +475,7 @@ def test_ranks_are_positions_here() -> None:
 def test_steps_may_be_skipped_but_not_the_one_that_is_scored() -> None:
     """Step 2 is the last. Were it skipped in the scored chunk, there would be no attention to score."""
     whole, skipped = (
-        list(Run(DummyForcing(), 12, steps=steps).iterate()) for steps in (NO_STEPS, StepCache(frozenset({2})))
+        list(Case(DummyForcing(), 12, steps=steps).iterate()) for steps in (NO_STEPS, StepCache(frozenset({2})))
     )
     assert [chunk.scores is None for chunk in skipped] == [True, False, True, True]
     assert all(not torch.equal(a.latent, b.latent) for a, b in zip(whole, skipped, strict=True))
@@ -485,7 +486,7 @@ def test_steps_may_be_skipped_but_not_the_one_that_is_scored() -> None:
 
 @pytest.mark.parametrize("name", ["full", "profile", "online", "again every chunk"])
 def test_200_chunks_cost_what_3_cost(name: str) -> None:
-    run, priced, peak = Run(EVERY[name], 600, size=(2, 2)), set(), 0
+    run, priced, peak = Case(EVERY[name], 600, size=(2, 2)), set(), 0
     for chunk in run.iterate():
         peak = max(peak, chunk.peak_bytes)
         if chunk.span.chunk >= 2:

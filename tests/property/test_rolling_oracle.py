@@ -21,9 +21,8 @@ from dummyforcing_core.kv.attention import attention
 from dummyforcing_core.kv.cache import KVCache
 from dummyforcing_core.kv.plan import HeadMemory
 from dummyforcing_core.kv.scoring import HeadScores
-from dummyforcing_core.loops.clip_memory import kv_shape
 from dummyforcing_core.loops.rolling import rolling
-from dummyforcing_core.loops.rollout import ChunkResult
+from dummyforcing_core.loops.run import ChunkResult, Run, kv_shape
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.models.wan import forward, text_kv
@@ -33,7 +32,7 @@ from dummyforcing_core.policies.profile import HeadProfile
 from dummyforcing_core.prompts import PromptSchedule
 from dummyforcing_core.schedule import Schedule
 from tests.property.oracle import rotate
-from tests.property.tiny import HEADS, LAYERS, context, tiny_model
+from tests.property.tiny import HEADS, LAYERS, FunctionMemory, context, tiny_model
 
 SEED = 11
 TOLERANCE = 2e-5
@@ -100,7 +99,7 @@ def everywhere(memory: HeadMemory) -> dict[At, HeadMemory]:
 class Oracle:
     """The whole loop from its description. memories: what every head holds from now on; set it to change it."""
 
-    run: "Run"
+    run: "Case"
     memories: dict[At, HeadMemory]
     kv: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
     committed: list[int] = field(default_factory=list)
@@ -134,7 +133,7 @@ class Oracle:
         ]
         time = torch.tensor(timesteps).expand(x.shape[0], -1)
         with torch.inference_mode():
-            out = forward(MODEL, x, time, text, attend, True, attention)
+            out = forward(MODEL, x, time, text, FunctionMemory(attend))
         assert out is not None
         return out
 
@@ -207,7 +206,7 @@ class Noting(WanDenoiser):
 
 
 @dataclass
-class Run:
+class Case:
     """A clip with defaults. Sizes in latents."""
 
     policy: Policy = field(default_factory=Full)
@@ -242,14 +241,16 @@ class Run:
 
     def iterate(self) -> Iterator[ChunkResult]:
         return rolling(
-            self.denoise,
-            self.shape,
-            self.schedule,
-            self.prompts,
-            self.policy,
-            self.family,
-            self.noise,
-            attend=attention,
+            Run(
+                self.denoise,
+                self.shape,
+                self.schedule,
+                self.prompts,
+                self.policy,
+                self.family,
+                self.noise,
+                attend=attention,
+            )
         )
 
 
@@ -258,7 +259,7 @@ def stored(sink: int, recent: int) -> HeadMemory:
     return HeadMemory(sink, recent + (sink if recent else 0))
 
 
-def check(run: Run, memory: HeadMemory) -> None:
+def check(run: Case, memory: HeadMemory) -> None:
     """Follows a clip whose heads all hold the same, to its end."""
     oracle = Oracle(run, everywhere(memory))
     wanted = ((k, latent) for k, latent in oracle.clip() if k >= 0)
@@ -270,24 +271,24 @@ def check(run: Run, memory: HeadMemory) -> None:
     assert chunks == run.frames // 3
 
 
-CLIPS: dict[str, tuple[Run, HeadMemory]] = {
-    "as released": (Run(), stored(3, 15)),
-    "W 4": (Run(family=LONG), stored(3, 15)),
-    "W 2": (Run(family=TWO, frames=36), stored(3, 15)),
-    "by window": (Run(SlidingWindow(21, 3)), stored(3, 15)),
-    "no sink": (Run(SlidingWindow(21, 0)), stored(0, 18)),
-    "a sink of 2": (Run(SlidingWindow(21, 2)), stored(2, 16)),
-    "12 frames": (Run(SlidingWindow(12, 3)), stored(3, 6)),
-    "sink only": (Run(SlidingWindow(6, 3)), stored(3, 0)),
-    "no history": (Run(SlidingWindow(3, 0)), stored(0, 0)),
-    "one full window": (Run(frames=15), stored(3, 15)),
-    "a batch of two": (Run(batch=2, frames=24), stored(3, 15)),
-    "a prompt switch": (Run(switches={10: B}), stored(3, 15)),
+CLIPS: dict[str, tuple[Case, HeadMemory]] = {
+    "as released": (Case(), stored(3, 15)),
+    "W 4": (Case(family=LONG), stored(3, 15)),
+    "W 2": (Case(family=TWO, frames=36), stored(3, 15)),
+    "by window": (Case(SlidingWindow(21, 3)), stored(3, 15)),
+    "no sink": (Case(SlidingWindow(21, 0)), stored(0, 18)),
+    "a sink of 2": (Case(SlidingWindow(21, 2)), stored(2, 16)),
+    "12 frames": (Case(SlidingWindow(12, 3)), stored(3, 6)),
+    "sink only": (Case(SlidingWindow(6, 3)), stored(3, 0)),
+    "no history": (Case(SlidingWindow(3, 0)), stored(0, 0)),
+    "one full window": (Case(frames=15), stored(3, 15)),
+    "a batch of two": (Case(batch=2, frames=24), stored(3, 15)),
+    "a prompt switch": (Case(switches={10: B}), stored(3, 15)),
     "switches and a batch": (
-        Run(batch=2, first=context(3, 2), switches={6: B, 12: context(4, 2), 15: A}, frames=24),
+        Case(batch=2, first=context(3, 2), switches={6: B, 12: context(4, 2), 15: A}, frames=24),
         stored(3, 15),
     ),
-    "context noise": (Run(context_noise=0.1, frames=24), stored(3, 15)),
+    "context noise": (Case(context_noise=0.1, frames=24), stored(3, 15)),
 }
 
 
@@ -306,7 +307,7 @@ def test_a_clip_is_what_the_description_says(name: str) -> None:
 )
 def test_any_clip_is(frames: int, family: Family, sink: int, recent: int, switch: int | None) -> None:
     policy = SlidingWindow(sink + recent + 3, sink)
-    run = Run(policy, frames, family, {} if switch is None else {switch: B}, size=(4, 4))
+    run = Case(policy, frames, family, {} if switch is None else {switch: B}, size=(4, 4))
     check(run, stored(sink, recent))
 
 
@@ -315,7 +316,7 @@ def test_the_gates_are_open() -> None:
     for policy in (SlidingWindow(21, 2), SlidingWindow(18, 3), SlidingWindow(21, 0)):
         differences = [
             float((a.latent - b.latent).abs().max())
-            for a, b in zip(Run().iterate(), Run(policy).iterate(), strict=True)
+            for a, b in zip(Case().iterate(), Case(policy).iterate(), strict=True)
         ]
         assert max(differences[:2]) < 1 and max(differences) > 1e-3
 
@@ -336,16 +337,16 @@ def roles_of(chunk: ChunkResult, local: int = 3) -> dict[At, HeadMemory]:
     return {(i, h): table[role] for i, row in enumerate(chunk.plan.roles) for h, role in enumerate(row)}
 
 
-DUMMY: dict[str, tuple[Run, int, list[int]]] = {
-    "online": (Run(DummyForcing()), 3, [1]),
-    "online, W 4, batch 2": (Run(DummyForcing(dummy_ratio=0.25), family=LONG, batch=2, size=(4, 4)), 3, [1]),
-    "observed late": (Run(DummyForcing(observe_chunk=4)), 3, [4]),
-    "two chunks": (Run(DummyForcing(local_chunks=2)), 6, [1]),
-    "no dummies": (Run(DummyForcing(dummy_ratio=0)), 3, [1]),
-    "only dummies": (Run(DummyForcing(dummy_ratio=1)), 3, [1]),
-    "with a profile": (Run(DummyForcing(profile=PROFILE)), 3, []),
-    "every third chunk": (Run(DummyForcing(reclassify_chunks=3)), 3, [1, 4, 7]),
-    "a new prompt": (Run(DummyForcing(), switches={18: B}), 3, [1, 6]),
+DUMMY: dict[str, tuple[Case, int, list[int]]] = {
+    "online": (Case(DummyForcing()), 3, [1]),
+    "online, W 4, batch 2": (Case(DummyForcing(dummy_ratio=0.25), family=LONG, batch=2, size=(4, 4)), 3, [1]),
+    "observed late": (Case(DummyForcing(observe_chunk=4)), 3, [4]),
+    "two chunks": (Case(DummyForcing(local_chunks=2)), 6, [1]),
+    "no dummies": (Case(DummyForcing(dummy_ratio=0)), 3, [1]),
+    "only dummies": (Case(DummyForcing(dummy_ratio=1)), 3, [1]),
+    "with a profile": (Case(DummyForcing(profile=PROFILE)), 3, []),
+    "every third chunk": (Case(DummyForcing(reclassify_chunks=3)), 3, [1, 4, 7]),
+    "a new prompt": (Case(DummyForcing(), switches={18: B}), 3, [1, 6]),
 }
 
 
@@ -355,7 +356,7 @@ def test_dummy_forcing(name: str) -> None:
     run, local, observed = DUMMY[name]
     wide = everywhere(stored(1, local))
     oracle = Oracle(run, wide)
-    priced, latents, scored = kv_shape(run.denoise, run.shape, run.family), [], []
+    priced, latents, scored = kv_shape(run.denoise.geometry, run.shape, run.family), [], []
     use = MemoryUse(priced)
     if run.policy.profile is not None:
         roles = (("sink", "neighbour", "dummy", "dummy"),) * LAYERS
@@ -415,7 +416,7 @@ def test_what_heads_hold(name: str) -> None:
 
 
 def test_a_clip_dies_with_its_iterator() -> None:
-    run = Run(DummyForcing())
+    run = Case(DummyForcing())
     chunks = run.iterate()
     next(chunks), next(chunks)
     del chunks
@@ -424,7 +425,7 @@ def test_a_clip_dies_with_its_iterator() -> None:
 
 
 def test_clips_are_the_same_twice() -> None:
-    first, second = (torch.cat([c.latent for c in Run(DummyForcing(), 24).iterate()], 2) for _ in range(2))
+    first, second = (torch.cat([c.latent for c in Case(DummyForcing(), 24).iterate()], 2) for _ in range(2))
     assert torch.equal(first, second)
 
 
@@ -432,7 +433,7 @@ def test_half_precision_stays_close() -> None:
     """The sink's keys are turned twice, so they are rounded twice; in bfloat16 that must not show."""
     runs = []
     for dtype in (torch.float32, torch.bfloat16):
-        run = Run()
+        run = Case()
         run.denoise.model = tiny_model().to(dtype)
         run.denoise.geometry = replace(run.denoise.geometry, dtype=dtype)
         runs.append(torch.cat([c.latent for c in run.iterate()], 2).float())

@@ -16,8 +16,9 @@ from dummyforcing_core.geometry import LatentShape, Span
 from dummyforcing_core.kv.attention import sdpa
 from dummyforcing_core.kv.cache import KVCache
 from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
-from dummyforcing_core.loops.clip_memory import kv_shape, new_cache, replay
-from dummyforcing_core.loops.rollout import ChunkResult, rollout
+from dummyforcing_core.loops.clip_memory import replay
+from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.loops.run import ChunkResult, Run, kv_shape
 from dummyforcing_core.models.denoiser import ModelGeometry, WanDenoiser
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.noise import SeededNoise
@@ -62,8 +63,8 @@ class Watched(WanDenoiser):
 
 
 @dataclass
-class Run:
-    """Arguments of a rollout with defaults; `chunks()` runs it."""
+class Case:
+    """What these tests vary of a run, with defaults; `chunks()` makes the clip."""
 
     frames: int = 9
     chunk: int = 3
@@ -87,11 +88,14 @@ class Run:
     def noise(self) -> SeededNoise:
         return SeededNoise(self.seed, self.shape, self.chunk)
 
+    @property
+    def run(self) -> Run:
+        return Run(
+            self.denoise, self.shape, self.schedule, self.prompts, self.policy, self.family, self.noise, self.start
+        )
+
     def iterate(self, **options):
-        return rollout(
-            self.denoise, self.shape, self.schedule, self.prompts, self.policy, self.family, self.noise,
-            self.start, **options,
-        )  # fmt: skip
+        return rollout(replace(self.run, **options))
 
     def chunks(self) -> list[ChunkResult]:
         return list(self.iterate())
@@ -109,14 +113,14 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("frames, chunk, window, sink", [(9, 3, 9, 0), (9, 3, 9, 3), (8, 3, 12, 3), (5, 1, 5, 1)])
 def test_a_window_that_covers_the_clip_equals_the_full_cache(frames, chunk, window, sink):
-    full = Run(frames, chunk).latents()
-    windowed = Run(frames, chunk, policy=SlidingWindow(window, sink)).latents()
+    full = Case(frames, chunk).latents()
+    windowed = Case(frames, chunk, policy=SlidingWindow(window, sink)).latents()
     torch.testing.assert_close(windowed, full, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("window, sink", [(3, 0), (6, 0), (6, 3)])
 def test_a_narrower_window_does_not(window, sink):
-    full, windowed = Run().latents(), Run(policy=SlidingWindow(window, sink)).latents()
+    full, windowed = Case().latents(), Case(policy=SlidingWindow(window, sink)).latents()
     assert torch.equal(windowed[:, :, :3], full[:, :, :3])
     assert relative(windowed[:, :, 6:], full[:, :, 6:]) > 1e-3
 
@@ -125,21 +129,21 @@ def test_a_narrower_window_does_not(window, sink):
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 3), st.integers(0, 3), st.integers(0, 99))
 def test_whole_chunks_do_not_depend_on_how_long_the_clip_is(chunk, chunks, short, more, seed):
     """Bit for bit, at an equal plan: a longer clip only makes the buffers of a full cache longer."""
-    short_run = Run(chunk * chunks, chunk, seed=seed)
-    long_run = Run(chunk * (chunks + more) + min(short, chunk), chunk, seed=seed)
+    short_run = Case(chunk * chunks, chunk, seed=seed)
+    long_run = Case(chunk * (chunks + more) + min(short, chunk), chunk, seed=seed)
     assert torch.equal(long_run.latents()[:, :, : short_run.frames], short_run.latents())
 
 
 def test_a_bounded_window_has_the_same_prefix_too():
     policy = SlidingWindow(6, 2)
-    assert torch.equal(Run(15, policy=policy).latents()[:, :, :9], Run(9, policy=policy).latents())
+    assert torch.equal(Case(15, policy=policy).latents()[:, :, :9], Case(9, policy=policy).latents())
 
 
 @pytest.mark.parametrize("policy", [Full(), SlidingWindow(6, 2)], ids=["full", "window"])
 def test_every_chunk_reports_the_plans_price(policy):
-    run = Run(11, policy=policy)
-    cache = new_cache(run.denoise, run.shape, policy, run.family)
-    priced = kv_shape(run.denoise, run.shape, run.family)
+    run = Case(11, policy=policy)
+    cache = run.run.new_cache()
+    priced = kv_shape(run.denoise.geometry, run.shape, run.family)
     for chunk in run.chunks():
         assert chunk.resident_bytes == cache.plan.resident_bytes(priced)
         assert chunk.history_bytes == cache.plan.history_bytes(priced, chunk.span.stop)
@@ -152,13 +156,13 @@ def test_replaying_the_finished_latents_rebuilds_the_cache_bit_for_bit(policy, g
     start = torch.randn(1, 16, given_frames, 4, 4, generator=torch.Generator().manual_seed(9)) if given_frames else None
     prompts = PromptSchedule(((0, PROMPT), (5, context(1))))
     schedule = replace(SCHEDULE, context_noise=context_noise)
-    run = Run(11, policy=policy, prompts=prompts, start=start, schedule=schedule)
+    run = Case(11, policy=policy, prompts=prompts, start=start, schedule=schedule)
     latents = []
     for chunk in run.iterate():
         latents.append(chunk.latent)
         original = run.denoise.cache()
-        rebuilt = new_cache(run.denoise, run.shape, policy, run.family)
-        replay(rebuilt, WanDenoiser(MODEL), torch.cat(latents, dim=2), prompts, schedule, run.noise, 3, given_frames)
+        rebuilt = run.run.new_cache()
+        replay(replace(run.run, denoise=WanDenoiser(MODEL)), rebuilt, torch.cat(latents, dim=2))
         assert rebuilt.committed_frames == original.committed_frames == chunk.span.stop
         for layer in range(2):
             for head in range(2):
@@ -176,7 +180,7 @@ def test_cancelling_leaves_nothing_behind():
         if (span.chunk, step) == (1, 1):
             raise Cancelled
 
-    run = Run()
+    run = Case()
     iterator = run.iterate(on_step=cancel)
     next(iterator)
     assert run.denoise.cache() is not None
@@ -189,7 +193,7 @@ def test_cancelling_leaves_nothing_behind():
 
 
 def test_a_rollout_that_is_dropped_half_way_frees_its_cache_at_once():
-    run = Run()
+    run = Case()
     iterator = run.iterate()
     next(iterator)
     iterator.close()
@@ -217,10 +221,10 @@ def tensors_alive() -> int:
 
 def test_memory_is_constant_over_a_thousand_chunks():
     denoise, shape = ToyDenoiser(), LatentShape(1, 16, 3000, 2, 2)
-    run = rollout(
+    run = rollout(Run(
         denoise, shape, SCHEDULE, PromptSchedule.constant(PROMPT), SlidingWindow(12, 3), FAMILY,
         SeededNoise(0, shape, 3), attend=sdpa,
-    )  # fmt: skip
+    ))  # fmt: skip
     resident, tensors, traced, storages = set(), set(), [], set()
     tracemalloc.start()
     try:
@@ -245,31 +249,31 @@ def test_memory_is_constant_over_a_thousand_chunks():
 
 
 def test_the_same_seed_twice_gives_the_same_bits_and_another_seed_does_not():
-    assert torch.equal(Run(seed=5).latents(), Run(seed=5).latents())
-    assert relative(Run(seed=6).latents(), Run(seed=5).latents()) > 0.1
+    assert torch.equal(Case(seed=5).latents(), Case(seed=5).latents())
+    assert relative(Case(seed=6).latents(), Case(seed=5).latents()) > 0.1
 
 
 def test_torchs_global_generator_is_neither_read_nor_moved():
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = Run().latents()
+    first = Case().latents()
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert torch.equal(Run().latents(), first)
+    assert torch.equal(Case().latents(), first)
 
 
 def test_a_batch_item_is_the_clip_of_the_seed_so_much_higher():
-    together = Run(batch=3, seed=10, policy=SlidingWindow(6, 1)).latents()
+    together = Case(batch=3, seed=10, policy=SlidingWindow(6, 1)).latents()
     for item in range(3):
-        alone = Run(seed=10 + item, policy=SlidingWindow(6, 1)).latents()
+        alone = Case(seed=10 + item, policy=SlidingWindow(6, 1)).latents()
         torch.testing.assert_close(together[item], alone[0], rtol=1e-4, atol=1e-4)
 
 
 def test_batch_items_may_have_prompts_of_their_own():
     prompts = context(3, batch=2)
-    together = Run(batch=2, seed=10, prompts=PromptSchedule.constant(prompts)).latents()
+    together = Case(batch=2, seed=10, prompts=PromptSchedule.constant(prompts)).latents()
     for item in range(2):
-        alone = Run(seed=10 + item, prompts=PromptSchedule.constant(prompts[item : item + 1])).latents()
+        alone = Case(seed=10 + item, prompts=PromptSchedule.constant(prompts[item : item + 1])).latents()
         torch.testing.assert_close(together[item], alone[0], rtol=1e-4, atol=1e-4)
 
 
@@ -279,7 +283,7 @@ def test_batch_items_may_have_prompts_of_their_own():
 )
 @pytest.mark.parametrize("policy", [Full(), SlidingWindow(7, 2)], ids=["full", "window"])
 def test_clips_of_any_length(frames, chunk, lengths, policy):
-    chunks = Run(frames, chunk, policy=policy).chunks()
+    chunks = Case(frames, chunk, policy=policy).chunks()
     assert [c.span.frames for c in chunks] == lengths
     assert [tuple(c.latent.shape) for c in chunks] == [(1, 16, n, 4, 4) for n in lengths]
     assert all(torch.isfinite(c.latent).all() and c.latent.dtype == torch.float32 for c in chunks)
@@ -288,9 +292,9 @@ def test_clips_of_any_length(frames, chunk, lengths, policy):
 def test_bf16_stays_near_float32():
     """Within 5 % relative L2 of each chunk at equal history; free running clips drift apart, which is no error."""
     half = tiny_model().bfloat16()
-    exact = Run()
+    exact = Case()
     start = exact.latents()[:, :, :6]
-    exact, coarse = Run(start=start), Run(start=start, denoise=Watched(half))
+    exact, coarse = Case(start=start), Case(start=start, denoise=Watched(half))
     coarse_chunks = coarse.chunks()
     assert coarse.denoise.calls[-1]["x"].dtype == torch.float32
     assert coarse_chunks[-1].resident_bytes * 2 == exact.chunks()[-1].resident_bytes
@@ -305,7 +309,7 @@ def test_bf16_stays_near_float32():
 @pytest.mark.parametrize("context_noise", [0.0, 0.25])
 def test_a_chunk_is_denoised_step_by_step_and_committed_by_one_clean_pass(context_noise):
     schedule = Schedule((1.0, 0.8, 0.4), context_noise=context_noise)
-    run = Run(5, schedule=schedule)
+    run = Case(5, schedule=schedule)
     chunks = run.chunks()
     calls = iter(run.denoise.calls)
     assert len(run.denoise.calls) == 2 * (3 + 1)
@@ -326,14 +330,14 @@ def test_a_chunk_is_denoised_step_by_step_and_committed_by_one_clean_pass(contex
         assert not clean["output"]
 
 
-def steps_of(run: Run) -> list[tuple[int, int]]:
+def steps_of(run: Case) -> list[tuple[int, int]]:
     steps = []
     list(run.iterate(on_step=lambda span, step: steps.append((span.chunk, step))))
     return steps
 
 
 def test_on_step_comes_before_every_model_call():
-    run = Run(7)
+    run = Case(7)
     assert steps_of(run) == [(chunk, step) for chunk in range(3) for step in range(len(SCHEDULE) + 1)]
     calls_before = []
     list(run.iterate(on_step=lambda span, step: calls_before.append(len(run.denoise.calls))))
@@ -341,7 +345,7 @@ def test_on_step_comes_before_every_model_call():
 
 
 def test_on_step_also_comes_before_the_clean_passes_of_a_given_start():
-    run = Run(9, start=torch.zeros(1, 16, 6, 4, 4))
+    run = Case(9, start=torch.zeros(1, 16, 6, 4, 4))
     assert len(steps_of(run)) == len(run.denoise.calls)
 
 
@@ -351,8 +355,8 @@ def test_on_step_also_comes_before_the_clean_passes_of_a_given_start():
 @pytest.mark.parametrize("switch, first_chunk_start", [(1, 3), (3, 3), (4, 6), (6, 6), (7, 9)])
 def test_a_prompt_switch_takes_effect_at_the_first_chunk_start_at_or_after_it(switch, first_chunk_start):
     other = context(1)
-    run = Run(9, prompts=PromptSchedule(((0, PROMPT), (switch, other))))
-    switched, plain = run.latents(), Run(9).latents()
+    run = Case(9, prompts=PromptSchedule(((0, PROMPT), (switch, other))))
+    switched, plain = run.latents(), Case(9).latents()
     for call in run.denoise.calls:
         assert (call["context"] is other) == (call["frames"].start >= first_chunk_start)
     assert torch.equal(switched[:, :, :first_chunk_start], plain[:, :, :first_chunk_start])
@@ -377,7 +381,7 @@ class Noting(SlidingWindow):
 )
 def test_a_policy_is_told_of_a_prompt_switch_at_the_chunk_where_it_takes_effect(switch, first_chunk_start):
     policy = Noting(12, 3)
-    Run(9, policy=policy, prompts=PromptSchedule(((0, PROMPT), (switch, context(1))))).chunks()
+    Case(9, policy=policy, prompts=PromptSchedule(((0, PROMPT), (switch, context(1))))).chunks()
     assert policy.notes == [(start, start == first_chunk_start) for start in (0, 3, 6)]
 
 
@@ -387,8 +391,8 @@ def test_switching_back_brings_back_the_first_prompts_features():
     shared = Watched()
     prompts = PromptSchedule(((0, PROMPT), (3, other), (6, PROMPT)))
     again = PromptSchedule(((0, PROMPT.clone()), (3, other.clone()), (6, PROMPT.clone())))
-    assert torch.equal(Run(9, prompts=prompts, denoise=shared).latents(), Run(9, prompts=again).latents())
-    assert torch.equal(Run(9, prompts=prompts, denoise=shared).latents(), Run(9, prompts=again).latents())
+    assert torch.equal(Case(9, prompts=prompts, denoise=shared).latents(), Case(9, prompts=again).latents())
+    assert torch.equal(Case(9, prompts=prompts, denoise=shared).latents(), Case(9, prompts=again).latents())
 
 
 # -- given start -----------------------------------------------------------------------------------------------------
@@ -396,8 +400,8 @@ def test_switching_back_brings_back_the_first_prompts_features():
 
 @pytest.mark.parametrize("policy", [Full(), SlidingWindow(6, 2)], ids=["full", "window"])
 def test_continuing_from_a_given_first_chunk_equals_the_clip_that_made_it(policy):
-    whole = Run(11, policy=policy).chunks()
-    continued = Run(11, policy=policy, start=whole[0].latent).chunks()
+    whole = Case(11, policy=policy).chunks()
+    continued = Case(11, policy=policy, start=whole[0].latent).chunks()
     assert [c.span for c in continued] == [replace(c.span, given=c.span.chunk == 0) for c in whole]
     for ours, theirs in zip(continued, whole, strict=True):
         assert torch.equal(ours.latent, theirs.latent)
@@ -407,7 +411,7 @@ def test_continuing_from_a_given_first_chunk_equals_the_clip_that_made_it(policy
 @pytest.mark.parametrize("given_frames, passes", [(1, [1]), (3, [3]), (5, [3, 2]), (8, [3, 3, 2])])
 def test_a_given_start_is_chunk_0_unchanged_and_primed_by_clean_passes_alone(given_frames, passes):
     start = torch.randn(1, 16, given_frames, 4, 4, generator=torch.Generator().manual_seed(4))
-    run = Run(8, start=start.clone())
+    run = Case(8, start=start.clone())
     first = next(run.iterate())
     assert first.span == Span(0, 0, given_frames, given=True)
     assert torch.equal(first.latent, start)
@@ -418,26 +422,26 @@ def test_a_given_start_is_chunk_0_unchanged_and_primed_by_clean_passes_alone(giv
 
 def test_a_given_start_matters_to_what_follows():
     starts = [torch.randn(1, 16, 1, 4, 4, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
-    first, second = (Run(7, start=start).latents()[:, :, 1:] for start in starts)
+    first, second = (Case(7, start=start).latents()[:, :, 1:] for start in starts)
     assert relative(first, second) > 1e-3
 
 
 def test_a_start_as_long_as_the_clip_is_the_clip():
     start = torch.randn(1, 16, 6, 4, 4, generator=torch.Generator().manual_seed(4))
-    assert torch.equal(Run(6, start=start).latents(), start)
+    assert torch.equal(Case(6, start=start).latents(), start)
 
 
 @pytest.mark.parametrize("size", [(2, 16, 3, 4, 4), (1, 4, 3, 4, 4), (1, 16, 3, 4, 6), (1, 16, 3, 2, 4)])
 def test_a_start_of_another_shape_is_refused_and_both_shapes_named(size):
     with pytest.raises(OutputError) as error:
-        Run(9, start=torch.zeros(size)).chunks()
+        Case(9, start=torch.zeros(size)).chunks()
     assert str(size) in str(error.value)
     assert "(1, 16, frames, 4, 4)" in str(error.value)
 
 
 def test_a_start_longer_than_the_clip_is_refused():
     with pytest.raises(OutputError, match="6 latent frames in chunks of 3 with 7 given"):
-        Run(6, start=torch.zeros(1, 16, 7, 4, 4)).chunks()
+        Case(6, start=torch.zeros(1, 16, 7, 4, 4)).chunks()
 
 
 # -- plans that change -----------------------------------------------------------------------------------------------
@@ -466,7 +470,7 @@ class Narrowing(Policy):
 
 
 def test_an_observing_policy_narrows_the_cache_behind_the_observed_chunk():
-    run = Run(15, policy=Narrowing())
+    run = Case(15, policy=Narrowing())
     held, chunks = [], []
     for chunk in run.iterate():
         cache = run.denoise.cache()
@@ -479,7 +483,7 @@ def test_an_observing_policy_narrows_the_cache_behind_the_observed_chunk():
         [[0], [11], [6, 7, 8, 9, 10, 11], [0]],
         [[0], [14], [9, 10, 11, 12, 13, 14], [0]],
     ]
-    priced = kv_shape(run.denoise, run.shape, run.family)
+    priced = kv_shape(run.denoise.geometry, run.shape, run.family)
     wide, narrow = Narrowing.wide.resident_bytes(priced), Narrowing.narrow.resident_bytes(priced)
     assert [chunk.plan for chunk in chunks] == [Narrowing.wide] + [Narrowing.narrow] * 4
     assert [chunk.resident_bytes for chunk in chunks] == [wide] + [narrow] * 4
@@ -489,7 +493,7 @@ def test_an_observing_policy_narrows_the_cache_behind_the_observed_chunk():
 
 
 def test_chunks_up_to_the_observed_one_are_those_of_the_wide_plan():
-    narrowed, wide = Run(15, policy=Narrowing()).latents(), Run(15, policy=Mixed(Narrowing.wide)).latents()
+    narrowed, wide = Case(15, policy=Narrowing()).latents(), Case(15, policy=Mixed(Narrowing.wide)).latents()
     assert torch.equal(narrowed[:, :, :6], wide[:, :, :6])
     assert relative(narrowed[:, :, 6:], wide[:, :, 6:]) > 1e-3
 
@@ -520,18 +524,18 @@ class Mixed(Policy):
 )
 def test_a_mixed_plan_runs_and_its_bytes_are_its_price(memories, chunk):
     plan = HeadPlan((tuple(memories[:2]), tuple(memories[2:])), (("any",) * 2,) * 2)
-    run = Run(7, chunk, policy=Mixed(plan))
-    priced = kv_shape(run.denoise, run.shape, run.family)
+    run = Case(7, chunk, policy=Mixed(plan))
+    priced = kv_shape(run.denoise.geometry, run.shape, run.family)
     for result in run.chunks():
         assert result.resident_bytes == plan.resident_bytes(priced)
         assert result.history_bytes == plan.history_bytes(priced, result.span.stop)
         assert torch.isfinite(result.latent).all()
-    assert torch.equal(Run(7, chunk, policy=Mixed(plan)).latents(), Run(7, chunk, policy=Mixed(plan)).latents())
+    assert torch.equal(Case(7, chunk, policy=Mixed(plan)).latents(), Case(7, chunk, policy=Mixed(plan)).latents())
 
 
 def test_positions_by_rank_equal_absolute_ones_until_something_is_dropped():
     plans = [HeadPlan.uniform(2, 2, HeadMemory(0, 3, positions), "any") for positions in ("absolute", "rank")]
-    absolute, rank = (Run(9, policy=Mixed(plan)).latents() for plan in plans)
+    absolute, rank = (Case(9, policy=Mixed(plan)).latents() for plan in plans)
     torch.testing.assert_close(rank[:, :, :6], absolute[:, :, :6], rtol=1e-5, atol=1e-5)
     # From chunk 2 on everything held has moved by three frames; scores depend on distances alone.
     torch.testing.assert_close(rank, absolute, rtol=1e-4, atol=1e-4)
@@ -539,6 +543,6 @@ def test_positions_by_rank_equal_absolute_ones_until_something_is_dropped():
 
 def test_positions_by_rank_close_the_gap_behind_a_sink():
     plans = [HeadPlan.uniform(2, 2, HeadMemory(1, 2, positions), "any") for positions in ("absolute", "rank")]
-    absolute, rank = (Run(12, policy=Mixed(plan)).latents() for plan in plans)
+    absolute, rank = (Case(12, policy=Mixed(plan)).latents() for plan in plans)
     torch.testing.assert_close(rank[:, :, :6], absolute[:, :, :6], rtol=1e-5, atol=1e-5)
     assert relative(rank[:, :, 6:], absolute[:, :, 6:]) > 1e-4

@@ -1,8 +1,11 @@
 """A random model that runs in moments, and text for it."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from dummyforcing_core.kv.attention import attention
 from dummyforcing_core.models.wan import CausalWan, WanConfig
 
 LAYERS, HEADS = 2, 4
@@ -22,3 +25,15 @@ def tiny_model(sharpness: float = 1.0, heads: int = HEADS) -> CausalWan:
 def context(seed: int, batch: int = 1) -> Tensor:
     """Text features (batch, 5, 8)."""
     return torch.randn(batch, 5, 8, generator=torch.Generator().manual_seed(seed))
+
+
+class FunctionMemory:
+    """A function (layer, q, k, v) -> output as the memory of a forward pass."""
+
+    attend = staticmethod(attention)
+
+    def __init__(self, function: Callable[[int, Tensor, Tensor, Tensor], Tensor]):
+        self._function = function
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self._function(layer, q, k, v)

@@ -15,7 +15,7 @@ from dummyforcing_core.geometry import LatentShape, Span
 from dummyforcing_core.kv.rolling_cache import RollingCache
 from dummyforcing_core.kv.scoring import HeadScores, Observation
 from dummyforcing_core.loops.rolling import rolling
-from dummyforcing_core.loops.rollout import ChunkResult
+from dummyforcing_core.loops.run import ChunkResult, Run
 from dummyforcing_core.models.denoiser import ModelGeometry, Step
 from dummyforcing_core.models.families import Family, get_family
 from dummyforcing_core.models.stepcache import NO_STEPS, StepCache
@@ -73,7 +73,7 @@ class Recorder:
         self.cache = weakref.ref(cache)
         frames = list(cache.query_frames)
         assert len(frames) == x.shape[2] and sigma.shape == (x.shape[0], x.shape[2])
-        assert bool((sigma == sigma[:1]).all()) and step.told is None and step.residual is None
+        assert bool((sigma == sigma[:1]).all()) and step.timestep is None and step.residual is None
         call = Call(frames[0], sigma[0].tolist(), context, step.output, x.clone())
         self.calls.append(call)
         tokens, heads = cache.shape.frame_tokens, self.geometry.heads
@@ -120,7 +120,7 @@ def place_of(turn: Tensor) -> int:
 
 
 @dataclass
-class Run:
+class Case:
     """A clip with defaults; frames in latents."""
 
     frames: int = 27
@@ -147,17 +147,19 @@ class Run:
     def iterate(self) -> Iterator[ChunkResult]:
         given = {name: getattr(self, name) for name in ("on_step", "watch") if getattr(self, name) is not None}
         return rolling(
-            self.recorder,
-            self.shape,
-            self.schedule or self.family.schedule,
-            self.prompts,
-            self.policy,
-            self.family,
-            self.noise,
-            self.start,
-            attend=self.recorder.attend,
-            steps=self.steps,
-            **given,
+            Run(
+                self.recorder,
+                self.shape,
+                self.schedule or self.family.schedule,
+                self.prompts,
+                self.policy,
+                self.family,
+                self.noise,
+                self.start,
+                attend=self.recorder.attend,
+                steps=self.steps,
+                **given,
+            )
         )
 
     def calls(self) -> list[Call]:

@@ -12,8 +12,8 @@ from benchmarks.rows import FAMILY, REFERENCES, Row, all_rows, synthetic_profile
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.kv.attention import reference
 from dummyforcing_core.kv.plan import HeadMemory, HeadPlan, KVShape
-from dummyforcing_core.loops.clip_memory import kv_shape
 from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.loops.run import Run, kv_shape
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.stepcache import StepCache
 from dummyforcing_core.models.wan import CausalWan, WanConfig
@@ -44,21 +44,23 @@ def test_flops_of_a_chunk_are_what_torch_counts(policy, skip):
     shape = LatentShape(2, 16, 9, 4, 6)
     denoiser = WanDenoiser(CausalWan(TINY))
     clip = rollout(
-        denoiser,
-        shape,
-        FAMILY.schedule,
-        PromptSchedule.constant(torch.randn(1, 5, 8)),
-        policy,
-        FAMILY,
-        SeededNoise(0, shape, 3),
-        attend=reference,  # two plain products, which torch's counter knows
-        steps=StepCache.explicit(skip, FAMILY.schedule),
+        Run(
+            denoiser,
+            shape,
+            FAMILY.schedule,
+            PromptSchedule.constant(torch.randn(1, 5, 8)),
+            policy,
+            FAMILY,
+            SeededNoise(0, shape, 3),
+            attend=reference,  # two plain products, which torch's counter knows
+            steps=StepCache.explicit(skip, FAMILY.schedule),
+        )
     )
     next(clip)  # text, time embeddings
     for chunk in (1, 2):
         with FlopCounterMode(display=False) as counter:
             plan = next(clip).plan
-        expected = chunk_flops(TINY, plan, kv_shape(denoiser, shape, FAMILY), 3 * chunk, 4, len(skip))
+        expected = chunk_flops(TINY, plan, kv_shape(denoiser.geometry, shape, FAMILY), 3 * chunk, 4, len(skip))
         assert counter.get_total_flops() == expected.total
 
 

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dummyforcing_core.clips.pipeline import Pipeline, load_pipeline
+from dummyforcing_core.clips.pipeline import Compute, Pipeline, Weights, load_pipeline
 from dummyforcing_core.clips.render import Clip, prompt_schedule
 from dummyforcing_core.clips.script import Script
 from dummyforcing_core.geometry import LatentShape
-from dummyforcing_core.loops.clip_memory import recaches
 from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.loops.run import Run
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import Full
 
@@ -26,7 +26,7 @@ SHAPE = LatentShape.of_pixels(16, 16, 57)  # 15 latent frames
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_demo) -> Pipeline:
-    return load_pipeline("demo", None, torch.device("cpu"), torch.float32)
+    return load_pipeline(Weights("demo"), Compute(torch.device("cpu"), torch.float32))
 
 
 def contexts_of(pipeline: Pipeline, clip: Clip) -> dict[int, Tensor]:
@@ -43,7 +43,7 @@ def contexts_of(pipeline: Pipeline, clip: Clip) -> dict[int, Tensor]:
 
     family, noise = pipeline.family, SeededNoise(0, clip.shape, 3)
     for _ in rollout(
-        Noting(), clip.shape, family.schedule, prompt_schedule(pipeline, clip), Full(), family, noise, clip.start
+        Run(Noting(), clip.shape, family.schedule, prompt_schedule(pipeline, clip), Full(), family, noise, clip.start)
     ):
         pass
     return found
@@ -76,7 +76,7 @@ def test_a_repeated_prompt_blends_nothing_and_costs_no_pass(pipeline: Pipeline) 
     again = Script(((0, RED), (6, RED)), blend_chunks=3)
     schedule = prompt_schedule(pipeline, Clip(again, SHAPE, 0, Full()))
     assert len(schedule.entries) == 1
-    assert not recaches(replace(pipeline.family, recache=True), schedule)
+    assert not schedule.may_switch
 
 
 def test_every_step_of_a_blend_re_caches_once(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_every_step_of_a_blend_re_caches_once(pipeline: Pipeline, monkeypatch: p
             noise = SeededNoise(0, SHAPE, 3)
             family = pipeline.family
             prompts = prompt_schedule(pipeline, clip)
-            for _ in rollout(pipeline.denoiser, SHAPE, family.schedule, prompts, Full(), family, noise):
+            for _ in rollout(Run(pipeline.denoiser, SHAPE, family.schedule, prompts, Full(), family, noise)):
                 pass
         assert [frames for frames in passes if len(frames) > 3] == windows
 

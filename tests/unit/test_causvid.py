@@ -17,6 +17,7 @@ from dummyforcing_core.geometry import LatentShape, Span
 from dummyforcing_core.kv.attention import attention, reference
 from dummyforcing_core.kv.rope import apply_rope, rope_table
 from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.loops.run import Run
 from dummyforcing_core.models import denoiser as denoiser_module
 from dummyforcing_core.models.checkpoints import load_model
 from dummyforcing_core.models.denoiser import Step, WanDenoiser
@@ -29,7 +30,7 @@ from dummyforcing_core.schedule import Schedule
 
 CAUSVID = get_family("causvid")
 WARPED = replace(CAUSVID, name="causvid_4step", steps=(1000, 750, 500, 250), warped=True)
-TOLD = [1000.0, 757.0, 522.0]
+TIMESTEPS = [1000.0, 757.0, 522.0]
 SIGMAS = [1.0, 0.756757, 0.521739]
 PROMPTS = PromptSchedule.constant(torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(1)))
 
@@ -64,7 +65,7 @@ class Noting(WanDenoiser):
 def sample(frames: int, policy: Policy, family: Family = CAUSVID) -> tuple[Tensor, Noting]:
     denoise, shape = Noting(), LatentShape(1, 16, frames, 2, 4)
     noise = SeededNoise(0, shape, 3)
-    chunks = rollout(denoise, shape, family.schedule, PROMPTS, policy, family, noise)
+    chunks = rollout(Run(denoise, shape, family.schedule, PROMPTS, policy, family, noise))
     return torch.cat([chunk.latent for chunk in chunks], 2), denoise
 
 
@@ -80,24 +81,29 @@ def nearest(timesteps: list[float], shift: float) -> list[float]:
 
 def test_noise_levels_and_timesteps_of_the_released_model() -> None:
     schedule = CAUSVID.schedule
-    assert schedule.sigmas == pytest.approx(nearest(TOLD, 8.0), abs=2e-7)
+    assert schedule.sigmas == pytest.approx(nearest(TIMESTEPS, 8.0), abs=2e-7)
     assert schedule.sigmas == pytest.approx(SIGMAS, abs=1e-6)
     assert schedule.sigmas == pytest.approx([1.0, 8 * 0.28 / 2.96, 8 * 0.12 / 1.84], abs=1e-6)  # u = 1, .28, .12
     assert schedule.context_noise == 0
-    assert all(abs(t - 1000 * s) > 0.2 for t, s in zip(TOLD[1:], schedule.sigmas[1:], strict=True))
+    assert all(abs(t - 1000 * s) > 0.2 for t, s in zip(TIMESTEPS[1:], schedule.sigmas[1:], strict=True))
 
 
 def test_noise_levels_of_the_warped_four_step_model() -> None:
     schedule = WARPED.schedule
     assert schedule.sigmas == pytest.approx([1, 0.96, 8 / 9, 8 / 11], abs=1e-7)
     assert schedule.sigmas == pytest.approx(nearest([1000, 960, 888.889, 727.2727], 8.0), abs=2e-7)
-    assert schedule.told_levels(first=False) == schedule.sigmas
+    assert schedule.timesteps is None
+    assert schedule.timesteps_of(first=False) == pytest.approx([1000 * level for level in schedule.sigmas], rel=1e-6)
 
 
 @pytest.mark.parametrize(
-    "family, told", [(CAUSVID, TOLD), (WARPED, [1000.0, 960.0, 888.889, 727.2727])], ids=["3 steps", "4 steps, warped"]
+    "family, timesteps",
+    [(CAUSVID, TIMESTEPS), (WARPED, [1000.0, 960.0, 888.889, 727.2727])],
+    ids=["3 steps", "4 steps, warped"],
 )
-def test_what_the_network_is_told(family: Family, told: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_time_embedding_is_given(
+    family: Family, timesteps: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The number that goes into the sinusoid, in every call; whole timesteps arrive exactly."""
     seen: list[Tensor] = []
     original = denoiser_module.time_embedding
@@ -114,16 +120,18 @@ def test_what_the_network_is_told(family: Family, told: list[float], monkeypatch
     monkeypatch.setattr(denoiser_module, "time_embedding", listening)
     shape = LatentShape(1, 16, 6, 2, 4)
     noise = SeededNoise(0, shape, 3)
-    list(rollout(Forgetful(MODEL), shape, family.schedule, PROMPTS, Full(), family, noise))
+    list(rollout(Run(Forgetful(MODEL), shape, family.schedule, PROMPTS, Full(), family, noise)))
     assert all(tuple(t.shape) == (1, 3) and len(t.unique()) == 1 for t in seen)
     numbers = [float(t[0, 0]) for t in seen]
-    assert numbers == pytest.approx([*told, 0.0] * 2, abs=1e-3)
+    assert numbers == pytest.approx([*timesteps, 0.0] * 2, abs=1e-3)
     if family is CAUSVID:
-        assert numbers == [*told, 0.0] * 2
+        assert numbers == [*timesteps, 0.0] * 2
 
 
 class Alone:
     """Self-attention of a pass that sees itself only, at positions from 0 on."""
+
+    attend = staticmethod(attention)
 
     def store(self, layer: int, k: Tensor, v: Tensor) -> None:
         raise AssertionError
@@ -134,13 +142,13 @@ class Alone:
 
 
 def first_chunk(timesteps: list[float]) -> Tensor:
-    """Written out: x0 = x - sigma v, where v was told t; then (1 - sigma') x0 + sigma' noise."""
+    """Written out: x0 = x - sigma v, where v was given t; then (1 - sigma') x0 + sigma' noise."""
     noise, span = SeededNoise(0, LatentShape(1, 16, 3, 2, 4), 3), Span(0, 0, 3)
     x, text = noise(0, span), text_kv(MODEL, PROMPTS.at(0))
-    for step, (sigma, t) in enumerate(zip(nearest(TOLD, 8.0), timesteps, strict=True)):
+    for step, (sigma, t) in enumerate(zip(nearest(TIMESTEPS, 8.0), timesteps, strict=True)):
         if step:
             x = (1 - sigma) * x + sigma * noise(step, span)
-        v = forward(MODEL, x, torch.full((1, 3), t), text, Alone(), True, attention)
+        v = forward(MODEL, x, torch.full((1, 3), t), text, Alone())
         assert v is not None
         x = x - sigma * v
     return x
@@ -148,7 +156,7 @@ def first_chunk(timesteps: list[float]) -> Tensor:
 
 def test_the_first_chunk_written_out() -> None:
     latent, _ = sample(3, Full())
-    torch.testing.assert_close(latent, first_chunk(TOLD), rtol=0, atol=1e-4)
+    torch.testing.assert_close(latent, first_chunk(TIMESTEPS), rtol=0, atol=1e-4)
     confused = first_chunk([1000 * sigma for sigma in SIGMAS])
     assert float((latent - confused).abs().max()) > 1e-3, "the model cannot tell 757 from 756.757"
 

@@ -29,39 +29,39 @@ def made(run, tiny_demo, tmp_path_factory: pytest.TempPathFactory):
 def test_files(made) -> None:
     folder, result, _ = made
     names = {path.name for path in folder.iterdir()}
-    clips = {f"{stem}.{suffix}" for stem in ("full", "dummy") for suffix in ("mp4", "png", "json")}
-    assert names == clips | {"full.safetensors", "dummy_heads.png", "side_by_side.mp4", "compare.json"}
+    clips = {f"{stem}.{suffix}" for stem in ("window", "dummy") for suffix in ("mp4", "png", "json")}
+    assert names == clips | {"window.safetensors", "dummy_heads.png", "side_by_side.mp4", "compare.json"}
     assert "side_by_side.mp4" in result.out
 
 
 def test_the_video_shows_both_clips_side_by_side(made) -> None:
     folder = made[0]
-    joint, full, dummy = (list(read_frames(folder / f"{name}.mp4")) for name in ("side_by_side", "full", "dummy"))
-    assert len(joint) == len(full) == len(dummy) == 45
+    joint, window, dummy = (list(read_frames(folder / f"{name}.mp4")) for name in ("side_by_side", "window", "dummy"))
+    assert len(joint) == len(window) == len(dummy) == 45
     assert {frame.shape for frame in joint} == {(HEIGHT, 2 * WIDTH + GAP, 3)}
     for i in (0, 20, 44):
-        for part, clip in ((joint[i][:, :WIDTH], full), (joint[i][:, WIDTH + GAP :], dummy)):
+        for part, clip in ((joint[i][:, :WIDTH], window), (joint[i][:, WIDTH + GAP :], dummy)):
             assert np.abs(part.astype(int) - clip[i].astype(int)).mean() < 6  # encoded twice
 
 
 def test_figures(made) -> None:
-    full, dummy = made[2]
-    for row in (full, dummy):
+    window, dummy = made[2]
+    for row in (window, dummy):
         assert len(row["velocity_error_per_chunk"]) == 4
         assert np.array(row["head_error"]).shape == (2, 2)
         assert np.array(row["roles"]).shape == (2, 2)
         assert row["attention_flops_per_pass"] > 0
         assert len(row["report"]["chunks"]) == 4
         assert row["report"]["conditions"]["seed"] == 0
-    assert "Full" in full["policy"] and "DummyForcing" in dummy["policy"]
+    assert "SlidingWindow(window_frames=12, sink_frames=3)" in window["policy"] and "DummyForcing" in dummy["policy"]
     assert sum(role == "dummy" for row in dummy["roles"] for role in row) == 2
 
 
 def test_the_reference_has_no_error_and_dummy_forcing_has_some_behind_the_observed_chunk(made) -> None:
-    full, dummy = made[2]
-    assert full["velocity_error"] == 0
-    assert full["velocity_error_per_chunk"] == [0] * 4
-    assert not np.any(full["head_error"])
+    window, dummy = made[2]
+    assert window["velocity_error"] == 0
+    assert window["velocity_error_per_chunk"] == [0] * 4
+    assert not np.any(window["head_error"])
     first, second, *rest = dummy["velocity_error_per_chunk"]
     assert first == 0
     assert second < 1e-4  # all frames are still in the window
@@ -71,23 +71,25 @@ def test_the_reference_has_no_error_and_dummy_forcing_has_some_behind_the_observ
 
 
 def test_dummy_forcing_holds_and_computes_less(made) -> None:
-    full, dummy = made[2]
+    window, dummy = made[2]
     frame = 2 * 2 * 32 * 4  # K and V of two tokens of one head, head_dim 32, float32
     held = sum({"sink": 1, "neighbour": 3, "dummy": 1}[role] for row in dummy["roles"] for role in row)
-    for row, history in ((full, 4 * 12), (dummy, held)):
+    for row, history in ((window, 4 * (12 - 3)), (dummy, held)):
         memory = row["report"]["memory"]
         assert memory["history_bytes"] == {"predicted": history * frame, "actual": history * frame}
-    assert dummy["report"]["memory"]["resident_bytes"]["actual"] < full["report"]["memory"]["resident_bytes"]["actual"]
+    assert (
+        dummy["report"]["memory"]["resident_bytes"]["actual"] < window["report"]["memory"]["resident_bytes"]["actual"]
+    )
     # 6 queries a pass; keys of history and chunk, two tokens a frame
     one = 4 * (3 * 2) * 2 * 32
-    assert full["attention_flops_per_pass"] == one * 4 * (9 + 3)
+    assert window["attention_flops_per_pass"] == one * 4 * (9 + 3)
     assert dummy["attention_flops_per_pass"] == one * (held + 4 * 3)
 
 
 def test_the_table_and_the_head_map(made) -> None:
     folder, result, rows = made
     lines = result.out.splitlines()
-    assert any(line.startswith("full") for line in lines)
+    assert any(line.startswith("window") for line in lines)
     assert any(line.startswith("dummy") for line in lines)
     ratio = rows[1]["attention_flops_per_pass"] / rows[0]["attention_flops_per_pass"]
     assert f"{ratio:.2f}x attention FLOPs" in result.out
@@ -133,9 +135,9 @@ BAD_WORDS: dict[str, tuple[str, str]] = {
     "unknown policy": ("--policies full,nope", "unknown policy 'nope'"),
     "option of no chosen policy": ("--policies full,dummy --window 12", "--window belongs to --policy window"),
     "dummy option without dummy": ("--policies full,window --num-dummy 1", "--num-dummy belongs to --policy dummy"),
-    "ratio outside 0..1": ("--dummy-ratio 2", "dummy ratio of 2.0 came"),
-    "lc 0": ("--local-chunks 0", "at least 1"),
-    "observe chunk 0": ("--observe-chunk 0", "chunk 0 has no history"),
+    "ratio outside 0..1": ("--dummy-ratio 2", "expected dummy_ratio of 0 to 1, got 2"),
+    "lc 0": ("--local-chunks 0", "expected local_chunks of 1 or more, got 0"),
+    "observe chunk 0": ("--observe-chunk 0", "expected observe_chunk of 1 or more, got 0"),
     "missing profile": ("--profile {tmp}/none.json", "not a head profile"),
     "bad size": ("--size 20x20", "multiples of 16"),
     "out under a file": ("--out {tmp}/file/new", "cannot make the folder"),

@@ -40,10 +40,10 @@ BAD_WORDS: dict[str, tuple[str, str]] = {
     "unknown device": ("--device warp", "device 'warp' cannot be used"),
     "device with no memory": ("--device meta", "device 'meta' cannot be used"),
     "device without its module": ("--device hpu", "device 'hpu' cannot be used"),
-    "window < sink + chunk": ("--policy window --window 5 --sink 3", "use a window of at least 6"),
-    "negative sink": ("--policy window --window 12 --sink -1", "sink of 0 or more"),
-    "window with full": ("--window 12", "--window belongs to --policy window"),
-    "sink with full": ("--sink 3", "--sink belongs to --policy window"),
+    "window < sink + chunk": ("--policy window --window 5 --sink 3", "expected a window of at least 6 frames"),
+    "negative sink": ("--policy window --window 12 --sink -1", "expected sink_frames of 0 or more, got -1"),
+    "window with full": ("--policy full --window 12", "--window belongs to --policy window"),
+    "sink with full": ("--policy full --sink 3", "--sink belongs to --policy window"),
     "two kinds of prompt": ("--prompts {tmp}/file", "not allowed with argument"),
     "unknown option": ("--colour red", "unrecognized arguments: --colour red"),
     "missing model file": ("--model {tmp}/none.pt", "no such file"),
@@ -140,7 +140,7 @@ BAD_CHECKPOINTS = {
     "LoRA": (lora, "LoRA"),
     "Wan2.2 5B": (lambda path, state: torch.save(state | {"patch_embedding.weight": torch.zeros(256, 48, 1, 2, 2)},
                   path), "Wan2.2 5B"),
-    "NaN": (broken, "chunk 0 came out as NaN or infinity"),
+    "NaN": (broken, "chunk 1 came out as NaN or infinity"),
 }  # fmt: skip
 
 
@@ -316,11 +316,11 @@ def test_an_error_of_another_file_is_not_taken_for_stdouts(run, monkeypatch: pyt
 
 @pytest.mark.parametrize(("words", "strength"), [((), 1.0), (("--lora-strength", "0"), 0.0)])
 def test_a_loras_strength(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], strength: float) -> None:
-    told: list[tuple[Path, float]] = []
+    read: list[tuple[Path, float]] = []
     monkeypatch.setattr("dummyforcing_core.cli.common.load_pipeline", lambda *_: None)
-    monkeypatch.setattr("dummyforcing_core.cli.common.Lora.read", lambda *given: told.append(given))
+    monkeypatch.setattr("dummyforcing_core.cli.common.Lora.read", lambda *given: read.append(given))
     known = "vbench", "--prompts", "p", "--out", "o", "--device", "cpu", "--lora", "l.pt"
-    args = build_parser().parse_args([*known, *words])
+    args = build_parser(known).parse_args([*known, *words])
     load(args)
-    assert told == [(Path("l.pt"), strength)]
+    assert read == [(Path("l.pt"), strength)]
     assert vbench._asked(args, clip_shape(args))["lora"] == f"l.pt x {strength:g}"

@@ -146,7 +146,7 @@ class TestShippedModel:
 
 def test_policies_cost_what_they_are_priced_at(made, tiny_demo) -> None:
     frame = 2 * tiny_demo.dim * FP32_BYTES * tiny_demo.num_layers
-    full = made("--frames", 45).document["memory"]
+    full = made("--frames", 45, "--policy", "full").document["memory"]
     window = made("--frames", 45, "--policy", "window", "--window", 9, "--sink", 3).document["memory"]
     for memory, history in ((full, 12), (window, 9 - 3)):
         assert memory["history_bytes"] == dict.fromkeys(("predicted", "actual"), history * frame)
@@ -212,8 +212,9 @@ def test_unknown_words_are_named(run, tiny_demo, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "warned"),
     [
-        (("--frames", 85), 1),
-        (("--frames", 81), 0),
+        (("--frames", 85, "--policy", "full"), 1),
+        (("--frames", 81, "--policy", "full"), 0),
+        (("--frames", 85), 0),
         (("--frames", 85, "--policy", "window"), 0),
     ],
 )
@@ -333,7 +334,7 @@ class TestAnotherClipInTheFolder:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (("--policy", "window"), "policy 'Full()', now policy 'SlidingWindow("),
+            (("--policy", "full"), "policy 'SlidingWindow(window_frames=12, sink_frames=3)', now policy 'Full()"),
             (("--dtype", "bf16"), "dtype 'float32', now dtype 'bfloat16'"),
             (("--skip-steps", "2"), "skipped steps 'none', now skipped steps '2'"),
         ],

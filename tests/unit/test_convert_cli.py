@@ -1,6 +1,5 @@
 """The convert and doctor commands, called as the command line calls them."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -8,7 +7,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from dummyforcing_core.cli import convert, doctor
+from dummyforcing_core.__main__ import build_parser
+from dummyforcing_core.cli import doctor
 from dummyforcing_core.errors import CheckpointError, DummyForcingError, OutputError
 from dummyforcing_core.kv.attention import BACKENDS
 from dummyforcing_core.models.checkpoints import load_model
@@ -18,12 +18,9 @@ TINY = WanConfig(dim=256, ffn_dim=64, num_heads=2, num_layers=1, text_dim=32, fr
 
 
 def call(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers(dest="command")
-    for module in (convert, doctor):
-        module.add_parser(commands)
-    args = parser.parse_args(words)
-    return {"convert": convert, "doctor": doctor}[args.command].run(args)
+    args = build_parser(words).parse_args(words)
+    code: int = args.run(args)
+    return code
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from demo.teacher_forcing import TeacherForcing
 from dummyforcing_core.clips.demo_assets import load_demo_codec
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.loops.run import Run
 from dummyforcing_core.models import wan
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import get_family
@@ -24,14 +25,16 @@ def rolled_out(model, policy, clean, noisy, contexts, chunk):
     shape = LatentShape(BATCH, 16, 3 * (chunk + 1), 8, 8)
     start = clean[:, :, : 3 * chunk] if chunk else None
     results = rollout(
-        WanDenoiser(model),
-        shape,
-        Schedule((SIGMA,)),
-        PromptSchedule.per_chunk(contexts, 3),
-        policy,
-        get_family("demo"),
-        noise=lambda step, span: noisy[:, :, span.start : span.stop],
-        start=start,
+        Run(
+            WanDenoiser(model),
+            shape,
+            Schedule((SIGMA,)),
+            PromptSchedule.per_chunk(contexts, 3),
+            policy,
+            get_family("demo"),
+            noise=lambda step, span: noisy[:, :, span.start : span.stop],
+            start=start,
+        )
     )
     return list(results)[-1].latent
 

@@ -9,10 +9,10 @@ import torch
 
 from dummyforcing_core.errors import CheckpointError
 from dummyforcing_core.models import wan_geometry
+from dummyforcing_core.models.catalogue import SOURCES
 from dummyforcing_core.models.families import FAMILIES, get_family
-from dummyforcing_core.models.sources import SOURCES
 from dummyforcing_core.models.wan import WanConfig
-from dummyforcing_core.models.wan_geometry import size_doubt
+from dummyforcing_core.models.wan_geometry import size_mismatch
 from dummyforcing_core.schedule import nearest_sigma, sigma_table
 
 
@@ -62,12 +62,12 @@ LARGE = WanConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_file_of_another_size_than_its_familys_is_doubted(name: str) -> None:
     family = get_family(name)
-    doubts = {size: size_doubt(config, family) for size, config in (("1.3B", SMALL), ("14B", LARGE))}
+    doubts = {size: size_mismatch(config, family) for size, config in (("1.3B", SMALL), ("14B", LARGE))}
     for size, doubt in doubts.items():
         assert bool(doubt) is (size not in family.title)
         if doubt:
             assert f"Wan2.1 {size}" in doubt and family.title in doubt
-    assert not size_doubt(replace(SMALL, num_layers=4), family)  # neither: a model of somebody's own
+    assert not size_mismatch(replace(SMALL, num_layers=4), family)  # neither: a model of somebody's own
 
 
 def test_the_command_line_says_so_and_goes_on(

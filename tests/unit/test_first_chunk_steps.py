@@ -10,6 +10,7 @@ from dummyforcing_core.errors import DummyForcingError
 from dummyforcing_core.evaluation.teacher_forced import teacher_forced
 from dummyforcing_core.geometry import LatentShape, Span
 from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.loops.run import Run
 from dummyforcing_core.models.checkpoints import load_demo_model
 from dummyforcing_core.models.denoiser import Step, WanDenoiser
 from dummyforcing_core.models.families import get_family
@@ -46,7 +47,7 @@ def sample(denoise: Levels, name: str, given: int = 0, steps: StepCache = NO_STE
     family = get_family(name)
     start = torch.zeros(1, 16, given, 4, 4) if given else None
     noise = SeededNoise(1, SHAPE, family.chunk_frames)
-    chunks = rollout(denoise, SHAPE, family.schedule, PROMPTS, Full(), family, noise, start=start, steps=steps)
+    chunks = rollout(Run(denoise, SHAPE, family.schedule, PROMPTS, Full(), family, noise, start=start, steps=steps))
     return [chunk.latent for chunk in chunks]
 
 
@@ -77,7 +78,8 @@ def test_the_policy_error_is_measured_at_the_levels_of_each_chunk(denoise: Level
     family = get_family("causal_forcing_1step")
     latents = torch.randn(1, 16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     noise = SeededNoise(1, SHAPE, 1)
-    errors = list(teacher_forced(denoise, latents, family.schedule, PROMPTS, Full(), Full(), family, noise))
+    run = Run(denoise, SHAPE, family.schedule, PROMPTS, Full(), family, noise)
+    errors = list(teacher_forced(run, latents, Full()))
     assert [error.velocity for error in errors] == [0.0, 0.0, 0.0]
     levels = [level for level in denoise.seen if level]
     assert levels == [level for chunk in (FIRST, [1.0], [1.0]) for _ in range(2) for level in chunk]
@@ -93,7 +95,7 @@ def test_the_clean_pass_has_noise_of_its_own_under_context_noise(denoise: Levels
         asked.append((span.start, step))
         return seeded(step, span)
 
-    list(rollout(denoise, SHAPE, schedule, PROMPTS, Full(), family, noise))
+    list(rollout(Run(denoise, SHAPE, schedule, PROMPTS, Full(), family, noise)))
     assert len(asked) == len(set(asked)) == 4 + 3 * 1 + 4
     assert [step for frame, step in asked if frame == 2] == [0, 4]
 

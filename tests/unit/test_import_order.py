@@ -74,7 +74,7 @@ def _folder(module: str) -> str:
     return module.rpartition(".")[0]
 
 
-@pytest.mark.parametrize("package", [CORE], ids=lambda path: path.name)
+@pytest.mark.parametrize("package", [CORE, ROOT / "nodes"], ids=lambda path: path.name)
 def test_no_circle(package: Path) -> None:
     assert list(TopologicalSorter(_graph(package)).static_order())
     assert len(_graph(package)) > 10

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dummyforcing_core.geometry import SIZES, LatentShape
-from dummyforcing_core.loops.clip_memory import kv_shape, setting_of
+from dummyforcing_core.loops.run import kv_shape, setting_of
 from dummyforcing_core.models.denoiser import ModelGeometry
 from dummyforcing_core.models.families import get_family
 from dummyforcing_core.models.wan import CausalWan, WanConfig
@@ -63,8 +63,8 @@ class TestMemoryTable:
         for size, stated, tokens in zip(("480p", "720p", "1080p"), table_row(name), (1560, 3600, 8160), strict=True):
             width, height = (-(-side // 16) * 16 for side in SIZES[size])
             shape = LatentShape.of_pixels(width, height, 60 * 16 + 1)
-            plan = policy.plan(setting_of(denoise, shape, family, 0))
-            price = plan.resident_bytes(kv_shape(denoise, shape, family))
+            plan = policy.plan(setting_of(denoise.geometry, shape, family, 0))
+            price = plan.resident_bytes(kv_shape(denoise.geometry, shape, family))
             assert stated == pytest.approx(price / 2**30, abs=0.006), (name, size)
             by_hand = LAYERS * HEADS * frames * tokens * HEAD_DIM * 2 * 2
             assert price == pytest.approx(by_hand, rel=0.01), (name, size)

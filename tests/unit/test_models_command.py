@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from dummyforcing_core.cli.models import chosen_sources, defaults
+from dummyforcing_core.models.catalogue import SHARED, SOURCES, Source
 from dummyforcing_core.models.families import FAMILIES, Family
 from dummyforcing_core.models.metadata import guess_family
-from dummyforcing_core.models.sources import SHARED, SOURCES, Source, SourceFile
+from dummyforcing_core.models.sources import SourceFile
 from tests.unit.conftest import Run
 from tests.unit.refusals import assert_refused
 

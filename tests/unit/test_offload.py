@@ -5,6 +5,7 @@ The device of these tests is torch's "meta": it computes shapes only, and refuse
 
 import copy
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dummyforcing_core.errors import DummyForcingError
 from dummyforcing_core.geometry import LatentShape
-from dummyforcing_core.kv.attention import attention
 from dummyforcing_core.kv.cache import KVCache
 from dummyforcing_core.kv.plan import HeadMemory, HeadPlan, KVShape
 from dummyforcing_core.loops.recompute import recompute
 from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.loops.run import Run
 from dummyforcing_core.models.checkpoints import empty_model, load_model, save_model
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import Family
@@ -45,28 +46,13 @@ def linears(model: CausalWan, start: int = 0) -> list[nn.Linear]:
 
 @pytest.mark.parametrize("loop", [rollout, recompute])
 def test_a_clip_is_the_same_to_the_last_bit(model: CausalWan, loop) -> None:
-    shape = LatentShape(1, 16, 9, 4, 4)
+    shape, schedule = LatentShape(1, 16, 9, 4, 4), Schedule((1.0, 0.6))
     prompts = PromptSchedule.constant(torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(1)))
     offloaded = copy.deepcopy(model)
     offload_blocks(offloaded, "cpu", resident_blocks=1)
-    clips = [
-        torch.cat(
-            [
-                chunk.latent
-                for chunk in loop(
-                    WanDenoiser(m),
-                    shape,
-                    Schedule((1.0, 0.6)),
-                    prompts,
-                    DummyForcing(),
-                    FAMILY,
-                    SeededNoise(0, shape, 3),
-                )
-            ],
-            dim=2,
-        )
-        for m in (model, offloaded)
-    ]
+    run = Run(WanDenoiser(model), shape, schedule, prompts, DummyForcing(), FAMILY, SeededNoise(0, shape, 3))
+    runs = run, replace(run, denoise=WanDenoiser(offloaded))
+    clips = [torch.cat([chunk.latent for chunk in loop(one)], dim=2) for one in runs]
     assert torch.equal(*clips)
 
 
@@ -90,7 +76,7 @@ def meta_pass(model: CausalWan) -> Tensor:
     cache.begin(0, 3)
     time = torch.zeros(1, 3, 64, device="meta"), torch.zeros(1, 3, 6, 64, device="meta")
     text = text_kv(model, torch.zeros(1, 5, 8, device="meta"))
-    out = forward(model, torch.zeros(1, 16, 3, 4, 4, device="meta"), time, text, cache, True, attention)
+    out = forward(model, torch.zeros(1, 16, 3, 4, 4, device="meta"), time, text, cache)
     assert out is not None
     return out
 

@@ -19,6 +19,7 @@ from dummyforcing_core.evaluation.profiling import (
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.kv.scoring import HeadScores
 from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.loops.run import Run
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.models.wan import CausalWan, WanConfig
@@ -133,7 +134,7 @@ def online(denoise: WanDenoiser, frames: int, prompts: PromptSchedule, seed: int
     """What Dummy Forcing scores in a chunk of its own rollout."""
     noise = SeededNoise(seed, shape(frames), 3)
     policy = DummyForcing(observe_chunk=chunk)
-    chunks = rollout(denoise, shape(frames), FAMILY.schedule, prompts, policy, FAMILY, noise)
+    chunks = rollout(Run(denoise, shape(frames), FAMILY.schedule, prompts, policy, FAMILY, noise))
     return next(c.scores.mass for c in chunks if c.scores)
 
 

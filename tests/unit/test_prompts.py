@@ -49,17 +49,17 @@ def test_entries_must_begin_at_zero_and_rise(starts):
         ([0, 60], 7, "15"),  # 5 s of chunks, the last one from 4.5 s on
         ([0, 19], 7, "4.75"),
         ([0, 18], 7, None),
-        ([0, 4, 5], 7, "1"),  # both speak from the same chunk on
+        ([0, 4, 5], 7, "1"),  # both are active from the same chunk on
         ([0, 3, 6], 7, None),
         ([0, 1], 1, "0.25"),
     ],
 )
-def test_a_prompt_that_no_chunk_hears_is_told_of(starts, chunks, seconds):
+def test_a_prompt_that_no_chunk_is_made_with_is_named(starts, chunks, seconds):
     prompts = PromptSchedule(tuple((start, A) for start in starts))
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        prompts.warn_unheard(range(0, 3 * chunks, 3), 0.25)
-    assert [str(line.message).startswith(f"the prompt of second {seconds} is never heard") for line in told] == (
+        prompts.warn_unused(range(0, 3 * chunks, 3), 0.25)
+    assert [str(line.message).startswith(f"the prompt of second {seconds} is never used") for line in caught] == (
         [True] if seconds else []
     )
 

@@ -20,7 +20,7 @@ from dummyforcing_core.geometry import LatentShape, Span
 from dummyforcing_core.kv.cache import KVCache
 from dummyforcing_core.loops.context_latents import ContextLatents, context_frames
 from dummyforcing_core.loops.recompute import context_shape, recompute
-from dummyforcing_core.loops.rollout import ChunkResult
+from dummyforcing_core.loops.run import ChunkResult, Run
 from dummyforcing_core.models.checkpoints import empty_model, load_model
 from dummyforcing_core.models.denoiser import ModelGeometry, Step, WanDenoiser
 from dummyforcing_core.models.families import FAMILIES, Family
@@ -49,7 +49,7 @@ class Call:
 
     positions: list[int]
     sigma: float
-    told: float | None
+    timestep: float | None
     prompt: int
     output: bool
     numbers: list[float]
@@ -63,10 +63,10 @@ class Call:
 class Recorder:
     """Answers a chunk's last call with its frames' numbers, earlier ones with nonsense."""
 
-    def __init__(self, given: int = 0, last_told: float = 0.0):
+    def __init__(self, given: int = 0, last_timestep: float = 0.0):
         self.geometry = ModelGeometry(1, HEADS, 4, 16, torch.device("cpu"), torch.float32)
         self.calls: list[Call] = []
-        self.made, self.last_told = given, last_told
+        self.made, self.last_timestep = given, last_timestep
         self.cache: weakref.ref[KVCache] | None = None
 
     def __call__(self, x: Tensor, sigma: Tensor, context: Tensor, step: Step) -> Tensor | None:
@@ -79,7 +79,7 @@ class Recorder:
             Call(
                 list(cache.query_frames),
                 float(sigma[0, 0]),
-                step.told,
+                step.timestep,
                 int(context.flatten()[0]),
                 step.output,
                 numbers,
@@ -92,7 +92,7 @@ class Recorder:
             cache.store(0, v, v)
             return None
         cache(0, torch.zeros_like(v), torch.zeros_like(v), v)
-        if step.told != self.last_told:
+        if step.timestep != self.last_timestep:
             return torch.full_like(x, -7.0)
         self.made += frames
         return frame_numbers(self.made - frames, self.made).expand_as(x).clone()
@@ -136,35 +136,37 @@ def run(
     steps: StepCache = NO_STEPS,
     on_step=lambda span, step: None,
     recorder: Recorder | None = None,
-    last_told: float = 0.0,
+    last_timestep: float = 0.0,
 ) -> tuple[list[ChunkResult], list[Call]]:
     shape = LatentShape(1, 16, frames, 4, 4)
-    recorder = recorder or Recorder(given, last_told)
+    recorder = recorder or Recorder(given, last_timestep)
     start = frame_numbers(0, given).expand(1, 16, -1, 4, 4).clone() if given else None
     chunks = recompute(
-        recorder,
-        shape,
-        schedule,
-        prompts or PromptSchedule.constant(prompt(0)),
-        policy or Full(),
-        family,
-        SeededNoise(0, shape, family.chunk_frames),
-        start,
-        on_step,
-        steps=steps,
-        still=stills,
+        Run(
+            recorder,
+            shape,
+            schedule,
+            prompts or PromptSchedule.constant(prompt(0)),
+            policy or Full(),
+            family,
+            SeededNoise(0, shape, family.chunk_frames),
+            start,
+            on_step=on_step,
+            steps=steps,
+            still=stills,
+        )
     )
     return list(chunks), recorder.calls
 
 
 def contexts(calls: list[Call]) -> list[list[int]]:
     """What a head saw in front of each chunk, in its first denoising call."""
-    return [call.held[0] for call in calls if call.output and call.told == 1.0]
+    return [call.held[0] for call in calls if call.output and call.timestep == 1000]
 
 
 def positions(calls: list[Call]) -> list[int]:
     """First position of each chunk."""
-    return [call.positions[0] for call in calls if call.output and call.told == 1.0]
+    return [call.positions[0] for call in calls if call.output and call.timestep == 1000]
 
 
 # -- levels ----------------------------------------------------------------------------------------------------------
@@ -183,7 +185,7 @@ def test_the_released_five_calls() -> None:
     torch.testing.assert_close(
         torch.tensor(SCHEDULE.sigmas), torch.tensor((1, 15 / 16, 5 / 6, 5 / 8, 0.0049801)), rtol=0, atol=1e-7
     )
-    assert SCHEDULE.told == tuple(t / 1000 for t in TIMESTEPS)
+    assert SCHEDULE.timesteps == tuple(TIMESTEPS)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,7 @@ def test_other_counts_cut_the_line_down_to_whole_steps(count: int, expected: tup
     schedule = Schedule.from_timesteps(made, 5.0)
     levels = torch.tensor([*(t / 1000 for t in made[:-1]), 0.0049801])
     torch.testing.assert_close(torch.tensor(schedule.sigmas), levels, rtol=0, atol=1e-6)
-    assert schedule.told is not None and schedule.told[-1] == 0
+    assert schedule.timesteps is not None and schedule.timesteps[-1] == 0
 
 
 def test_zero_is_the_last_entry_of_the_table() -> None:
@@ -204,14 +206,14 @@ def test_zero_is_the_last_entry_of_the_table() -> None:
     assert nearest_sigma(torch.tensor([0.0]), table).item() == table[-1].item() == pytest.approx(0.0049801, abs=1e-7)
 
 
-def test_what_every_call_is_told() -> None:
-    """Noisy calls at their levels, the last at sigma 0.00498 told 0; context passes at 0; nothing after a chunk."""
+def test_what_every_call_is_given() -> None:
+    """Noisy calls at their levels, the last at .00498 and timestep 0; context passes at 0; nothing after a chunk."""
     _, calls = run(9, stills=Stills())
-    noisy = list(zip(SCHEDULE.sigmas, (1.0, 0.9375, 0.833333, 0.625, 0.0), [True] * 5, strict=True))
+    noisy = list(zip(SCHEDULE.sigmas, (1000.0, 937.5, 833.333, 625.0, 0.0), [True] * 5, strict=True))
     clean = [(0.0, None, False)]
     expected = [*noisy, *clean, *noisy, *clean, *noisy]
-    assert [(call.sigma, call.told, call.output) for call in calls] == [
-        (pytest.approx(sigma), told, output) for sigma, told, output in expected
+    assert [(call.sigma, call.timestep, call.output) for call in calls] == [
+        (pytest.approx(sigma), timestep, output) for sigma, timestep, output in expected
     ]
 
 
@@ -277,9 +279,9 @@ def test_a_context_is_read_in_blocks_of_a_chunk(name: str) -> None:
 
 
 def test_without_a_hook_the_plain_latent_stands_there_and_a_warning_says_so() -> None:
-    with pytest.warns(UserWarning, match="begins its context with a re-encoded pixel frame") as told:
+    with pytest.warns(UserWarning, match="begins its context with a re-encoded pixel frame") as caught:
         _, calls = run(12)
-    assert len(told) == 1 and "\n" not in str(told[0].message)
+    assert len(caught) == 1 and "\n" not in str(caught[0].message)
     assert contexts(calls) == [[], [1, 2, 3], [4, 5, 6], [7, 8, 9]]
 
 
@@ -301,7 +303,9 @@ def test_no_warning_where_nothing_is_missing(frames: int, family: Family, given:
 
 @pytest.mark.parametrize("given", [0, 3])
 def test_the_first_generated_chunk_may_have_levels_of_its_own(given: int) -> None:
-    _, calls = run(given + 6, given=given, schedule=Schedule((1.0, 0.5), first_sigmas=(1.0, 0.9, 0.5)), last_told=0.5)
+    _, calls = run(
+        given + 6, given=given, schedule=Schedule((1.0, 0.5), first_sigmas=(1.0, 0.9, 0.5)), last_timestep=500
+    )
     assert [call.sigma for call in calls if call.output] == pytest.approx([1.0, 0.9, 0.5, 1.0, 0.5])
 
 
@@ -337,7 +341,7 @@ def test_re_noising_uses_the_levels_and_the_seed() -> None:
 def test_a_context_speaks_the_prompt_of_the_chunk_before(entries, given, chunks, reads) -> None:
     prompts = PromptSchedule(((0, prompt(0)), *((frame, prompt(n)) for frame, n in entries.items())))
     _, calls = run(12, given=given, stills=Stills(), prompts=prompts)
-    assert [call.prompt for call in calls if call.output and call.told == 1.0] == chunks
+    assert [call.prompt for call in calls if call.output and call.timestep == 1000] == chunks
     assert [call.prompt for call in calls if call.clean] == reads
     spoken = [call.prompt for call in calls if call.output]
     assert spoken == [number for number in chunks for _ in SCHEDULE.sigmas]
@@ -376,9 +380,9 @@ def test_a_plan_longer_than_the_context_is_refused(policy: Policy) -> None:
 
 def test_the_history_of_the_whole_clip_is_never_priced() -> None:
     shape = LatentShape(1, 16, 3000, 4, 4)
-    priced = context_shape(Recorder(), shape, KREA)
+    priced = context_shape(Recorder().geometry, shape, KREA)
     assert (priced.clip_frames, priced.pass_frames) == (3, 3)
-    assert context_shape(Recorder(), replace(shape, frames=2), KREA).clip_frames == 2
+    assert context_shape(Recorder().geometry, replace(shape, frames=2), KREA).clip_frames == 2
 
 
 @pytest.mark.parametrize("family", [replace(KREA, window_frames=3), replace(KREA, window_frames=2), krea(sink=2)])
@@ -396,8 +400,8 @@ def test_a_family_without_a_context_is_refused(family: Family) -> None:
 def test_a_start_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     clip = LatentShape(1, 16, 9, 4, 4)
     noise, prompts = SeededNoise(0, clip, 3), PromptSchedule.constant(prompt(0))
-    with pytest.raises(OutputError, match="start latents of shape"):
-        next(recompute(Recorder(), clip, SCHEDULE, prompts, Full(), KREA, noise, torch.zeros(shape)))
+    with pytest.raises(OutputError, match="expected start latents of shape"):
+        next(recompute(Run(Recorder(), clip, SCHEDULE, prompts, Full(), KREA, noise, torch.zeros(shape))))
 
 
 def test_a_start_longer_than_the_clip_is_refused() -> None:
@@ -472,7 +476,7 @@ def test_no_keys_and_values_are_there_while_pixels_are_made() -> None:
 def test_a_chunk_that_was_handed_out_may_be_overwritten() -> None:
     recorder, shape, stills = Recorder(), LatentShape(1, 16, 12, 4, 4), Stills()
     noise, prompts = SeededNoise(0, shape, 3), PromptSchedule.constant(prompt(0))
-    for chunk in recompute(recorder, shape, SCHEDULE, prompts, Full(), KREA, noise, still=stills):
+    for chunk in recompute(Run(recorder, shape, SCHEDULE, prompts, Full(), KREA, noise, still=stills)):
         with torch.inference_mode():
             chunk.latent.fill_(-1)
     assert contexts(recorder.calls) == [[], [1, 2, 3], [E[3], 5, 6], [E[6], 8, 9]]
@@ -512,8 +516,10 @@ def test_1600_heads_online() -> None:
     model = CausalWan(WanConfig(dim=320, ffn_dim=16, num_heads=40, num_layers=40, text_dim=8, freq_dim=16))
     shape = LatentShape(1, 16, 9, 2, 2)
     noise, prompts = SeededNoise(0, shape, 3), PromptSchedule.constant(torch.randn(1, 3, 8))
-    priced = context_shape(WanDenoiser(model), shape, KREA)
-    chunks = list(recompute(WanDenoiser(model), shape, SCHEDULE, prompts, DummyForcing(), KREA, noise, still=Shrunk()))
+    priced = context_shape(WanDenoiser(model).geometry, shape, KREA)
+    chunks = list(
+        recompute(Run(WanDenoiser(model), shape, SCHEDULE, prompts, DummyForcing(), KREA, noise, still=Shrunk()))
+    )
     assert [chunk.scores is not None for chunk in chunks] == [False, True, False]
     roles = [role for row in chunks[2].plan.roles for role in row]
     assert roles.count("dummy") == 800 and len(roles) == 1600

@@ -12,14 +12,15 @@ import torch
 from safetensors.torch import load_file
 
 from dummyforcing_core.clips import render as module
-from dummyforcing_core.clips.pipeline import Pipeline, load_pipeline
+from dummyforcing_core.clips.pipeline import Compute, Pipeline, Weights, load_pipeline
 from dummyforcing_core.clips.render import Clip, Outputs, render, save_latents
 from dummyforcing_core.clips.script import Script
 from dummyforcing_core.clips.video import read_frames
 from dummyforcing_core.errors import OutputError
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.loops.rollout import rollout
-from dummyforcing_core.loops.table import loop_of
+from dummyforcing_core.loops.run import Run
+from dummyforcing_core.loops.table import sample
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import Full, SlidingWindow
 from dummyforcing_core.prompts import PromptSchedule
@@ -31,7 +32,7 @@ SHAPE = LatentShape.of_pixels(16, 32, 21)  # two chunks
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_demo) -> Pipeline:
-    return load_pipeline("demo", None, torch.device("cpu"), torch.float32)
+    return load_pipeline(Weights("demo"), Compute(torch.device("cpu"), torch.float32))
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def by_hand(pipeline: Pipeline, prompts: list[str]) -> torch.Tensor:
     schedule = PromptSchedule(tuple((3 * i, pipeline.encode(prompt)) for i, prompt in enumerate(prompts)))
     noise = SeededNoise(3, SHAPE, 3)
     family = pipeline.family
-    chunks = rollout(pipeline.denoiser, SHAPE, family.schedule, schedule, Full(), family, noise)
+    chunks = rollout(Run(pipeline.denoiser, SHAPE, family.schedule, schedule, Full(), family, noise))
     return torch.cat([chunk.latent for chunk in chunks], dim=2)
 
 
@@ -98,13 +99,23 @@ def test_stills_come_out_of_the_videos_own_decoding(
     render(own, dataclasses.replace(clip(shape=shape), start=start), outputs)
     assert sum(decoded) == shape.frames
     schedule = PromptSchedule.constant(pipeline.encode(PROMPT))
-    beside = loop_of(family, own.new_stills())(
-        pipeline.denoiser, shape, family.schedule, schedule, Full(), family, SeededNoise(3, shape, 3), start=start
+    beside = sample(
+        Run(
+            pipeline.denoiser,
+            shape,
+            family.schedule,
+            schedule,
+            Full(),
+            family,
+            SeededNoise(3, shape, 3),
+            start=start,
+            still=own.new_stills(),
+        )
     )
     expected = torch.cat([chunk.latent for chunk in beside], dim=2)
     assert torch.equal(load_file(outputs.latents)["latent"], expected)
-    plain = loop_of(family)(
-        pipeline.denoiser, shape, family.schedule, schedule, Full(), family, SeededNoise(3, shape, 3), start=start
+    plain = sample(
+        Run(pipeline.denoiser, shape, family.schedule, schedule, Full(), family, SeededNoise(3, shape, 3), start=start)
     )
     assert not torch.equal(torch.cat([chunk.latent for chunk in plain], dim=2), expected)
 
@@ -233,7 +244,7 @@ def test_nan_in_the_pixels(pipeline: Pipeline, outputs: Outputs) -> None:
 def test_nan_after_good_chunks(pipeline: Pipeline, outputs: Outputs) -> None:
     encode = pipeline.encode
     prompts = {"good": encode(PROMPT), "bad": encode(PROMPT) * float("nan")}
-    with pytest.raises(OutputError, match="chunk 1 came out as NaN"):
+    with pytest.raises(OutputError, match="chunk 2 came out as NaN"):
         render(dataclasses.replace(pipeline, encode=prompts.__getitem__), clip(["good", "bad"]), outputs)
     assert names(outputs) == []
 

@@ -16,10 +16,10 @@ from dummyforcing_core.clips.memory_use import MemoryUse
 from dummyforcing_core.errors import OutputError, PlanError
 from dummyforcing_core.geometry import LatentShape, Span, chunk_spans
 from dummyforcing_core.kv.cache import KVCache
-from dummyforcing_core.loops.clip_memory import setting_of
 from dummyforcing_core.loops.restarts import Part, parts_of, restarts
-from dummyforcing_core.loops.rollout import ChunkResult, rollout
-from dummyforcing_core.loops.table import loop_of, price_shape
+from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.loops.run import ChunkResult, Run, setting_of
+from dummyforcing_core.loops.table import clip_kv_shape, loop_of
 from dummyforcing_core.models.denoiser import Step, WanDenoiser
 from dummyforcing_core.models.families import get_family
 from dummyforcing_core.noise import SeededNoise
@@ -71,7 +71,7 @@ def still_of(latent: Tensor) -> Tensor:
     return 0.5 * latent.flip(-1) + 0.3
 
 
-class Run:
+class Case:
     """A video of so many latent frames and all that was noted of it."""
 
     def __init__(self, frames: int, policy: Policy = FULL, given: int = 0, still: bool = True, **prompts: Tensor):
@@ -85,11 +85,11 @@ class Run:
         self.policy = policy
 
     def iterate(self):
-        return restarts(
+        return restarts(Run(
             self.denoise, self.shape, CAUSVID.schedule, self.prompts, self.policy, CAUSVID, self.noise,
             start=self.start, still=self.still, on_step=lambda *step: self.told.append(step),
             watch=lambda *step: self.watched.append(step),
-        )  # fmt: skip
+        ))  # fmt: skip
 
     def chunks(self) -> list[ChunkResult]:
         with warnings.catch_warnings():
@@ -141,15 +141,15 @@ def test_an_overlap_that_leaves_no_room_is_refused(overlap: int) -> None:
 
 @pytest.mark.parametrize("frames", [9, 21])
 def test_a_clip_that_fits_is_that_of_the_ordinary_loop(frames: int) -> None:
-    run = Run(frames, still=False)
+    run = Case(frames, still=False)
     noise = SeededNoise(0, run.shape, 3)
-    plain = rollout(Noting(), run.shape, CAUSVID.schedule, run.prompts, FULL, CAUSVID, noise)
+    plain = rollout(Run(Noting(), run.shape, CAUSVID.schedule, run.prompts, FULL, CAUSVID, noise))
     assert torch.equal(joined(run.chunks()), joined(list(plain)))
 
 
 def test_passes_places_levels_and_frames_seen() -> None:
     """Frame 18 of the first clip is turned into a still; 19 and 20 stand behind it; nothing older is seen again."""
-    run = Run(27)
+    run = Case(27)
     made = joined(run.chunks())
     levels = [1.0, 0.7568, 0.5217, 0.0]
 
@@ -167,7 +167,7 @@ def test_passes_places_levels_and_frames_seen() -> None:
 @pytest.mark.parametrize("given", [0, 1, 5, 20, 21, 24])
 def test_every_clip_is_the_ordinary_loop_behind_its_start(given: int) -> None:
     """By hand: each clip made alone, from its still and the latents behind it, with the video's own noise."""
-    run = Run(given + 40, given=given)
+    run = Case(given + 40, given=given)
     chunks = run.chunks()
     made = joined(chunks)
     for part in parts_of(run.shape.frames, CAUSVID, given):
@@ -181,7 +181,7 @@ def test_every_clip_is_the_ordinary_loop_behind_its_start(given: int) -> None:
         def noise(step: int, span: Span, part=part, whole=whole) -> Tensor:
             return run.noise(step, next(s for s in whole if s.start == span.start + part.start and not s.given))
 
-        alone = rollout(Noting(), shape, CAUSVID.schedule, run.prompts, FULL, CAUSVID, noise, start)
+        alone = rollout(Run(Noting(), shape, CAUSVID.schedule, run.prompts, FULL, CAUSVID, noise, start))
         expected = joined(list(alone))[:, :, part.held :]
         assert torch.equal(made[:, :, part.start + part.held : part.stop], expected)
     assert [chunk.span for chunk in chunks] == chunk_spans(run.shape.frames, 3, given)
@@ -190,21 +190,21 @@ def test_every_clip_is_the_ordinary_loop_behind_its_start(given: int) -> None:
 
 
 def test_without_a_vae_the_plain_latent_stands_there_and_a_line_says_so() -> None:
-    run = Run(24, still=False)
+    run = Case(24, still=False)
     with pytest.warns(UserWarning, match="CausVid 1.3B begins its context with a re-encoded pixel frame"):
         made = joined(list(run.iterate()))
     assert torch.equal(run.denoise.inputs[7 * (STEPS + 1)], made[:, :, 18:21])
 
 
 def test_pixels_are_made_only_where_another_clip_follows() -> None:
-    short, long = Run(21), Run(24)
+    short, long = Case(21), Case(24)
     short.chunks(), long.chunks()
     assert short.still is not None and short.still.latents == []
     assert long.still is not None and len(long.still.latents) == 21
 
 
 def test_a_still_of_another_shape_is_refused() -> None:
-    run = Run(24)
+    run = Case(24)
     assert run.still is not None
     run.still.at = lambda frame: torch.zeros(1, 16, 1, 2, 2)  # type: ignore[method-assign]
     with pytest.raises(OutputError, match="a still frame of shape"):
@@ -212,7 +212,7 @@ def test_a_still_of_another_shape_is_refused() -> None:
 
 
 def test_a_start_of_another_shape_is_refused() -> None:
-    run = Run(30, given=1)
+    run = Case(30, given=1)
     run.start = torch.zeros(1, 16, 1, 2, 2)
     with pytest.raises(OutputError, match="start latents of shape"):
         run.chunks()
@@ -222,19 +222,19 @@ def test_a_start_of_another_shape_is_refused() -> None:
 
 
 def test_a_switch_acts_at_the_next_chunk_and_what_was_before_keeps_its_prompt() -> None:
-    run = Run(30, f22=B)
+    run = Case(30, f22=B)
     run.chunks()
     spoken = [("B" if text is B else "A") for _, _, text, _ in run.denoise.calls]
     calls = STEPS + 1
     assert "".join(spoken) == "A" * 7 * calls + "A" + "A" * calls + "B" * 2 * calls
-    early = Run(30, f19=B)  # acts at 21, the first new chunk of the second clip
+    early = Case(30, f19=B)  # acts at 21, the first new chunk of the second clip
     early.chunks()
     spoken = [("B" if text is B else "A") for _, _, text, _ in early.denoise.calls]
     assert "".join(spoken) == "A" * 7 * calls + "A" + "B" * 3 * calls
 
 
 def test_steps_are_told_by_the_videos_own_chunks() -> None:
-    run = Run(24)
+    run = Case(24)
     run.chunks()
     spans = chunk_spans(24, 3)
     own = [(span, i) for span in spans for i in range(STEPS + 1)]
@@ -249,9 +249,9 @@ def test_steps_are_told_by_the_videos_own_chunks() -> None:
 @pytest.mark.parametrize("policy", [FULL, SlidingWindow(12, 3), DummyForcing(), DummyForcing(reclassify_chunks=2)])
 @pytest.mark.parametrize("given", [0, 1, 24])
 def test_bytes_are_as_priced_and_do_not_grow(policy: Policy, given: int) -> None:
-    run = Run(given + 57, policy, given=given)
-    memory = MemoryUse(price_shape(run.denoise, run.shape, CAUSVID))
-    setting = setting_of(run.denoise, replace(run.shape, frames=21), CAUSVID)
+    run = Case(given + 57, policy, given=given)
+    memory = MemoryUse(clip_kv_shape(run.denoise.geometry, run.shape, CAUSVID))
+    setting = setting_of(run.denoise.geometry, replace(run.shape, frames=21), CAUSVID)
     most = policy.plan(setting)  # of one clip, however long the video
     for chunk in run.iterate():
         assert chunk.history_bytes == chunk.predicted_history_bytes
@@ -267,12 +267,12 @@ def test_bytes_are_as_priced_and_do_not_grow(policy: Policy, given: int) -> None
 
 
 def test_heads_are_sorted_in_every_clip_anew() -> None:
-    chunks = Run(57, DummyForcing()).chunks()
+    chunks = Case(57, DummyForcing()).chunks()
     assert [chunk.span.chunk for chunk in chunks if chunk.scores is not None] == [1, 7, 13]
 
 
 def test_a_closed_loop_frees_its_cache() -> None:
-    run = Run(30)
+    run = Case(30)
     chunks = run.iterate()
     for _ in range(8):
         next(chunks)
@@ -283,5 +283,4 @@ def test_a_closed_loop_frees_its_cache() -> None:
 
 
 def test_the_familys_row_names_this_loop() -> None:
-    loop = loop_of(CAUSVID, Stills())
-    assert loop.func is restarts  # type: ignore[attr-defined]
+    assert loop_of(CAUSVID).run is restarts

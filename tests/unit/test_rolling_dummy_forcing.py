@@ -12,7 +12,7 @@ from torch import Tensor
 from dummyforcing_core.clips.memory_use import MemoryUse
 from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
 from dummyforcing_core.kv.rolling_cache import RollingCache
-from dummyforcing_core.loops.clip_memory import kv_shape
+from dummyforcing_core.loops.run import kv_shape
 from dummyforcing_core.policies import DummyForcing
 from dummyforcing_core.prompts import PromptSchedule
 from tests.unit.rolling_runs import (
@@ -20,8 +20,8 @@ from tests.unit.rolling_runs import (
     ROLES,
     ROLLING,
     Call,
+    Case,
     Recorder,
-    Run,
     Seen,
     Told,
     cleans,
@@ -42,7 +42,7 @@ def by_role(call: Call, layer: int = 0) -> dict[str, Seen]:
 def test_what_each_role_sees_with_a_profile() -> None:
     """Beside the window: f0 in front of it, or the newest frame, or the last chunk. Clean passes: the same, as far as
     the family's own clean pass reaches, at true places."""
-    calls = Run(33, policy=DummyForcing(profile=profile(2)), recorder=Recorder(4, 2)).calls()
+    calls = Case(33, policy=DummyForcing(profile=profile(2)), recorder=Recorder(4, 2)).calls()
     for call in windows(calls):
         a = call.start
         if a == 0:
@@ -63,14 +63,14 @@ def test_what_each_role_sees_with_a_profile() -> None:
 
 def test_neighbours_of_many_chunks_give_way_to_the_window() -> None:
     policy = DummyForcing(profile=profile(1), local_chunks=4)
-    by_start = {call.start: call for call in windows(Run(36, policy=policy, recorder=Recorder(4)).calls())}
+    by_start = {call.start: call for call in windows(Case(36, policy=policy, recorder=Recorder(4)).calls())}
     assert list(by_role(by_start[21])["neighbour"]) == list(range(15, 21))  # q 15: 6 are left of 21
     assert list(by_role(by_start[27])["neighbour"]) == list(range(15, 27))  # q 9
 
 
 def test_heads_are_scored_in_the_last_window_of_the_first_chunk_with_neighbours() -> None:
     policy = Told(dummy_ratio=0.5)
-    run = Run(27, policy=policy, recorder=Recorder(4, 2))
+    run = Case(27, policy=policy, recorder=Recorder(4, 2))
     chunks = list(run.iterate())
     assert [chunk.span.chunk for chunk in chunks if chunk.scores is not None] == [1]
     assert policy.asked == list(range(9)), "once for every chunk"
@@ -89,7 +89,7 @@ def test_heads_are_scored_again_over_the_sink_and_the_newest(reason: str) -> Non
         policy = Told(dummy_ratio=0.5)
     else:
         switch = []
-    run = Run(45, policy=policy, prompts=PromptSchedule(((0, prompt(0)), *switch)), recorder=Recorder(4))
+    run = Case(45, policy=policy, prompts=PromptSchedule(((0, prompt(0)), *switch)), recorder=Recorder(4))
     chunks = list(run.iterate())
     assert [chunk.span.chunk for chunk in chunks if chunk.scores is not None] == [1, 10]
     assert [dict(regions) for _, _, regions in policy.seen] == [
@@ -106,7 +106,7 @@ def test_a_second_look_never_holds_two_caches() -> None:
     alive: list[int] = []
     policy = Told(dummy_ratio=0.5, reclassify_chunks=3)
     policy.looks.append(lambda: alive.append(len({id(ref()) for ref in caches if ref and ref() is not None})))
-    run = Run(27, policy=policy, recorder=Recorder(4))
+    run = Case(27, policy=policy, recorder=Recorder(4))
     run.on_step = lambda span, step: caches.append(run.recorder.cache)
     list(run.iterate())
     assert alive == [1, 0, 0], "first over the cache there is, then the old one has gone before the new one fills"
@@ -115,7 +115,7 @@ def test_a_second_look_never_holds_two_caches() -> None:
 @pytest.mark.parametrize("name, kept", [("full", []), ("dummy, profile", []), ("dummy, scored", [0, 10])])
 def test_which_latents_are_kept(name: str, kept: list[int]) -> None:
     """Only what a second look would read: the sink's chunk and the newest."""
-    run = Run(39, policy=PLANS[name], recorder=Recorder(4, 2))
+    run = Case(39, policy=PLANS[name], recorder=Recorder(4, 2))
     chunks, latents = run.iterate(), []
     for _ in range(12):
         latents.append(weakref.ref(next(chunks).latent))
@@ -125,8 +125,8 @@ def test_which_latents_are_kept(name: str, kept: list[int]) -> None:
 
 
 def test_on_output_sees_every_layer() -> None:
-    run = Run(15)
-    shape = kv_shape(run.recorder, run.shape, ROLLING)
+    run = Case(15)
+    shape = kv_shape(run.recorder.geometry, run.shape, ROLLING)
     cache = RollingCache(HeadPlan.uniform(2, 3, HeadMemory(1, 3), "any"), replace(shape, head_dim=6), 21)
     told: list[tuple[int, Tensor]] = []
     cache.on_output = lambda layer, out: told.append((layer, out))
@@ -140,8 +140,8 @@ def test_on_output_sees_every_layer() -> None:
 @pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize("batch", [1, 2])
 def test_bytes_are_the_price(name: str, batch: int) -> None:
-    run = Run(36, policy=PLANS[name], batch=batch, recorder=Recorder(4, 2))
-    priced = kv_shape(run.recorder, run.shape, run.family)
+    run = Case(36, policy=PLANS[name], batch=batch, recorder=Recorder(4, 2))
+    priced = kv_shape(run.recorder.geometry, run.shape, run.family)
     use = MemoryUse(priced)
     for chunk in run.iterate():
         assert run.recorder.cache is not None
@@ -159,9 +159,9 @@ def test_bytes_are_the_price(name: str, batch: int) -> None:
 
 
 def test_the_family_holds_24_frames_like_the_public_cache() -> None:
-    run = Run(60, recorder=Recorder(1, 1))
+    run = Case(60, recorder=Recorder(1, 1))
     chunks = list(run.iterate())
-    frame = kv_shape(run.recorder, run.shape, run.family).frame_bytes
+    frame = kv_shape(run.recorder.geometry, run.shape, run.family).frame_bytes
     assert chunks[-1].resident_bytes == 24 * frame and chunks[-1].history_bytes == 21 * frame
     assert [chunk.window_full for chunk in chunks] == [False] * 7 + [True] * 13
 
@@ -170,8 +170,8 @@ def test_what_half_dummies_save_at_the_real_models_head_count() -> None:
     """30 layers of 12 heads, 180 dummies, 90 sink and 90 neighbour heads; keys per query and frame, one chunk on."""
     roles = ("sink", "dummy", "neighbour", "dummy") * 3
     run = {
-        "full": Run(39, size=(2, 2), recorder=Recorder(12, 30)),
-        "dummy": Run(39, size=(2, 2), recorder=Recorder(12, 30), policy=DummyForcing(profile=profile(30, roles))),
+        "full": Case(39, size=(2, 2), recorder=Recorder(12, 30)),
+        "dummy": Case(39, size=(2, 2), recorder=Recorder(12, 30), policy=DummyForcing(profile=profile(30, roles))),
     }
     work = {}
     for name, clip in run.items():

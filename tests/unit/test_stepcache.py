@@ -12,8 +12,9 @@ from torch import Tensor
 
 from dummyforcing_core.errors import DummyForcingError
 from dummyforcing_core.geometry import LatentShape
-from dummyforcing_core.loops.clip_memory import new_cache, replay
+from dummyforcing_core.loops.clip_memory import replay
 from dummyforcing_core.loops.rollout import rollout
+from dummyforcing_core.loops.run import Run
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import FAMILIES, Family
 from dummyforcing_core.models.stepcache import COEFFICIENTS, NO_STEPS, StepCache, TeaCache
@@ -44,13 +45,14 @@ class Signals:
     def geometry(self) -> SimpleNamespace:
         return SimpleNamespace(layers=self.layers)
 
-    def time_signal(self, sigma: float, modulation: bool) -> Tensor:
+    def time_signal(self, timestep: float, modulation: bool) -> Tensor:
         self.asked += 1
-        return torch.tensor(self.values[sigma]) + (0.0 if modulation else 100.0)
+        return torch.tensor(self.values[timestep]) + (0.0 if modulation else 100.0)
 
 
 def signals(*levels: float, **more) -> Signals:
-    return Signals({sigma: [level, -level] for sigma, level in zip(SCHEDULE.sigmas, levels, strict=True)}, **more)
+    timesteps = SCHEDULE.timesteps_of(first=False)
+    return Signals({timestep: [level, -level] for timestep, level in zip(timesteps, levels, strict=True)}, **more)
 
 
 CHANGES = signals(1.0, 1.5, 3.0, 3.75)  # relative changes .5, 1, .25
@@ -189,15 +191,15 @@ class Watched(WanDenoiser):
             self.residuals += [weakref.ref(step.residual), weakref.ref(step.residual.value)]
         return self.now["x0"]
 
-    def time_signal(self, sigma, modulation):
+    def time_signal(self, timestep, modulation):
         self.asked += 1
-        return super().time_signal(sigma, modulation)
+        return super().time_signal(timestep, modulation)
 
 
 def sample(steps: StepCache, denoise: Watched | None = None):
     denoise = denoise or Watched()
     noise = SeededNoise(0, SHAPE, 3)
-    return denoise, rollout(denoise, SHAPE, SCHEDULE, PROMPTS, Full(), FAMILY, noise, steps=steps)
+    return denoise, rollout(Run(denoise, SHAPE, SCHEDULE, PROMPTS, Full(), FAMILY, noise, steps=steps))
 
 
 def head_output(model: CausalWan, tokens: Tensor, sigma: float) -> Tensor:
@@ -247,9 +249,10 @@ def test_keys_and_values_come_from_the_clean_pass_alone() -> None:
     done = []
     for chunk in chunks:
         done.append(chunk.latent)
-        rebuilt = new_cache(denoise, SHAPE, Full(), FAMILY)
+        run = Run(WanDenoiser(denoise.model), SHAPE, SCHEDULE, PROMPTS, Full(), FAMILY, SeededNoise(0, SHAPE, 3))
+        rebuilt = run.new_cache()
         cache = denoise.calls[-1]["cache"]()
-        replay(rebuilt, WanDenoiser(denoise.model), torch.cat(done, 2), PROMPTS, SCHEDULE, SeededNoise(0, SHAPE, 3), 3)
+        replay(run, rebuilt, torch.cat(done, 2))
         for layer in range(2):
             for head in range(2):
                 ours, theirs = cache.export(layer, head), rebuilt.export(layer, head)

@@ -9,6 +9,7 @@ from torch import Tensor
 from dummyforcing_core.errors import OutputError
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.loops.recompute import recompute
+from dummyforcing_core.loops.run import Run
 from dummyforcing_core.models.denoiser import ModelGeometry, Step
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.noise import SeededNoise
@@ -120,7 +121,7 @@ def test_the_loop_reads_stills_of_its_own_clip(vae: WanVAE) -> None:
     denoise, shape = Random(clip), LatentShape(1, 16, 12, 2, 4)
     family, noise = Family("krea", "Krea", "tests", window_frames=6, trained_frames=999), SeededNoise(0, shape, 3)
     prompts = PromptSchedule.constant(torch.zeros(1, 1, 1))
-    for _ in recompute(denoise, shape, Schedule((1.0,)), prompts, Full(), family, noise, still=stills(vae)):
+    for _ in recompute(Run(denoise, shape, Schedule((1.0,)), prompts, Full(), family, noise, still=stills(vae))):
         pass
     first, *later = denoise.read
     assert torch.equal(first, clip[:, :, :3])

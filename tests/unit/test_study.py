@@ -19,6 +19,7 @@ from dummyforcing_core.clips.demo_assets import load_demo_codec
 from dummyforcing_core.evaluation.teacher_forced import teacher_forced
 from dummyforcing_core.kv.attention import attention
 from dummyforcing_core.kv.plan import HeadMemory
+from dummyforcing_core.loops.run import Run
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import get_family
 from dummyforcing_core.models.wan import CausalWan, WanConfig
@@ -81,10 +82,8 @@ def test_clip_errors_are_the_cores(subject: Subject, scene: Scene) -> None:
     latents = torch.cat([chunk.latent for chunk in make(subject, case, Full())], 2)
     dense = list(predictions(subject, case, Full(), latents))
     ours = velocity_errors(subject, case, policy, latents, dense)
-    schedule = subject.family.schedule
-    theirs = teacher_forced(
-        subject.denoise, latents, schedule, case.prompts, policy, Full(), subject.family, case.noise
-    )
+    run = Run(subject.denoise, case.shape, subject.family.schedule, case.prompts, policy, subject.family, case.noise)
+    theirs = teacher_forced(run, latents, Full())
     values = [error.velocity for error in theirs if error.span.start > 0]
     assert float(ours) == pytest.approx(sum(values) / len(values), rel=1e-4)
     assert float(ours) > 0

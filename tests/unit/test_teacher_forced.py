@@ -14,9 +14,10 @@ from dummyforcing_core.evaluation.teacher_forced import ChunkError, teacher_forc
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.kv.attention import reference
 from dummyforcing_core.kv.plan import HeadMemory, HeadPlan, KVShape
-from dummyforcing_core.loops.clip_memory import clean_pass, new_cache
+from dummyforcing_core.loops.clip_memory import clean_pass
 from dummyforcing_core.loops.rollout import rollout
-from dummyforcing_core.loops.table import loop_of
+from dummyforcing_core.loops.run import Run
+from dummyforcing_core.loops.table import sample
 from dummyforcing_core.models.denoiser import Step, WanDenoiser
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.models.wan import CausalWan, WanConfig
@@ -43,14 +44,18 @@ def denoiser() -> WanDenoiser:
     return WanDenoiser(model.requires_grad_(False))
 
 
+def made_with(policy: Policy, family: Family = FAMILY) -> Run:
+    return Run(denoiser(), SHAPE, SCHEDULE, PROMPTS, policy, family, NOISE)
+
+
 @cache
 def latents() -> Tensor:
-    chunks = rollout(denoiser(), SHAPE, SCHEDULE, PROMPTS, FULL, FAMILY, NOISE)
+    chunks = rollout(made_with(FULL))
     return torch.cat([chunk.latent for chunk in chunks], dim=2)
 
 
 def errors(policy: Policy, against: Policy = FULL, **more) -> list[ChunkError]:
-    return list(teacher_forced(denoiser(), latents(), SCHEDULE, PROMPTS, policy, against, FAMILY, NOISE, **more))
+    return list(teacher_forced(replace(made_with(policy), **more), latents(), against))
 
 
 @pytest.mark.parametrize("policy", [FULL, SlidingWindow(6, 1), DummyForcing(), DummyForcing(reclassify_chunks=1)])
@@ -75,8 +80,8 @@ def test_both_memories_recache_on_a_switch_as_the_rollout_does(monkeypatch: pyte
     monkeypatch.setattr(model, "velocity", noted)
     family = replace(FAMILY, window_frames=6, recache=True)
     prompts = PromptSchedule((*PROMPTS.entries, (7, PROMPTS.entries[0][1].flip(1))))
-    policies = SlidingWindow(6, 0), SlidingWindow(6, 0)
-    list(teacher_forced(model, latents(), SCHEDULE, prompts, *policies, family, NOISE))
+    run = replace(made_with(SlidingWindow(6, 0), family), prompts=prompts)
+    list(teacher_forced(run, latents(), SlidingWindow(6, 0)))
     assert [frames for frames in passes if len(frames) > 3] == [range(3, 9)] * 2
 
 
@@ -107,10 +112,10 @@ def test_other_loops_go_along_the_given_latents_under_both_policies(
 
     monkeypatch.setattr(model, "velocity", noted)
     for policy in (FULL, DummyForcing()):
-        list(loop_of(family)(model, SHAPE, SCHEDULE, PROMPTS, policy, family, NOISE))
+        list(sample(made_with(policy, family)))
     own = sorted(places[:2] for places in seen)
     seen.clear()
-    found = list(teacher_forced(model, latents(), SCHEDULE, PROMPTS, DummyForcing(), FULL, family, NOISE))
+    found = list(teacher_forced(made_with(DummyForcing(), family), latents(), FULL))
     assert [e.span.start for e in found] == [0, 3, 6, 9]
     assert sorted(places[:2] for places in seen) == own and len(own) > 2 * 4 * len(SCHEDULE)
     at_level = {0.0: latents()}
@@ -127,7 +132,7 @@ def test_other_loops_go_along_the_given_latents_under_both_policies(
 @pytest.mark.parametrize("family", [rolled(), recomputed(), recomputed(sink_frames=1)])
 @pytest.mark.parametrize("policy", [FULL, SlidingWindow(6, 1), DummyForcing()])
 def test_other_loops_have_no_error_against_themselves(family: Family, policy: Policy) -> None:
-    found = list(teacher_forced(denoiser(), latents(), SCHEDULE, PROMPTS, policy, policy, family, NOISE))
+    found = list(teacher_forced(made_with(policy, family), latents(), policy))
     assert [e.velocity for e in found] == [0] * 4 and not any(e.heads.any() for e in found)
 
 
@@ -151,7 +156,7 @@ def test_each_memory_has_stills_of_its_own() -> None:
 
     def velocity(**stills) -> float:
         window = SlidingWindow(5, 0)
-        found = teacher_forced(denoiser(), latents(), SCHEDULE, PROMPTS, window, FULL, recomputed(), NOISE, **stills)
+        found = teacher_forced(made_with(window, recomputed()), latents(), FULL, **stills)
         return list(found)[-1].velocity
 
     assert velocity(new_stills=new_stills) != velocity()
@@ -203,16 +208,16 @@ def test_a_first_layer_head_that_keeps_everything_has_no_error_of_its_own(chunk:
 def test_errors_are_relative_l2_of_velocity_and_head_outputs() -> None:
     """Written out for the first denoising step alone, chunk 1 of a window without history."""
     one_step = Schedule((1.0,))
-    found = list(
-        teacher_forced(denoiser(), latents(), one_step, PROMPTS, SlidingWindow(3, 0), FULL, FAMILY, NOISE, reference)
-    )[1]
+    run = replace(made_with(SlidingWindow(3, 0)), schedule=one_step, attend=reference)
+    found = list(teacher_forced(run, latents(), FULL))[1]
     outputs = {}
     spans = [e.span for e in errors(FULL)]
     x = NOISE(0, spans[1])
     with torch.inference_mode():
         for policy in (FULL, SlidingWindow(3, 0)):
-            memory = new_cache(denoiser(), SHAPE, policy, FAMILY, reference)
-            clean_pass(memory, denoiser(), latents()[:, :, :3], spans[0], PROMPTS.at(0), one_step, NOISE)
+            alone = replace(run, policy=policy)
+            memory = alone.new_cache()
+            clean_pass(alone, memory, spans[0], latents()[:, :, :3], PROMPTS.at(0))
             memory.begin(3, 3)
             heads = []
             memory.on_output = lambda layer, out, heads=heads: heads.append(out)

@@ -155,7 +155,9 @@ def test_compare_and_profile(run, words, order, tmp_path: Path) -> None:
 
 def test_a_prompt_that_comes_later_is_read_then(checkpoint: Path, encoder: Path, order) -> None:
     loaded = pipeline.load_pipeline(
-        str(checkpoint), "self_forcing", torch.device("cpu"), torch.float32, text_encoder=encoder, prompts=[PROMPT]
+        pipeline.Weights(str(checkpoint), "self_forcing"),
+        pipeline.Compute(torch.device("cpu"), torch.float32),
+        pipeline.TextFiles(encoder=encoder, prompts=[PROMPT]),
     )
     features = loaded.encode(OTHER)
     assert order == [1, "model", 1]

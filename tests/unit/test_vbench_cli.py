@@ -60,7 +60,10 @@ def test_names_contents_and_manifest(sample, tmp_path: Path) -> None:
     assert len(list(read_frames(tmp_path / "out" / "videos" / f"{RED}-1.mp4"))) == 5
     found = manifest(tmp_path / "out")
     assert found["prompts"][RED] == {"text": RED, "seeds": [Sample(RED, RED, i).seed(0) for i in (0, 1)]}
-    assert found["conditions"].items() >= {"size": "16x16", "frames": 5, "seed": 0, "policy": "Full()"}.items()
+    assert (
+        found["conditions"].items()
+        >= {"size": "16x16", "frames": 5, "seed": 0, "policy": "SlidingWindow(window_frames=12, sink_frames=3)"}.items()
+    )
     assert len(found["conditions"]["fingerprint"]) == 16
     assert str(tmp_path) not in json.dumps(found)
     lines = [line for line in result.out.splitlines() if "FPS" in line]
@@ -145,7 +148,7 @@ def _bad(result) -> tuple[int, str]:
         (("--seed", 1), "seed 0, now seed 1"),
         (("--frames", 9), "frames 5, now frames 9"),
         (("--size", "32x16"), "size 16x16, now size 32x16"),
-        (("--policy", "dummy"), "policy full(), now policy dummyforcing("),
+        (("--policy", "dummy"), "policy slidingwindow(window_frames=12, sink_frames=3), now policy dummyforcing("),
         (("--policy", "dummy", "--frames", 9), "frames 5, now frames 9"),
         (("--dtype", "bf16"), "dtype float32, now dtype bfloat16"),
         (("--skip-steps", "2"), "skipped steps none, now skipped steps 2"),
@@ -181,7 +184,7 @@ def test_a_finished_folder_still_reads_the_options(sample, words: tuple) -> None
     [
         ([RED], ("--samples", 0), "--samples 0 came"),
         ([RED], ("--policy", "nope"), "unknown policy"),
-        ([RED], ("--window", 6), "--window belongs to"),
+        ([RED], ("--policy", "full", "--window", 6), "--window belongs to"),
         ([RED], ("--extended", "none.txt"), "cannot read the prompts in none.txt"),
         (["either/or"], (), "prompt 1 holds '/'"),
         (["x" * 250], (), "256 bytes"),

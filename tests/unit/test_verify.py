@@ -369,7 +369,8 @@ class TestCommand:
     def test_the_model_that_is_really_bundled(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Trained: some heads look at the current chunk alone, dummy sets are no chance, and the error is small."""
         monkeypatch.setattr(checkpoints, "DEMO_PATH", DEMO_PATH)
-        page = command.verify(build_parser().parse_args(["verify", "--device", "cpu", "--frames", "33"]))
+        words = ["verify", "--device", "cpu", "--frames", "33"]
+        page = command.verify(build_parser(words).parse_args(words))
         assert page.verdict == "PASS", page.text()
         found = measured(page)
         assert float(found["heads with > 80% of mass on the current chunk"].rstrip("%")) > 5

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dummyforcing_core.kv.attention import reference
+from dummyforcing_core.kv.attention import attention, reference
 from dummyforcing_core.models.wan import CausalWan, WanConfig, forward, sinusoid, text_kv, time_embedding
 
 CONFIG = WanConfig(dim=64, ffn_dim=96, num_heads=2, num_layers=3, text_dim=8, text_len=5, freq_dim=32)
@@ -26,6 +26,8 @@ class Recorder:
         self.called: dict[int, tuple[torch.Tensor, ...]] = {}
         self.stored: dict[int, tuple[torch.Tensor, ...]] = {}
 
+    attend = staticmethod(attention)
+
     def __call__(self, layer, q, k, v):
         self.called[layer] = q, k, v
         return reference(q, k, v)
@@ -36,6 +38,8 @@ class Recorder:
 
 class Identity:
     """No mixing between tokens: every query gets its own value."""
+
+    attend = staticmethod(attention)
 
     def __call__(self, layer, q, k, v):
         return v

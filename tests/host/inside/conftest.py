@@ -25,7 +25,7 @@ FILES = {
 
 @pytest.fixture(scope="session")
 def part(pack: Any) -> Callable[[str], ModuleType]:
-    """``part("nodes.host.sampler")``: a module of the pack, the very one that the host imported."""
+    """``part("nodes.host.session")``: a module of the pack, the very one that the host imported."""
     return lambda name: import_module(f"{pack.module.__name__}.{name}")
 
 

@@ -85,7 +85,7 @@ def test_the_same_engine_without_the_host_makes_the_same_clip(
     family = families.get_family("demo")
     shape = geometry.LatentShape(1, 16, 7, 8, 8)
     context, _ = part("dummyforcing_core.text.demo_text").encode_prompt(PROMPT)
-    chunks = part("dummyforcing_core.loops.rollout").rollout(
+    run = part("dummyforcing_core.loops.run").Run(
         part("dummyforcing_core.models.denoiser").WanDenoiser(loaded.model),
         shape,
         family.schedule,
@@ -94,7 +94,7 @@ def test_the_same_engine_without_the_host_makes_the_same_clip(
         family,
         part("dummyforcing_core.noise").SeededNoise(3, shape, family.chunk_frames),
     )
-    alone = torch.cat([chunk.latent for chunk in chunks], 2)
+    alone = torch.cat([chunk.latent for chunk in part("dummyforcing_core.loops.table").sample(run)], 2)
     torch.testing.assert_close(clip(demo[0], conditioning=prompt(), latent=canvas()), alone, rtol=0, atol=2e-4)
 
 

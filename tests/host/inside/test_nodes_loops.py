@@ -17,21 +17,23 @@ FAMILIES = (
 
 def length_of(family: Any) -> int:
     """Long enough for a second clip, where a family starts anew."""
-    return 24 if family.loop == "restarts" else FRAMES
+    return 24 if family.overlap_frames else FRAMES
 
 
 def alone(
     part: Any, files: Path, name: str, policy: Any, features: torch.Tensor, later: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The core's loop over its own modules; `later` speaks from frame 6 on. Latents in the model's space."""
+    """The core's loop over its own modules; `later` is active from frame 6 on. Latents in the model's space."""
     loaded = part("dummyforcing_core.models.checkpoints").load_model(files / FILE, name)
     shape = part("dummyforcing_core.geometry").LatentShape(1, 16, length_of(loaded.family), 8, 8)
     noise = part("dummyforcing_core.noise").SeededNoise(3, shape, loaded.family.chunk_frames)
     entries = ((0, features),) if later is None else ((0, features), (6, later))
     prompts = part("dummyforcing_core.prompts").PromptSchedule(entries)
     denoise = part("dummyforcing_core.models.denoiser").WanDenoiser(loaded.model)
-    loop = part("dummyforcing_core.loops.table").loop_of(loaded.family)
-    chunks = loop(denoise, shape, loaded.family.schedule, prompts, policy, loaded.family, noise)
+    run = part("dummyforcing_core.loops.run").Run(
+        denoise, shape, loaded.family.schedule, prompts, policy, loaded.family, noise
+    )
+    chunks = part("dummyforcing_core.loops.table").sample(run)
     return torch.cat([chunk.latent for chunk in chunks], dim=2)
 
 
@@ -75,8 +77,8 @@ def test_prompts_switch_alike(
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        ({"start_latent": 1}, ("given start came", "Rolling Forcing")),
-        ({"latent": 14}, ("14 latent frames came", "15")),
+        ({"start_latent": 1}, ("expected no given start, got one", "Rolling Forcing")),
+        ({"latent": 14}, ("got 14 frames", "15")),
     ],
 )
 def test_what_rolling_windows_cannot_do_is_one_line(

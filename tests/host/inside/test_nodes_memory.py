@@ -53,7 +53,7 @@ def test_predicted_bytes_are_those_that_are_allocated(
     row = settings.family_of(model)[0]
     batch = 2 if family == "longlive" else 1
     shape = part("dummyforcing_core.geometry").LatentShape(batch, 16, 13, 8, 8)
-    chosen = settings.settings_of(model).policy or settings.default_policy(row)
+    chosen = settings.settings_of(model).policy or part("dummyforcing_core.policies").own_policy(row)
     predicted = memory.kv_bytes(part("nodes.host.denoiser").geometry_of(model), shape, chosen, row)
     report = stream(model, latent=canvas(13, batch)).outputs[2]
     assert max(taken) <= predicted
@@ -97,7 +97,7 @@ def test_the_host_is_asked_for_the_cache_and_for_one_chunk_not_the_clip(
         real(models, memory_required=memory_required, **kwargs)
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", load)
-    monkeypatch.setattr(part("nodes.host.run"), "reserve", lambda model, needed: None)
+    monkeypatch.setattr(part("nodes.host.session"), "reserve", lambda model, needed: None)
     model = ar_model()
     stream(model)
     (_, one_chunk, _), *_ = asked
@@ -111,7 +111,7 @@ def test_the_host_is_asked_for_the_cache_and_for_one_chunk_not_the_clip(
     settings, shape = part("nodes.host.settings"), part("dummyforcing_core.geometry").LatentShape(1, 16, 21, 8, 8)
     row = settings.family_of(model)[0]
     kv = part("nodes.host.memory").kv_bytes(
-        part("nodes.host.denoiser").geometry_of(model), shape, settings.default_policy(row), row
+        part("nodes.host.denoiser").geometry_of(model), shape, part("dummyforcing_core.policies").own_policy(row), row
     )
     assert sizes[21][1] >= kv and sizes[21][0] >= one_chunk + kv
     assert sizes[3] < sizes[21] == sizes[24], "the window is full: a longer clip needs no more"
@@ -144,7 +144,7 @@ def scarce(part: Any, ar_model: Any, tiny_vae: Any, monkeypatch: pytest.MonkeyPa
         model = ar_model(family=family)
         row = settings.family_of(model)[0]
         shape = part("dummyforcing_core.geometry").LatentShape(1, 16, frames, 8, 8)
-        needs = memory.needs_of(model, shape, settings.default_policy(row), row, 0, 0, tiny_vae)
+        needs = memory.needs_of(model, shape, part("dummyforcing_core.policies").own_policy(row), row, 0, 0, tiny_vae)
         total = (
             needs.weights
             + needs.fixed
@@ -196,7 +196,9 @@ def test_a_chunk_is_decoded_at_a_time_however_many_are_denoised_together(
     for name in ("self_forcing", "rolling_forcing"):
         model = ar_model(family=name)
         row = settings.family_of(model)[0]
-        needs[name] = memory.needs_of(model, shape, settings.default_policy(row), row, 0, 0, tiny_vae)
+        needs[name] = memory.needs_of(
+            model, shape, part("dummyforcing_core.policies").own_policy(row), row, 0, 0, tiny_vae
+        )
     assert needs["rolling_forcing"].decode == needs["self_forcing"].decode > 0
     assert needs["rolling_forcing"].activations == pytest.approx(
         5 * needs["self_forcing"].activations, abs=5
@@ -229,7 +231,7 @@ def test_finishing_early_decodes_what_there_is(
 
 @pytest.mark.parametrize("policy", list(POLICIES))
 def test_every_alternative_that_is_named_is_smaller_and_true(call: Any, ar_model: Any, part: Any, policy: str) -> None:
-    memory, settings = part("nodes.host.memory"), part("nodes.host.settings")
+    memory = part("nodes.host.memory")
     policies, row = (
         part("dummyforcing_core.policies"),
         part("dummyforcing_core.models.families").get_family("self_forcing"),
@@ -239,7 +241,7 @@ def test_every_alternative_that_is_named_is_smaller_and_true(call: Any, ar_model
     )
     shape = part("dummyforcing_core.geometry").LatentShape(1, 16, 81, 136, 240)
     chosen = {
-        "family": settings.default_policy(row),
+        "family": part("dummyforcing_core.policies").own_policy(row),
         "narrow": policies.SlidingWindow(4, 1),
         "dummies": policies.DummyForcing(),
     }[policy]
@@ -259,13 +261,13 @@ def test_every_alternative_that_is_named_is_smaller_and_true(call: Any, ar_model
 
 def test_the_real_models_figures(part: Any) -> None:
     """Self-Forcing 1.3B at 832x480: 0.27 GiB of K and V in bf16 for every latent frame of its window."""
-    memory, settings = part("nodes.host.memory"), part("nodes.host.settings")
+    memory = part("nodes.host.memory")
     row = part("dummyforcing_core.models.families").get_family("self_forcing")
     geometry = part("dummyforcing_core.models.denoiser").ModelGeometry(
         30, 12, 128, 16, torch.device("cpu"), torch.bfloat16
     )
     shape = part("dummyforcing_core.geometry").LatentShape(1, 16, 21, 60, 104)
-    dense = memory.kv_bytes(geometry, shape, settings.default_policy(row), row)
+    dense = memory.kv_bytes(geometry, shape, part("dummyforcing_core.policies").own_policy(row), row)
     assert dense == 2 * (30 + 1) * 1560 * 1536 * 2 * 21  # and one layer more, for a re-packing
     assert 5.7 < dense / 2**30 < 5.9
 

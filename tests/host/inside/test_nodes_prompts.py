@@ -48,7 +48,7 @@ def frames_of(part: Any, ar_model: Any, conditioning: list, fps: float) -> list[
     converted = comfy.sampler_helpers.convert_cond(conditioning)
     for condition in converted:
         condition["model_conds"] = {"c_crossattn": type("Cond", (), {"cond": condition["cross_attn"]})()}
-    prompts, by_tensor = part("nodes.host.prompts").schedule_of(converted, fps)
+    prompts, by_tensor = part("nodes.host.prompts").prompts_of(converted, fps)
     assert set(by_tensor) == {id(tensor) for _, tensor in prompts.entries}
     return [start for start, _ in prompts.entries]
 
@@ -89,13 +89,13 @@ def test_a_switch_changes_only_what_comes_after_it(clip: Any, ar_model: Any, sch
     torch.testing.assert_close(beyond, constant, **CLOSE)
 
 
-def test_a_prompt_that_is_never_heard_is_in_the_report(stream: Any, ar_model: Any, schedule: Any) -> None:
+def test_an_unused_prompt_is_in_the_report(stream: Any, ar_model: Any, schedule: Any) -> None:
     heard = stream(ar_model(), conditioning=schedule("0 | one\n1.5 | two"))
     assert "never heard" not in heard.outputs[2]
     late = stream(ar_model(), conditioning=schedule("0 | one\n1.6 | two"))  # the last chunk begins at frame 6
     assert "note: the prompt of second 1.5" not in late.outputs[2]
     assert (
-        "note: the prompt of second 1.75 is never heard: the clip's last chunk begins at second 1.5"
+        "note: the prompt of second 1.75 is never used: the clip's last chunk begins at second 1.5"
         in (stream(ar_model(), conditioning=schedule("0 | one\n1.75 | two")).outputs[2])
     )
 

@@ -76,7 +76,7 @@ def test_our_sampler_refuses_guidance(
     guided: Any, ar_model: Any, refused: Any, conditioning: Any, model_calls: list
 ) -> None:
     both = {"positive": conditioning(1), "negative": conditioning(2)}
-    refused(lambda: guided(ar_model(), "CFGGuider", cfg=4.5, **both), "cfg 4.5", "Basic Guider")
+    refused(lambda: guided(ar_model(), "CFGGuider", cfg=4.5, **both), "got 4.5", "Basic Guider")
     assert guided(ar_model(), "CFGGuider", cfg=1.0, **both).isfinite().all()
 
 

@@ -153,13 +153,13 @@ def test_the_clean_clip_of_the_sampler_is_the_clip(part: Any, call: Any, ar_mode
     guider.inner_set_conds({"positive": conditioning(1)})
     guider.set_cfg(1.0)
     family = part("dummyforcing_core.models.families").get_family("self_forcing")
-    sigmas = part("nodes.host.sampler").sigmas_of(family.schedule)
+    sigmas = part("nodes.host.sigmas").sigmas_of(family.schedule)
     latent = torch.zeros(1, 16, 7, 8, 8)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
     made = guider.sample(
         noise,
         latent,
-        part("nodes.host.sampler").full_clip_sampler(),
+        part("nodes.host.chunks").full_clip_sampler(),
         sigmas,
         callback=lambda step, x0, x, total: seen.append(x0),
         seed=0,

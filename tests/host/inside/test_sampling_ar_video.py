@@ -46,7 +46,7 @@ def replayed(part: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 return initial[:, :, span.start : span.stop]
             return drawn[(span.chunk - given) * (steps - 1) + step - 1]
 
-        monkeypatch.setattr(part("nodes.host.sampler").Session, "seeded_noise", lambda session, shape: noise)
+        monkeypatch.setattr(part("nodes.host.session").Session, "seeded_noise", lambda session, shape: noise)
 
     return use
 
