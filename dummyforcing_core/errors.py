@@ -1,4 +1,4 @@
-"""Errors a user can act on. Each message says what came, what was expected and what to do."""
+"""Errors a user can act on. Each message says what was expected, what it got, and what to do."""
 
 
 class DummyForcingError(Exception):

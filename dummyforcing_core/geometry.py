@@ -13,7 +13,7 @@ FPS = 16
 def latent_frames(pixel_frames: int) -> int:
     """Latent frames that cover `pixel_frames`, rounded up to 4 * (T - 1) + 1."""
     if pixel_frames < 1:
-        raise OutputError(f"{pixel_frames} frames came; ask for at least 1")
+        raise OutputError(f"expected 1 frame or more, got {pixel_frames}; ask for at least 1")
     return -(-(pixel_frames - 1) // TEMPORAL) + 1
 
 
@@ -56,7 +56,8 @@ class LatentShape:
         if width < side or height < side or width % side or height % side:
             near = [max(side, round(x / side) * side) for x in (width, height)]
             raise OutputError(
-                f"size {width}x{height} came; both sides must be multiples of {side} pixels, e.g. {near[0]}x{near[1]}"
+                f"expected sides that are multiples of {side} pixels, got {width}x{height}; use e.g. "
+                f"{near[0]}x{near[1]}"
             )
         return cls(batch, channels, latent_frames(frames), height // SPATIAL, width // SPATIAL)
 
@@ -101,8 +102,9 @@ def chunk_spans(clip_frames: int, chunk_frames: int, given_frames: int = 0) -> l
     """Splits a clip into chunks of `chunk_frames`, the last one maybe shorter; a given start comes first, whole."""
     if clip_frames < 1 or chunk_frames < 1 or not 0 <= given_frames <= clip_frames:
         raise OutputError(
-            f"a clip of {clip_frames} latent frames in chunks of {chunk_frames} with {given_frames} given came; "
-            "frames and chunk must be at least 1 and the given start no longer than the clip"
+            "expected a clip and chunks of 1 latent frame or more, and a start no longer than the clip, got "
+            f"{clip_frames} latent frames in chunks of {chunk_frames} with {given_frames} given; make the clip longer, "
+            "or the start shorter"
         )
     spans = [Span(0, 0, given_frames, given=True)] if given_frames else []
     for start in range(given_frames, clip_frames, chunk_frames):

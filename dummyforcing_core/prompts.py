@@ -36,7 +36,7 @@ class PromptSchedule:
     def __post_init__(self) -> None:
         starts = [start for start, _ in self.entries]
         if not starts or starts[0] != 0 or starts != sorted(set(starts)):
-            raise DummyForcingError(f"prompt starts {starts} came; they must begin at frame 0 and rise strictly")
+            raise DummyForcingError(f"expected prompt starts that begin at frame 0 and rise, got {starts}; sort them")
 
     @property
     def may_switch(self) -> bool:
@@ -81,7 +81,7 @@ class PromptSchedule:
         more, and a policy that scores heads after a switch scores them at every step.
         """
         if chunks < 0:
-            raise DummyForcingError(f"a blend over {chunks} chunks came; give 0 (a hard switch) or more")
+            raise DummyForcingError(f"expected a blend over 0 chunks or more, got {chunks}; 0 is a hard switch")
         if chunks == 0:
             return self
         entries: list[tuple[int, Tensor]] = []
@@ -102,7 +102,8 @@ def _between(first: Tensor, second: Tensor, share: float) -> Tensor:
     """Features at `share` of the way from first to second, both (B or 1, S, text_dim)."""
     if first.shape[1:] != second.shape[1:]:
         raise DummyForcingError(
-            f"text features of shapes {tuple(first.shape)} and {tuple(second.shape)} came; prompts of equally many "
-            "rows and channels can be blended: pad them alike, or switch hard (blend over 0 chunks)"
+            f"expected text features of one size to blend, got {tuple(first.shape)} and {tuple(second.shape)}; pad "
+            "them "
+            "alike, or switch hard (blend over 0 chunks)"
         )
     return torch.lerp(first, second, share)

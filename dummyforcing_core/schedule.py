@@ -75,10 +75,13 @@ class Schedule:
         steps = self.timesteps
         if steps is not None and (len(steps) != len(self.sigmas) or not all(0 <= t <= TRAIN_STEPS for t in steps)):
             raise DummyForcingError(
-                f"expected {len(self.sigmas)} timesteps in 0..{TRAIN_STEPS}, one for each sigma, got {steps}"
+                f"expected {len(self.sigmas)} timesteps in 0..{TRAIN_STEPS}, one for each sigma, got {steps}; give as "
+                "many"
             )
         if not 0 <= self.context_noise < 1:
-            raise DummyForcingError(f"a context noise of {self.context_noise} came; give a noise level, 0 <= sigma < 1")
+            raise DummyForcingError(
+                f"expected a context noise in 0 <= sigma < 1, got {self.context_noise}; 0 is as trained"
+            )
 
     @classmethod
     def few_step(

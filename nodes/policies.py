@@ -169,5 +169,5 @@ class TeaCacheAR(io.ComfyNode):
 def _numbers(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
-        raise DummyForcingError(f"skip_steps {text!r} came; write step numbers with commas, e.g. 2,3")
+        raise DummyForcingError(f"expected skip_steps as numbers with commas, got {text!r}; write e.g. 2,3")
     return tuple(int(part) for part in parts)

@@ -67,7 +67,9 @@ def size(text: str) -> tuple[int, int]:
     name = text.strip().lower()
     match = re.fullmatch(r"(\d+)[x*](\d+)", name)
     if name not in SIZES and not match:
-        raise argparse.ArgumentTypeError(f"size {text!r} came; write WIDTHxHEIGHT, e.g. 832x480, or {', '.join(SIZES)}")
+        raise argparse.ArgumentTypeError(
+            f"expected WIDTHxHEIGHT, got {text!r}; write e.g. 832x480, or {', '.join(SIZES)}"
+        )
     return (int(match[1]), int(match[2])) if match else SIZES[name]
 
 
@@ -75,7 +77,9 @@ def tile(text: str) -> tuple[int, int]:
     """ "RxC" as latent rows and columns of a tile."""
     match = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower())
     if not match or min(int(match[1]), int(match[2])) < 4:
-        raise argparse.ArgumentTypeError(f"tile {text!r} came; write ROWSxCOLUMNS in latents, from 4x4 up")
+        raise argparse.ArgumentTypeError(
+            f"expected ROWSxCOLUMNS in latents, got {text!r}; write e.g. 32x32, from 4x4 up"
+        )
     return int(match[1]), int(match[2])
 
 
@@ -86,14 +90,14 @@ def finite(text: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text!r} came; write a finite number, e.g. 0.8")
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}; write e.g. 0.8")
     return number
 
 
 def whole_numbers(text: str) -> list[int]:
     """ "40,80" as numbers."""
     if not re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} came; write whole numbers, e.g. 40,80,120")
+        raise argparse.ArgumentTypeError(f"expected whole numbers, got {text!r}; write e.g. 40,80,120")
     return [int(part) for part in text.split(",")]
 
 
@@ -228,7 +232,8 @@ def _check_texts(args: argparse.Namespace, prompts: Sequence[str]) -> None:
     texts = len(set(prompts))
     if args.text_embedding is not None and texts > 1:
         raise DummyForcingError(
-            f"--text-embedding is one text, {texts} different prompts came; use --text-encoder, or one prompt"
+            f"expected one prompt for --text-embedding, which is one text, got {texts}; use --text-encoder, or one "
+            "prompt"
         )
 
 

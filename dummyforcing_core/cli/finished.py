@@ -22,6 +22,7 @@ def check_finished(video: Path, asked: Mapping[str, Any]) -> None:
     for name, value in asked.items():
         if name in found and found[name] != value:
             raise OutputError(
-                f"{video} was made with {name} {found[name]!r}, now {name} {value!r} came; choose another folder, or "
+                f"expected {name} {found[name]!r}, which {video} was made with, got {value!r}; choose another folder, "
+                "or "
                 "delete it"
             )

@@ -74,7 +74,7 @@ def _or_word(number: type, word: str) -> Any:
         try:
             return number(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"expected {word} or a number, got {text!r}") from None
+            raise argparse.ArgumentTypeError(f"expected a number or {word!r}, got {text!r}") from None
 
     return read
 
@@ -126,7 +126,8 @@ def refuse_surplus(args: argparse.Namespace, policies: list[type[Policy]]) -> No
     for flag, names in owners.items():
         if not chosen.intersection(names) and getattr(args, _dest(flag)) is not None:
             raise DummyForcingError(
-                f"--{flag} belongs to --policy {', '.join(names)}, but --policy {', '.join(sorted(chosen))} came"
+                f"--{flag}: expected --policy {' or '.join(names)}, got {', '.join(sorted(chosen))}; leave it out, or "
+                "choose that policy"
             )
 
 
@@ -144,4 +145,4 @@ def _numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} came; write numbers, e.g. 12.5,-3,0.1") from error
+        raise argparse.ArgumentTypeError(f"expected numbers, got {text!r}; write e.g. 12.5,-3,0.1") from error

@@ -41,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
     """Scores, prints what the paper prints, writes the profile."""
     for option in ("seeds", "local_chunks"):
         if getattr(args, option) < 1:
-            raise DummyForcingError(f"--{option.replace('_', '-')} {getattr(args, option)} came; give 1 or more")
+            raise DummyForcingError(
+                f"expected --{option.replace('_', '-')} of 1 or more, got {getattr(args, option)}; give at least 1"
+            )
     lines = read_prompts(args.prompts)
     shape: LatentShape = clip_shape(args)
     claim_outputs(args, ("out", "picture"))

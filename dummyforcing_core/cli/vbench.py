@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Samples what is missing of this rank's share, one line per clip."""
     if args.samples < 1:
-        raise DummyForcingError(f"--samples {args.samples} came; give 1 or more")
+        raise DummyForcingError(f"expected --samples of 1 or more, got {args.samples}; give at least 1")
     shape = clip_shape(args)
     get_policy(args.policy)  # an unknown name must not cost a model load
     extended = read_prompts(args.extended) if args.extended else None

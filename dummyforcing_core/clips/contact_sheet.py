@@ -40,13 +40,13 @@ def contact_sheet(
     """
     tiles = [_tile(frame, scale) for frame in frames]
     if not tiles:
-        raise OutputError("a contact sheet needs at least one frame; none came")
+        raise OutputError("expected at least one frame for a contact sheet, got none; give some")
     if len({tile.size for tile in tiles}) > 1:
-        raise OutputError(f"the frames of a contact sheet must have one size; {sorted({t.size for t in tiles})} came")
+        raise OutputError(f"expected frames of one size, got {sorted({t.size for t in tiles})}; make them alike")
     if captions is not None and len(captions) != len(tiles):
-        raise OutputError(f"{len(captions)} captions came for {len(tiles)} frames; give one each, or none")
+        raise OutputError(f"expected {len(tiles)} captions, one a frame, got {len(captions)}; give one each, or none")
     if columns < 1:
-        raise OutputError(f"a contact sheet needs at least 1 column; {columns} came")
+        raise OutputError(f"expected 1 column or more, got {columns}; give at least 1")
     return _lay_out(tiles, columns, captions, title, by_column)
 
 
@@ -115,7 +115,7 @@ def _tile(frame: np.ndarray, scale: float | None) -> Image:
 
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
         raise OutputError(
-            f"a frame of shape {tuple(frame.shape)} {frame.dtype} came; expected (height, width, 3) uint8"
+            f"expected a frame (height, width, 3) uint8, got {tuple(frame.shape)} {frame.dtype}; convert it"
         )
     picture = Image.fromarray(np.ascontiguousarray(frame))
     if scale is None:

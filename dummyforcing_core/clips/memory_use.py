@@ -9,7 +9,7 @@ from ..loops.run import ChunkResult
 
 @dataclass
 class MemoryUse:
-    """K/V bytes of a clip as its plans priced them, beside what was really allocated."""
+    """K/V bytes of a clip as its plans estimated them, beside what was really allocated."""
 
     shape: KVShape
     last: ChunkResult | None = None

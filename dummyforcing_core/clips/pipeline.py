@@ -144,7 +144,7 @@ def _loaded(
     model, family, device, dtype = weights.model, weights.family, compute.device, compute.dtype
     if model == DEMO:
         if family is not None and get_family(family).name != DEMO:
-            raise CheckpointError(f"--family {family} came, --model demo is of family {DEMO}; leave --family out")
+            raise CheckpointError(f"expected --family {DEMO} or none for --model demo, got {family}; leave it out")
         if weights.lora is not None:
             raise CheckpointError(
                 f"{weights.lora.path}: the demo model takes no LoRA; name its base checkpoint with --model"
@@ -178,7 +178,7 @@ def _pixels(decoder: Decoder) -> tuple[NewDecoder, EncodePixels | None]:
         return LatentPreview, None
     if isinstance(vae, TinyDecoder):
         if tile is not None:
-            raise CheckpointError("--vae-tile came with a tiny decoder, which needs none; leave it out")
+            raise CheckpointError("expected no --vae-tile for a tiny decoder, which needs none, got one; leave it out")
         return partial(TinyStream, vae), None
     return partial(WanVAEDecoder, vae, tile), partial(encode_video, vae, tile=tile)
 

@@ -24,12 +24,18 @@ class Script:
 
     def __post_init__(self) -> None:
         if self.blend_chunks < 0:
-            raise DummyForcingError(f"a blend over {self.blend_chunks} chunks came; give 0 (a hard switch) or more")
+            raise DummyForcingError(
+                f"expected a blend over 0 chunks or more, got {self.blend_chunks}; 0 is a hard switch"
+            )
         starts = [start for start, _ in self.lines]
         if not starts or starts[0] != 0:
-            raise DummyForcingError(f"prompts that start at latent frames {starts} came; the first must start at 0")
+            raise DummyForcingError(
+                f"expected a first prompt at latent frame 0, got starts {starts}; give one for the beginning"
+            )
         if starts != sorted(set(starts)):
-            raise DummyForcingError(f"prompts that start at latent frames {starts} came; put them in rising order")
+            raise DummyForcingError(
+                f"expected prompts in rising order, got starts at latent frames {starts}; sort them"
+            )
 
     @classmethod
     def constant(cls, prompt: str) -> "Script":
@@ -72,8 +78,8 @@ class Script:
                 raise DummyForcingError(f'line {number} is no object with "prompts", a list of texts: {line[:60]}')
             if len(prompts) != len(switch_frames) + 1:
                 raise DummyForcingError(
-                    f"line {number} has {len(prompts)} prompts, which needs {len(prompts) - 1} switch frames; "
-                    f"{len(switch_frames)} came: {list(switch_frames)}"
+                    f"line {number}: expected {len(prompts) - 1} switch frames for its {len(prompts)} prompts, got "
+                    f"{len(switch_frames)}: {list(switch_frames)}; give one for every prompt but the first"
                 )
             scripts.append(cls(tuple(zip([0, *switch_frames], prompts, strict=True))))
         return scripts

@@ -26,9 +26,11 @@ def start_from_latents(path: Path, shape: LatentShape) -> Tensor:
         raise OutputError(f"{path}: not a readable .safetensors file ({error}); save it with --save-latents") from error
     wanted = (1, shape.channels, shape.height, shape.width)
     if latent is None or latent.ndim != 5 or (*latent.shape[:2], *latent.shape[3:]) != wanted:
-        came = 'no tensor "latent"' if latent is None else f"a latent of shape {tuple(latent.shape)}"
+        got = 'no tensor "latent"' if latent is None else f"a latent of shape {tuple(latent.shape)}"
         raise OutputError(
-            f"{path}: holds {came}; this clip needs (1, {shape.channels}, frames, {shape.height}, {shape.width})"
+            f"{path}: expected a latent (1, {shape.channels}, frames, {shape.height}, {shape.width}) for this clip, "
+            f"got {got}; "
+            "make the clip of the same size"
         )
     if latent.shape[2] >= shape.frames:
         raise OutputError(

@@ -91,8 +91,8 @@ class VideoWriter:
         expected = (self.height, self.width, 3)
         if frames.ndim != 4 or frames.shape[1:] != expected or frames.dtype != np.uint8:
             raise OutputError(
-                f"cannot write {self.path}: frames of shape {tuple(frames.shape)} {frames.dtype} came, "
-                f"expected (frames, {self.height}, {self.width}, 3) uint8"
+                f"cannot write {self.path}: expected frames (frames, {self.height}, {self.width}, 3) uint8, got "
+                f"{tuple(frames.shape)} {frames.dtype}; convert them"
             )
         packets: list[Any] = []
         for index, frame in enumerate(frames, start=self.frames_written):
@@ -125,7 +125,9 @@ class VideoWriter:
                 "all of them must be at least 1"
             )
         if not 0 <= self.crf <= 51:
-            raise OutputError(f"cannot write {self.path}: crf {self.crf} came; h264 knows 0 (lossless) to 51 (worst)")
+            raise OutputError(
+                f"cannot write {self.path}: expected crf 0 (lossless) to 51 (worst), got {self.crf}; try 16"
+            )
         width, height = self.width * self.scale, self.height * self.scale
         if width % 2 or height % 2:
             raise OutputError(

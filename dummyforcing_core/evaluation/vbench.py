@@ -49,8 +49,9 @@ def pair_up(prompts: Sequence[str], extended: Sequence[str] | None, samples: int
     """
     if extended is not None and len(extended) != len(prompts):
         raise DummyForcingError(
-            f"{len(prompts)} prompts and {len(extended)} extended prompts came; line k of one belongs to line k of the "
-            "other, so both files need equally many"
+            f"expected as many extended prompts as prompts, {len(prompts)}, got {len(extended)}; line k of one file "
+            "belongs "
+            "to line k of the other"
         )
     suite: Suite = {}
     for number, (prompt, text) in enumerate(zip(prompts, extended or prompts, strict=True), start=1):
@@ -96,7 +97,10 @@ class Shard:
             shard = cls(-1)
         if not (0 <= shard.rank < shard.world and 0 <= shard.local_rank < shard.local_world <= shard.world):
             text = ", ".join(f"{name}={value}" for name, value in said.items())
-            raise DummyForcingError(f"{text} came from the environment; start with torchrun, or unset RANK, WORLD_SIZE")
+            raise DummyForcingError(
+                f"expected RANK, WORLD_SIZE and LOCAL_RANK of torchrun, got {text}; start with torchrun, or unset "
+                "RANK, WORLD_SIZE"
+            )
         return shard
 
     def part(self, suite: Suite) -> Suite:
@@ -109,12 +113,14 @@ class Shard:
             return asked_index
         if asked_index is not None:
             raise DummyForcingError(
-                f"--device {kind}:{asked_index} came for {self.local_world} processes; write --device {kind}, each "
-                "takes the one of its LOCAL_RANK"
+                f"expected one device for each of {self.local_world} processes, got --device {kind}:{asked_index}; "
+                "write "
+                f"--device {kind}, each takes the one of its LOCAL_RANK"
             )
         if self.local_world > count:
             raise DummyForcingError(
-                f"{self.local_world} processes came for {count} {kind} devices; start torchrun with "
+                f"expected at most {count} processes for {count} {kind} devices, got {self.local_world}; start "
+                "torchrun with "
                 f"--nproc-per-node {count}, or use --device cpu"
             )
         return self.local_rank

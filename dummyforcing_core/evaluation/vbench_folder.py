@@ -105,15 +105,17 @@ class ClipFolder:
         for name, value in conditions.items():
             if name in found["conditions"] and found["conditions"][name] != value:
                 raise OutputError(
-                    f"{self.path} holds clips with {name} {found['conditions'][name]}, now {name} {value} came; repeat "
+                    f"expected {name} {found['conditions'][name]}, as of the clips in {self.path}, got {name} "
+                    f"{value}; repeat "
                     "what they were made with, or choose another folder"
                 )
         for prompt, text in suite.items():
             entry = found["prompts"].get(prompt)
             if entry is not None and entry["text"] != text:
                 raise OutputError(
-                    f"{self.path} holds clips of {prompt[:60]!r} sampled as {entry['text'][:40]!r}, now {text[:40]!r} "
-                    "came; repeat the --extended file they were made with, or choose another folder"
+                    f"expected {prompt[:60]!r} sampled as {entry['text'][:40]!r}, as in {self.path}, got "
+                    f"{text[:40]!r}; "
+                    "repeat the --extended file they were made with, or choose another folder"
                 )
 
     def record(

@@ -1,6 +1,6 @@
 """Checks of one checkpoint, each a line that says what was measured, what is expected, and a verdict.
 
-PASS or FAIL where a threshold can be defended: damage, non-finite numbers, memory that is not what the plan priced.
+PASS or FAIL where a threshold can be defended: damage, non-finite numbers, memory that is not what the plan estimated.
 INFO where a figure is to be compared by a reader: a model that does not reach a paper's figure is not broken.
 """
 
@@ -187,7 +187,7 @@ def check_bytes(page: Page, title: str, report: RunReport) -> None:
     ok = all(size["predicted"] == size["actual"] for size in sizes.values())
     measured = ", ".join(f"{name} {int(size['actual'] or 0):,}" for name, size in sizes.items())
     wrong = ", ".join(f"{name} {int(size['predicted'] or 0):,}" for name, size in sizes.items())
-    page.add(f"K/V bytes, {title}", measured, "as the plan priced them" if ok else f"the plan's {wrong}", ok)
+    page.add(f"K/V bytes, {title}", measured, "as the plan estimated them" if ok else f"the plan's {wrong}", ok)
 
 
 def chunk_fps(report: RunReport, from_chunk: int) -> float | None:

@@ -80,7 +80,7 @@ class KVCache:
     ):
         if torch.empty((), dtype=dtype).element_size() != shape.element_bytes:
             raise PlanError(
-                f"the cache was priced at {shape.element_bytes} bytes per element, {dtype} takes more or less"
+                f"expected a dtype of {shape.element_bytes} bytes per element, as the plan was estimated, got {dtype}"
             )
         self.plan, self.shape, self.attend = plan, shape, attend
         self._like = torch.empty(0, device=device, dtype=dtype)
@@ -112,7 +112,10 @@ class KVCache:
         Only the newest `key_frames` of them (default: all) become keys and values; the others are queries only.
         """
         if not 0 < frames <= self.shape.pass_frames:
-            raise PlanError(f"a pass of {frames} frames came, this cache was made for 1 to {self.shape.pass_frames}")
+            raise PlanError(
+                f"expected a pass of 1 to {self.shape.pass_frames} frames, got {frames}; make the cache for longer "
+                "passes"
+            )
         stop = start_frame + frames
         if self.query_frames != range(start_frame, stop):
             self._tables.clear()

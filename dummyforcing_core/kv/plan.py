@@ -169,9 +169,14 @@ class HeadPlan:
             document = json.loads(text)
             found = document["format"], document["version"]
         except (json.JSONDecodeError, TypeError, KeyError) as error:
-            raise PlanError(f"this is not a head plan: {error!r}; expected JSON with format {FORMAT!r}") from error
+            raise PlanError(
+                f"expected a head plan, JSON with format {FORMAT!r}, got {error!r}; save it again"
+            ) from error
         if found != (FORMAT, VERSION):
-            raise PlanError(f"format {found[0]!r}, version {found[1]!r} came; known head plans: {FORMAT!r}, {VERSION}")
+            raise PlanError(
+                f"expected a head plan of format {FORMAT!r}, version {VERSION}, got {found[0]!r}, {found[1]!r}; save "
+                "it again"
+            )
         try:
             memories = [HeadMemory(**entry) for entry in document["memories"]]
             plan = cls(

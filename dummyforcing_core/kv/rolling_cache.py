@@ -10,7 +10,7 @@ that no distance exceeds A. In a clean pass it stays where it was made, and is o
 then go to more recent frames.
 
 What a pass sees is scattered over a ring, so it is gathered layer by layer. A window's keys and values exist for one
-layer at a time: only a chunk's are resident and priced.
+layer at a time: only a chunk's are resident and estimated.
 """
 
 from dataclasses import dataclass

@@ -28,7 +28,10 @@ class HeadScores:
 
     def __post_init__(self) -> None:
         if self.mass.ndim != 3 or self.mass.shape[2] != len(REGIONS):
-            raise PlanError(f"scores of shape {tuple(self.mass.shape)} came; expected (layers, heads, {len(REGIONS)})")
+            raise PlanError(
+                f"expected scores (layers, heads, {len(REGIONS)}), got shape {tuple(self.mass.shape)}; score the "
+                "heads again"
+            )
 
     @classmethod
     def mean(cls, scores: Sequence["HeadScores"]) -> "HeadScores":
@@ -54,7 +57,9 @@ def region_mass_lse(q: Tensor, k: Tensor, bounds: Bounds) -> Tensor:
     No scores are materialised. Arguments and result as in `region_mass`, but the ranges must cover all of k.
     """
     if sum(stop - start for start, stop in bounds) != k.shape[1]:
-        raise PlanError(f"token ranges {list(bounds)} came; here they must tile all {k.shape[1]} keys")
+        raise PlanError(
+            f"expected token ranges that tile all {k.shape[1]} keys, got {list(bounds)}; use region_mass for others"
+        )
     q, k = (x.transpose(1, 2) for x in (q, k))
     lse = [
         _fused_lse(q, k[:, :, start:stop])
@@ -85,7 +90,9 @@ class Observation:
         self, layers: int, heads: int, stride: int = 1, rows: Tensor | None = None, mass: MassFn = region_mass
     ):
         if stride < 1:
-            raise PlanError(f"a score stride of {stride} came; 1 scores every query row, n every n-th")
+            raise PlanError(
+                f"expected a score stride of 1 or more, got {stride}; 1 scores every query row, n every n-th"
+            )
         self._mass_of, self._stride, self._rows = mass, stride, rows
         self._mass: list[list[Tensor | None]] = [[None] * heads for _ in range(layers)]
 

@@ -70,8 +70,8 @@ def encoded_still(still: StillFrames, frame: int, plain: Tensor) -> Tensor:
     encoded = still.at(frame)
     if encoded.shape != plain.shape:
         raise OutputError(
-            f"a still frame of shape {tuple(encoded.shape)} came from the encoder, {tuple(plain.shape)} was "
-            "expected; decode and encode with the VAE that belongs to the model"
+            f"expected a still frame of shape {tuple(plain.shape)} from the encoder, got {tuple(encoded.shape)}; "
+            "decode and encode with the VAE that belongs to the model"
         )
     return encoded.to(plain)
 

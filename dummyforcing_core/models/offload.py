@@ -31,7 +31,9 @@ def offload_blocks(model: CausalWan, device: torch.device | str, resident_blocks
     """
     blocks = len(model.blocks)
     if not 0 <= resident_blocks <= blocks:
-        raise DummyForcingError(f"{resident_blocks} resident blocks came; the model has {blocks}, give 0 to {blocks}")
+        raise DummyForcingError(
+            f"expected 0 to {blocks} resident blocks, as many as there are, got {resident_blocks}; give fewer"
+        )
     resting = {
         module
         for block in model.blocks[resident_blocks:]

@@ -39,13 +39,14 @@ class StepCache:
         count = len(schedule.sigmas)
         if steps and count == 1:
             raise DummyForcingError(
-                f"steps {list(steps)} came to skip; this family has one step; nothing can be skipped"
+                f"expected no steps to skip, got {list(steps)}; this family has one step: nothing can be skipped"
             )
         for step in steps:
             if not 0 < step < count:
                 raise DummyForcingError(
-                    f"step {step} cannot be skipped; of {count} steps, 1 to {count - 1} can "
-                    "(step 0 comes first, the clean pass always runs)"
+                    f"expected steps to skip from 1 to {count - 1}, got {step}; of {count} steps the first and the "
+                    "clean pass "
+                    "always run"
                 )
         return cls(frozenset(steps))
 
@@ -68,13 +69,17 @@ class TeaCache:
 
     def __post_init__(self) -> None:
         if not self.threshold >= 0 or not math.isfinite(self.threshold):
-            raise DummyForcingError(f"a TeaCache threshold of {self.threshold} came; it must be a number from 0 up")
+            raise DummyForcingError(
+                f"expected a TeaCache threshold of 0 or more, got {self.threshold}; 0 skips nothing"
+            )
         if self.signal not in ("e", "e0"):
-            raise DummyForcingError(f"TeaCache signal {self.signal!r} is unknown; known: e, e0")
+            raise DummyForcingError(f"expected TeaCache signal e or e0, got {self.signal!r}; e0 is the default")
         if self.coefficients is not None and (
             not self.coefficients or not all(math.isfinite(c) for c in self.coefficients)
         ):
-            raise DummyForcingError(f"TeaCache coefficients {self.coefficients} came; give one or more finite numbers")
+            raise DummyForcingError(
+                f"expected TeaCache coefficients that are finite numbers, got {self.coefficients}; give one or more"
+            )
 
     def pattern(self, denoise: Denoiser, schedule: Schedule) -> StepCache:
         """The steps to skip, the same for every chunk."""

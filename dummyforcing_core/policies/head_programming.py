@@ -27,7 +27,7 @@ def assign_roles(mass: Tensor, num_dummy: int) -> list[list[int]]:
     """
     layers, heads = mass.shape[:2]
     if not 0 <= num_dummy <= layers * heads:
-        raise PlanError(f"{num_dummy} dummy heads came, the model has {layers * heads}; use 0 to {layers * heads}")
+        raise PlanError(f"expected 0 to {layers * heads} dummy heads, as many as there are, got {num_dummy}; use fewer")
     cost, sink, neighbour = dummy_cost(mass)
     roles = torch.where(sink < neighbour, NEIGHBOUR, SINK).flatten()
     roles[cost.flatten().sort(stable=True).indices[:num_dummy]] = DUMMY

@@ -31,8 +31,8 @@ class HeadProfile:
 
     @classmethod
     def assumed(cls, layers: int, heads: int) -> "HeadProfile":
-        """For prices before there is a profile: of the heads that keep a memory, at any dummy ratio, half look at the
-        first frames and half at their neighbours."""
+        """To estimate by, before there is a profile: of the heads that keep a memory, at any dummy ratio, half look at
+        the first frames and half at their neighbours."""
         head = torch.arange(layers * heads)
         far = 0.2 + 0.6 * (head // 2) / len(head)
         near = far / 4

@@ -56,7 +56,7 @@ class KeptStills:
 
     def __init__(self, encode: EncodePixels, frames: int):
         if frames < 1:
-            raise OutputError(f"still frames of the last {frames} latents came; a context has at least 1")
+            raise OutputError(f"expected stills of the last 1 latent or more, got {frames}; a context has at least 1")
         self._encode, self._frames = encode, frames
         self._last_pixels: dict[int, Tensor] = {}  # of each latent frame: (B, 3, 1, H, W)
         self._count = 0  # pixel frames so far

@@ -128,7 +128,7 @@ def to_uint8(pixels: Tensor, size: tuple[int, int] | None = None) -> np.ndarray:
     Values outside [-1, 1] are clipped; NaN or infinity is an OutputError, because a black frame would hide it.
     """
     if pixels.ndim != 5 or pixels.shape[1] != 3:
-        raise OutputError(f"pixels of shape {tuple(pixels.shape)} came; expected (batch, 3, frames, height, width)")
+        raise OutputError(f"expected pixels (batch, 3, frames, height, width), got shape {tuple(pixels.shape)}")
     if size is not None:
         pixels = crop(pixels, *size)
     if not bool(torch.isfinite(pixels).all()):

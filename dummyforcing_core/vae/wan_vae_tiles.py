@@ -47,7 +47,7 @@ def tiles(height: int, width: int, size: tuple[int, int] | None, scale: int, dev
     """
     if size is not None and (len(size) != 2 or min(size) < MIN_TILE):
         raise OutputError(
-            f"tiles of {size} came; expected (rows, columns) of at least {MIN_TILE} latents each (8 pixels a latent), "
+            f"expected tiles of (rows, columns), at least {MIN_TILE} latents each (8 pixels a latent), got {size}; "
             "32 or more look best"
         )
     rows, cols = size or (height, width)

@@ -1,4 +1,4 @@
-"""A streaming run before it begins: what was asked for, checked, and priced in device memory."""
+"""A streaming run before it begins: what was asked for, checked, and its device memory estimated."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -90,8 +90,8 @@ def clip_job(
     canvas = latent["samples"]
     if canvas.ndim != 5 or latent.get("noise_mask") is not None:
         raise DummyForcingError(
-            f"a latent of shape {tuple(canvas.shape)}{' with a noise mask' if 'noise_mask' in latent else ''} came; "
-            "connect the empty video latent of Clip Size (batch, 16, frames, h, w), without a mask"
+            "expected an empty video latent (batch, 16, frames, h, w) without a mask, got shape "
+            f"{tuple(canvas.shape)}{' with a noise mask' if 'noise_mask' in latent else ''}; connect Clip Size"
         )
     shape = LatentShape(*canvas.shape)
     start = None if start_latent is None else _checked_start(start_latent["samples"], shape)
@@ -128,8 +128,8 @@ def _checked_start(start: Tensor, shape: LatentShape) -> Tensor:
     wanted = (shape.channels, shape.height, shape.width)
     if start.ndim != 5 or (start.shape[1], *start.shape[3:]) != wanted or start.shape[0] not in (1, shape.batch):
         raise DummyForcingError(
-            f"a start_latent of shape {tuple(start.shape)} came; this clip needs ({shape.batch} or 1, "
-            f"{shape.channels}, frames, {shape.height}, {shape.width}): scale the image to "
+            f"expected a start_latent of shape ({shape.batch} or 1, {shape.channels}, frames, {shape.height}, "
+            f"{shape.width}) for this clip, got {tuple(start.shape)}; scale the image to "
             f"{shape.width * SPATIAL}x{shape.height * SPATIAL} before encoding it"
         )
     if start.shape[2] >= shape.frames:

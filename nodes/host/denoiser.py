@@ -60,12 +60,12 @@ def check_shape(shape: LatentShape) -> None:
     """DummyForcingError unless a Wan2.1 model can sample this shape."""
     if shape.channels != 16:
         raise DummyForcingError(
-            f"a latent with {shape.channels} channels came; Wan2.1 has 16: connect the latent of Clip Size"
+            f"expected a latent with the 16 channels of Wan2.1, got {shape.channels}; connect the latent of Clip Size"
         )
     if shape.height % PATCH or shape.width % PATCH:
         raise DummyForcingError(
-            f"a size of {shape.width * SPATIAL}x{shape.height * SPATIAL} came; both sides must be multiples of "
-            f"{SPATIAL * PATCH}, e.g. 832x480"
+            f"expected sides that are multiples of {SPATIAL * PATCH} pixels, got "
+            f"{shape.width * SPATIAL}x{shape.height * SPATIAL}; use e.g. 832x480"
         )
 
 
@@ -103,7 +103,7 @@ class HostDenoiser:
         mixed = bool((sigma != sigma[:, :1]).any())
         level = torch.ones_like(sigma[:, 0]) if mixed else sigma[:, 0]  # the host knows one level per clip
         # No negative: a patch that turns off the host's shortcut for cfg 1 would have it read into the same cache.
-        # A window of chunks that speaks two prompts brings features of its own; the call is the host's all the same.
+        # A window of chunks under two prompts brings features of its own; the call is the host's all the same.
         condition = self._conditions.get(id(context)) or next(iter(self._conditions.values()))
         self._guider.conds = {"positive": [condition]}
         self._call = sigma, context, step

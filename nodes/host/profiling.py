@@ -26,7 +26,7 @@ def profile_heads(
     family, _ = family_of(model)
     canvas = latent["samples"]
     if canvas.ndim != 5:
-        raise DummyForcingError(f"a latent of shape {tuple(canvas.shape)} came; connect a video latent, of Clip Size")
+        raise DummyForcingError(f"expected a video latent, got shape {tuple(canvas.shape)}; connect Clip Size")
     length = loop_of(family).pass_frames(family) // family.chunk_frames
     if length > 1:  # a window of chunks fills first
         chunks = max(chunks, length + 2)

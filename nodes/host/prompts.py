@@ -1,4 +1,4 @@
-"""Prompts over time as CONDITIONING: every entry may carry the second from which it speaks."""
+"""Prompts over time as CONDITIONING: every entry may carry the second from which it is active."""
 
 from typing import Any
 
@@ -14,14 +14,16 @@ STARTS = "dummyforcing_start_seconds"
 
 
 def starts_at(conditioning: list, seconds: float) -> list:
-    """The conditioning, speaking from `seconds` on."""
+    """The conditioning, active from `seconds` on."""
     return [[tensor, {**options, STARTS: seconds}] for tensor, options in conditioning]
 
 
 def joined(previous: list, later: list, seconds: float) -> list:
     """`previous`, then `later` from `seconds` on; times must rise."""
     if len(later) != 1:
-        raise DummyForcingError(f"{len(later)} prompts came at once for second {seconds:g}; connect one text encoder")
+        raise DummyForcingError(
+            f"expected one prompt for second {seconds:g}, got {len(later)}; connect one text encoder"
+        )
     last = max(options.get(STARTS, 0.0) for _, options in previous)
     if seconds <= last:
         raise DummyForcingError(
@@ -71,7 +73,8 @@ def check_width(prompts: PromptSchedule, wanted: int) -> None:
     for _, features in prompts.entries:
         if features.shape[-1] != wanted:
             raise DummyForcingError(
-                f"text features of {features.shape[-1]} channels came, this model reads {wanted}; connect the CLIP "
+                f"expected text features of {wanted} channels for this model, got {features.shape[-1]}; connect the "
+                "CLIP "
                 "that belongs to it: Load CLIP with umt5-xxl, type wan (the demo model has its own)"
             )
 

@@ -36,8 +36,8 @@ class TiledStream(StreamingDecoder):
         """latents (B, 16, t, h, w) of a LATENT -> pixels (B, 3, f, 8h, 8w) float32 in [-1, 1]."""
         if latents.ndim != 5 or latents.shape[1] != self._vae.latent_channels:
             raise OutputError(
-                f"latents of shape {tuple(latents.shape)} came; this VAE decodes (batch, {self._vae.latent_channels}, "
-                "frames, h, w): connect the VAE of the model"
+                f"expected latents (batch, {self._vae.latent_channels}, frames, h, w) for this VAE, got shape "
+                f"{tuple(latents.shape)}; connect the VAE of the model"
             )
         self._nothing = no_frames(latents)
         pixels = [self._decoded(piece) for piece in self._pieces(latents)]

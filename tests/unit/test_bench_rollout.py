@@ -160,7 +160,7 @@ def test_the_proof_s_load_is_mostly_attention():
         (["--rows", "dense 21", "--chunks", "5"], "no steady chunk"),
         (["--size", "30x32"], "multiples of 16"),
         (["--attention", "fast"], "unknown attention backend"),
-        (["--skip-steps", "0"], "step 0 cannot be skipped"),
+        (["--skip-steps", "0"], "expected steps to skip from 1 to 3, got 0"),
     ],
 )
 def test_bad_input_ends_in_one_line(capsys, words, message):

@@ -129,7 +129,7 @@ class TestCommandLine:
         [
             (("--prompt", RED, "--blend-chunks", 1), "--blend-chunks has no effect here: --schedule is not given"),
             (("--prompts", "STORY", "--blend-chunks", 0), "--schedule is not given"),
-            (("--schedule", "STORY", "--blend-chunks", -1), "a blend over -1 chunks came"),
+            (("--schedule", "STORY", "--blend-chunks", -1), "expected a blend over 0 chunks or more, got -1"),
             (("--schedule", "STORY", "--blend-chunks", 1.5), "invalid int value: '1.5'"),
         ],
     )

@@ -152,12 +152,12 @@ def test_a_pass_may_be_longer_than_a_chunk_and_than_the_ring():
 @pytest.mark.parametrize("frames", [4, 0, -1])
 def test_a_pass_outside_what_the_cache_was_made_for_is_refused(frames):
     cache = KVCache(plan_of((HeadMemory(),)), shape_of(9))
-    with pytest.raises(PlanError, match=rf"{frames} frames came.*1 to 3"):
+    with pytest.raises(PlanError, match=rf"1 to 3 frames, got {frames};"):
         cache.begin(0, frames)
 
 
 def test_another_element_size_than_the_priced_one_is_refused():
-    with pytest.raises(PlanError, match=r"4 bytes per element, torch.bfloat16"):
+    with pytest.raises(PlanError, match=r"4 bytes per element.*got torch.bfloat16"):
         KVCache(plan_of((HeadMemory(),)), shape_of(9), dtype=torch.bfloat16)
 
 

@@ -133,8 +133,8 @@ def test_a_clip_of_one_chunk_has_no_history_to_compare(run, tiny_demo, tmp_path:
 
 BAD_WORDS: dict[str, tuple[str, str]] = {
     "unknown policy": ("--policies full,nope", "unknown policy 'nope'"),
-    "option of no chosen policy": ("--policies full,dummy --window 12", "--window belongs to --policy window"),
-    "dummy option without dummy": ("--policies full,window --num-dummy 1", "--num-dummy belongs to --policy dummy"),
+    "option of no chosen policy": ("--policies full,dummy --window 12", "--window: expected --policy window"),
+    "dummy option without dummy": ("--policies full,window --num-dummy 1", "--num-dummy: expected --policy dummy"),
     "ratio outside 0..1": ("--dummy-ratio 2", "expected dummy_ratio of 0 to 1, got 2"),
     "lc 0": ("--local-chunks 0", "expected local_chunks of 1 or more, got 0"),
     "observe chunk 0": ("--observe-chunk 0", "expected observe_chunk of 1 or more, got 0"),

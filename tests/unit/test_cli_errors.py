@@ -25,14 +25,14 @@ DEMO = "--model", "demo", "--prompt", "a red circle", "--frames", "9", "--size",
 # Words after the good ones above, and what the message must hold; {tmp} is a folder with the regular file "file".
 BAD_WORDS: dict[str, tuple[str, str]] = {
     "zero frames": ("--frames 0", "ask for at least 1"),
-    "negative frames": ("--frames -5", "-5 frames"),
+    "negative frames": ("--frames -5", "expected 1 frame or more, got -5"),
     "frames in words": ("--frames many", "--frames: invalid int value: 'many'"),
-    "size not a multiple of 16": ("--size 100x64", "multiples of 16 pixels, e.g. 96x64"),
+    "size not a multiple of 16": ("--size 100x64", "multiples of 16 pixels, got 100x64; use e.g. 96x64"),
     "size zero": ("--size 0x64", "multiples of 16"),
     "malformed size": ("--size 64", "WIDTHxHEIGHT"),
     "malformed size, words": ("--size axb", "WIDTHxHEIGHT"),
     "unknown family": ("--family nope", "unknown model family 'nope'; known families: causal_forcing"),
-    "family of another model": ("--family self_forcing", "--model demo is of family demo"),
+    "family of another model": ("--family self_forcing", "--family demo or none for --model demo, got self_forcing"),
     "unknown policy": ("--policy nope", "unknown policy 'nope'; known policies: full, window"),
     "unknown attention backend": ("--attention nope", "known: auto, flash3, flash2, sdpa, reference"),
     "attention backend that cannot serve": ("--attention flash2", "cannot be used here"),
@@ -42,8 +42,8 @@ BAD_WORDS: dict[str, tuple[str, str]] = {
     "device without its module": ("--device hpu", "device 'hpu' cannot be used"),
     "window < sink + chunk": ("--policy window --window 5 --sink 3", "expected a window of at least 6 frames"),
     "negative sink": ("--policy window --window 12 --sink -1", "expected sink_frames of 0 or more, got -1"),
-    "window with full": ("--policy full --window 12", "--window belongs to --policy window"),
-    "sink with full": ("--policy full --sink 3", "--sink belongs to --policy window"),
+    "window with full": ("--policy full --window 12", "--window: expected --policy window"),
+    "sink with full": ("--policy full --sink 3", "--sink: expected --policy window"),
     "two kinds of prompt": ("--prompts {tmp}/file", "not allowed with argument"),
     "unknown option": ("--colour red", "unrecognized arguments: --colour red"),
     "missing model file": ("--model {tmp}/none.pt", "no such file"),
@@ -60,9 +60,9 @@ BAD_WORDS: dict[str, tuple[str, str]] = {
     "report over a profile": ("--policy dummy --profile {tmp}/file --report {tmp}/file", "--profile and --report name"),
     "switch without a schedule": ("--switch-frames 3", "--switch-frames has no effect here: --schedule is not given"),
     "LoRA strength alone": ("--lora-strength 0.5", "--lora-strength has no effect here: --lora is not given"),
-    "LoRA strength NaN": ("--lora {tmp}/file --lora-strength nan", "--lora-strength: 'nan' came"),
+    "LoRA strength NaN": ("--lora {tmp}/file --lora-strength nan", "expected a finite number, got 'nan'"),
     "LoRA strength infinite": ("--lora {tmp}/file --lora-strength -inf", "expected one argument"),
-    "LoRA strength in words": ("--lora {tmp}/file --lora-strength much", "'much' came; write a finite number"),
+    "LoRA strength in words": ("--lora {tmp}/file --lora-strength much", "expected a finite number, got 'much'"),
     "offload of the demo": ("--offload", "--offload has no effect on the demo model"),
     "offload of the demo's file": ("--model {demo} --offload", "--offload has no effect on the demo model"),
 }  # fmt: skip
@@ -258,7 +258,9 @@ def test_one_saved_text_for_two_prompts(run, checkpoint: Path, embedding: Path, 
     words = "--model", checkpoint, "--family", "self_forcing", "--text-embedding", embedding, "--device", "cpu"
     result = run(*text_pair(command, tmp_path), *words, "--size", "32x32", "--frames", 21)
     assert_refused(
-        result.code, result.err, "--text-embedding is one text, 2 different prompts came; use --text-encoder"
+        result.code,
+        result.err,
+        "expected one prompt for --text-embedding, which is one text, got 2; use --text-encoder",
     )
     assert [name for name in files(tmp_path / "out") if name.endswith(("mp4", "json"))] == []
 

@@ -310,12 +310,12 @@ class TestAnotherClipInTheFolder:
     @pytest.mark.parametrize(
         ("words", "lines", "message"),
         [
-            (("--seed", 1), LINES, "000_a_red_circle.mp4 was made with seed 0, now seed 1 came"),
-            (("--frames", 9), LINES, "frames 21, now frames 9"),
-            (("--size", "32x16"), LINES, "size '16x16', now size '32x16'"),
-            (("--model", "{demo}"), LINES, "model 'demo', now model 'demo_model.safetensors'"),
-            ((), "a red circle\na blue, square!", "001_a_blue_square.mp4 was made with prompt 'a blue square', now"),
-            (("--switch-frames", "3"), '{"prompts": ["a red circle", "x"]}', "switches [], now switches [3]"),
+            (("--seed", 1), LINES, "000_a_red_circle.mp4 was made with, got 1"),
+            (("--frames", 9), LINES, "was made with, got 9"),
+            (("--size", "32x16"), LINES, "was made with, got '32x16'"),
+            (("--model", "{demo}"), LINES, "was made with, got 'demo_model.safetensors'"),
+            ((), "a red circle\na blue, square!", "expected prompt 'a blue square', which"),
+            (("--switch-frames", "3"), '{"prompts": ["a red circle", "x"]}', "was made with, got [3]"),
         ],
     )
     def test_conditions_that_need_no_model(
@@ -334,9 +334,9 @@ class TestAnotherClipInTheFolder:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (("--policy", "full"), "policy 'SlidingWindow(window_frames=12, sink_frames=3)', now policy 'Full()"),
-            (("--dtype", "bf16"), "dtype 'float32', now dtype 'bfloat16'"),
-            (("--skip-steps", "2"), "skipped steps 'none', now skipped steps '2'"),
+            (("--policy", "full"), "policy 'SlidingWindow(window_frames=12, sink_frames=3)'"),
+            (("--dtype", "bf16"), "dtype 'float32'"),
+            (("--skip-steps", "2"), "skipped steps 'none'"),
         ],
     )
     def test_conditions_that_need_the_model(self, batch, words: tuple, message: str) -> None:
@@ -344,14 +344,16 @@ class TestAnotherClipInTheFolder:
         (folder / "000_a_red_circle.mp4").unlink()
         before = files(folder)
         result = go(*words)
-        assert_refused(result.code, result.err, f"001_a_blue_square.mp4 was made with {message}")
+        assert_refused(
+            result.code, result.err, f"expected {message}, which {folder / '001_a_blue_square.mp4'} was made with, got"
+        )
         assert files(folder) == before
 
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (("--switch-frames", "6"), "switches [3], now switches [6]"),
-            (("--switch-frames", "3", "--blend-chunks", "1"), "blend chunks 0, now blend chunks 1"),
+            (("--switch-frames", "6"), "made with, got [6]"),
+            (("--switch-frames", "3", "--blend-chunks", "1"), "made with, got 1"),
         ],
     )
     def test_where_prompts_switch(self, batch, words: tuple, message: str) -> None:

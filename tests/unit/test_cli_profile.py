@@ -131,7 +131,7 @@ def test_a_profile_read_back_is_the_mean_that_was_printed(made) -> None:
 BAD_WORDS: dict[str, tuple[str, str]] = {
     "missing prompts": ("--prompts {tmp}/none.txt", "cannot read the prompts"),
     "no prompt in the file": ("--prompts {tmp}/empty.txt", "holds no prompt"),
-    "negative local chunks": ("--local-chunks -1", "--local-chunks -1 came"),
+    "negative local chunks": ("--local-chunks -1", "expected --local-chunks of 1 or more, got -1"),
     "seeds in words": ("--seeds many", "--seeds: invalid int value"),
     "bad size": ("--size 20x20", "multiples of 16"),
     "out is a folder": ("--out {tmp}", "cannot write"),

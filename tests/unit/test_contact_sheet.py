@@ -114,13 +114,13 @@ def test_save_writes_a_png_whole_or_not_at_all(tmp_path):
 def test_bad_input_says_what_came():
     with pytest.raises(OutputError, match="at least one frame"):
         contact_sheet([], 3)
-    with pytest.raises(OutputError, match="2 captions came for 1"):
+    with pytest.raises(OutputError, match="expected 1 captions, one a frame, got 2"):
         contact_sheet([flat(0)], 1, ["a", "b"])
     with pytest.raises(OutputError, match="one size"):
         contact_sheet([flat(0), flat(0, 16)], 2, scale=1)
     with pytest.raises(OutputError, match="float64"):
         contact_sheet([np.zeros((4, 4, 3))], 1)
-    with pytest.raises(OutputError, match="at least 1 column"):
+    with pytest.raises(OutputError, match="expected 1 column or more"):
         contact_sheet([flat(0)], 0)
     with pytest.raises(OutputError, match="at least 1"):
         ContactSheet(0)

@@ -139,5 +139,5 @@ def test_a_region_that_nobody_looks_at_divides_nothing_by_zero(sink: float, neig
 
 @pytest.mark.parametrize("num_dummy", [-1, 7, 1000])
 def test_more_dummies_than_heads_or_less_than_none_are_refused(num_dummy: int) -> None:
-    with pytest.raises(PlanError, match=f"{num_dummy} dummy heads came, the model has 6; use 0 to 6"):
+    with pytest.raises(PlanError, match=f"expected 0 to 6 dummy heads, as many as there are, got {num_dummy}"):
         assign_roles(torch.full((2, 3, 3), 1 / 3), num_dummy)

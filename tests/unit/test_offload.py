@@ -128,7 +128,7 @@ def test_the_denoiser_samples_on_the_device(model: CausalWan) -> None:
 
 @pytest.mark.parametrize("count", [-1, 4])
 def test_impossible_counts_are_refused_before_anything_moves(model: CausalWan, count: int) -> None:
-    with pytest.raises(DummyForcingError, match="the model has 3, give 0 to 3"):
+    with pytest.raises(DummyForcingError, match="expected 0 to 3 resident blocks"):
         offload_blocks(model, "meta", count)
     assert all(p.device.type == "cpu" for p in model.parameters())
 

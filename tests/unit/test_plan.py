@@ -199,19 +199,19 @@ def test_text_that_is_no_plan_is_refused_and_the_expected_format_named(text):
 
 
 @pytest.mark.parametrize(
-    "text, came",
+    "text, got",
     [
         (edited(format="other.plan"), "'other.plan'"),
-        (edited(version=VERSION + 1), f"version {VERSION + 1}"),
-        (edited(version=None), "version None"),
+        (edited(version=VERSION + 1), str(VERSION + 1)),
+        (edited(version=None), "None"),
         (edited(format=None), "None"),
     ],
 )
-def test_another_format_or_version_names_what_came_and_what_is_known(text, came):
+def test_another_format_or_version_names_both(text, got):
     with pytest.raises(PlanError) as error:
         HeadPlan.from_json(text)
-    came_text, known_text = str(error.value).split("known", 1)
-    assert came in came_text
+    known_text, got_text = str(error.value).split("got", 1)
+    assert got in got_text
     assert FORMAT in known_text
     assert str(VERSION) in known_text
 

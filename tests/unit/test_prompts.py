@@ -40,7 +40,7 @@ def test_entries_must_begin_at_zero_and_rise(starts):
     with pytest.raises(DummyForcingError) as error:
         PromptSchedule(tuple((start, A) for start in starts))
     assert str(list(starts)) in str(error.value)
-    assert "begin at frame 0 and rise strictly" in str(error.value)
+    assert "expected prompt starts that begin at frame 0 and rise" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_batch_blends_item_by_item():
 @pytest.mark.parametrize(
     ("other", "chunks", "words"),
     [
-        (ONE, -1, ["-1 chunks", "0 (a hard switch)"]),
+        (ONE, -1, ["0 chunks or more, got -1", "0 is a hard switch"]),
         (torch.ones(1, 3, 4), 1, ["(1, 2, 4)", "(1, 3, 4)", "pad"]),
         (torch.ones(1, 2, 5), 1, ["(1, 2, 4)", "(1, 2, 5)"]),
     ],

@@ -483,7 +483,7 @@ def test_a_chunk_that_was_handed_out_may_be_overwritten() -> None:
 
 
 def test_a_clip_of_no_frames_is_refused() -> None:
-    with pytest.raises(DummyForcingError, match="a clip of 0 latent frames"):
+    with pytest.raises(DummyForcingError, match="got 0 latent frames"):
         run(0)
 
 

@@ -111,7 +111,7 @@ def test_log_sum_exp_refuses_what_has_no_such_kernel(device: str) -> None:
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 2), (2, 3, 4), (1, 2, 3, 3), (0,)])
 def test_scores_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(PlanError, match=r"expected \(layers, heads, 3\)"):
+    with pytest.raises(PlanError, match=r"expected scores \(layers, heads, 3\)"):
         HeadScores(torch.zeros(shape))
 
 
@@ -174,7 +174,7 @@ def test_another_mass_function_may_be_named() -> None:
 
 @pytest.mark.parametrize("stride", [0, -3])
 def test_a_stride_below_one_is_refused(stride: int) -> None:
-    with pytest.raises(PlanError, match=f"stride of {stride} came"):
+    with pytest.raises(PlanError, match=f"stride of 1 or more, got {stride}"):
         Observation(1, 1, stride=stride)
 
 

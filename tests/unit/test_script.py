@@ -27,10 +27,10 @@ def test_text_form(text, lines):
         ("0:00 | a\nb", r"line 2 is 'b'.*TIME \| PROMPT"),
         ("0:00 |  ", "line 1"),
         ("x:10 | a", "line 1"),
-        ("0:05 | a", r"\[20\].*must start at 0"),
-        ("0 | a\n0:20 | b\n0:10 | c", r"\[0, 80, 40\].*rising"),
+        ("0:05 | a", r"first prompt at latent frame 0, got starts \[20\]"),
+        ("0 | a\n0:20 | b\n0:10 | c", r"rising order, got starts at latent frames \[0, 80, 40\]"),
         ("0 | a\n0:20 | b\n20 | c", "rising"),
-        ("", "must start at 0"),
+        ("", "expected a first prompt at latent frame 0"),
     ],
 )
 def test_what_the_text_form_refuses(text, message):
@@ -60,8 +60,8 @@ def test_jsonl_is_one_clip_per_line():
         ('{"prompts": ["a"]}\n{"prompts": [}', [], "line 2 is not JSON"),
         ('{"prompt": "a"}', [], "line 1 is no object with"),
         ('{"prompts": ["a", 1]}', [40], "line 1"),
-        ('{"prompts": ["a", "b"]}', [], "needs 1 switch frames; 0 came"),
-        ('{"prompts": ["a", "b"]}', [40, 80], r"2 came: \[40, 80\]"),
+        ('{"prompts": ["a", "b"]}', [], "expected 1 switch frames for its 2 prompts, got 0"),
+        ('{"prompts": ["a", "b"]}', [40, 80], r"got 2: \[40, 80\]"),
         ('{"prompts": ["a", "b", "c"]}', [80, 40], "rising"),
     ],
 )
@@ -90,5 +90,5 @@ def test_a_repeated_prompt_per_chunk_is_no_switch():
 def test_a_blend_over_less_than_nothing_is_refused():
     assert Script.parse("0 | a\n1 | b").blend_chunks == 0
     assert Script(((0, "a"),), blend_chunks=2).blend_chunks == 2
-    with pytest.raises(DummyForcingError, match=r"-1 chunks came; give 0"):
+    with pytest.raises(DummyForcingError, match=r"0 chunks or more, got -1"):
         Script(((0, "a"),), blend_chunks=-1)

@@ -53,7 +53,7 @@ def test_an_image_is_the_first_frame(run, tiny_demo, tmp_path: Path):
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"latent": torch.zeros(1, 16, 3, 4, 6)}, r"\(1, 16, 3, 4, 6\).*\(1, 16, frames, 4, 4\)"),
+        ({"latent": torch.zeros(1, 16, 3, 4, 6)}, r"\(1, 16, frames, 4, 4\).*\(1, 16, 3, 4, 6\)"),
         ({"latents": torch.zeros(1, 16, 3, 4, 4)}, 'no tensor "latent"'),
         ({"latent": torch.zeros(1, 16, 6, 4, 4)}, "6 latent frames, the clip has 6"),
     ],

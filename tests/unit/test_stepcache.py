@@ -129,12 +129,12 @@ def test_an_explicit_list(steps: list[int]) -> None:
 
 @pytest.mark.parametrize("step", [0, 4, -1, 99])
 def test_steps_that_cannot_be_skipped(step: int) -> None:
-    with pytest.raises(DummyForcingError, match=f"step {step} cannot be skipped; of 4 steps, 1 to 3 can"):
+    with pytest.raises(DummyForcingError, match=f"expected steps to skip from 1 to 3, got {step};"):
         StepCache.explicit([1, step], SCHEDULE)
 
 
 def test_one_step_leaves_none_to_skip() -> None:
-    with pytest.raises(DummyForcingError, match="this family has one step; nothing can be skipped"):
+    with pytest.raises(DummyForcingError, match="this family has one step: nothing can be skipped"):
         StepCache.explicit([1], FAMILIES["causal_forcing_1step"].schedule)
 
 
@@ -144,14 +144,14 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threshold": -0.1}, "threshold of -0.1 came"),
-        ({"threshold": NAN}, "threshold of nan came"),
-        ({"threshold": INF}, "threshold of inf came"),
-        ({"signal": "e1"}, "signal 'e1' is unknown; known: e, e0"),
-        ({"signal": ""}, "signal '' is unknown"),
-        ({"coefficients": ()}, "one or more finite numbers"),
-        ({"coefficients": (1.0, NAN)}, "one or more finite numbers"),
-        ({"coefficients": (INF,)}, "one or more finite numbers"),
+        ({"threshold": -0.1}, "threshold of 0 or more, got -0.1"),
+        ({"threshold": NAN}, "threshold of 0 or more, got nan"),
+        ({"threshold": INF}, "threshold of 0 or more, got inf"),
+        ({"signal": "e1"}, "expected TeaCache signal e or e0, got 'e1'"),
+        ({"signal": ""}, "expected TeaCache signal e or e0, got ''"),
+        ({"coefficients": ()}, "coefficients that are finite numbers"),
+        ({"coefficients": (1.0, NAN)}, "coefficients that are finite numbers"),
+        ({"coefficients": (INF,)}, "coefficients that are finite numbers"),
     ],
 )
 def test_bad_options(options: dict, message: str) -> None:

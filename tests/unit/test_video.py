@@ -240,14 +240,14 @@ def test_bad_sizes_and_frames(tmp_path):
         VideoWriter(tmp_path / "clip.mp4", 64, 47)
     with pytest.raises(OutputError, match="at least 1"):
         VideoWriter(tmp_path / "clip.mp4", 64, 48, scale=0)
-    with pytest.raises(OutputError, match="crf 99"):
+    with pytest.raises(OutputError, match=r"expected crf 0 .*got 99"):
         VideoWriter(tmp_path / "clip.mp4", 64, 48, crf=99)
     with pytest.raises(OutputError, match="100000x100000"):
         VideoWriter(tmp_path / "clip.mp4", 100000, 100000)
     with VideoWriter(tmp_path / "clip.mp4", 64, 48) as writer:
-        with pytest.raises(OutputError, match=r"\(2, 64, 48, 3\) uint8 came"):
+        with pytest.raises(OutputError, match=r"got \(2, 64, 48, 3\) uint8"):
             writer.write(np.zeros((2, 64, 48, 3), np.uint8))
-        with pytest.raises(OutputError, match="float32 came"):
+        with pytest.raises(OutputError, match=r"got .* float32"):
             writer.write(np.zeros((2, 48, 64, 3), np.float32))
 
 

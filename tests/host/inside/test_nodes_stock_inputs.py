@@ -44,7 +44,7 @@ def test_text_of_another_width_is_told_before_anything_is_made(
     narrow = [[torch.zeros(1, 77, 768), {}]]
     if second:
         narrow = call("DummyForcingPromptAt", previous=conditioning(1), next=narrow, seconds=0.75).outputs[0]
-    refused(lambda: stream(ar_model(), conditioning=narrow), "768 channels came", "umt5-xxl, type wan")
+    refused(lambda: stream(ar_model(), conditioning=narrow), "got 768", "umt5-xxl, type wan")
     assert model_calls == []
 
 
