@@ -1,19 +1,26 @@
-# make demo | test | test-host | lint | bench | reproduce.  PYTHON=python3.12 picks an interpreter, TORCH_INDEX=URL a wheel index for torch.
+# make demo | test | test-host | proof | lint | bench | reproduce.  PYTHON=python3.12 picks an interpreter, TORCH_INDEX=URL a wheel index for torch.
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 OUT ?= out
+WORKERS ?= auto
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-host lint bench reproduce clean
+.PHONY: demo test test-host proof lint bench reproduce clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
 	$(BIN)/python -m dummyforcing_core demo --out $(OUT)
 
+# Headless tests side by side, one file a worker; then those inside ComfyUI and on its page, which share one host.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/unit tests/property tests/golden tests/slow
+	$(BIN)/python -m pytest tests/host tests/web
+
+# Long proofs (a thousand chunks) of what `make test` shows on short clips.
+proof: $(STAMP)
+	$(BIN)/python -m pytest -m proof -n $(WORKERS) tests/unit tests/property
 
 # The tests against a real ComfyUI and its page, which `make test` skips where there is none; here they must run.
 test-host: $(STAMP)

@@ -484,9 +484,10 @@ def test_steps_may_be_skipped_but_not_the_one_that_is_scored() -> None:
 # -- memory ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("chunks", [30, pytest.param(200, marks=pytest.mark.proof)])
 @pytest.mark.parametrize("name", ["full", "profile", "online", "again every chunk"])
-def test_200_chunks_cost_what_3_cost(name: str) -> None:
-    run, priced, peak = Case(EVERY[name], 600, size=(2, 2)), set(), 0
+def test_many_chunks_cost_what_3_cost(name: str, chunks: int) -> None:
+    run, priced, peak = Case(EVERY[name], 3 * chunks, size=(2, 2)), set(), 0
     for chunk in run.iterate():
         peak = max(peak, chunk.peak_bytes)
         if chunk.span.chunk >= 2:

@@ -136,7 +136,7 @@ def test_prompt_at_wants_later_times(schedule: Any, at: Any, refused: Any) -> No
 
 def test_prompt_at_wants_one_prompt(call: Any, schedule: Any, refused: Any) -> None:
     two = schedule("0 | one\n1 | two")
-    refused(lambda: call("DummyForcingPromptAt", previous=schedule("one"), next=two, seconds=9.0), "2 prompts")
+    refused(lambda: call("DummyForcingPromptAt", previous=schedule("one"), next=two, seconds=9.0), "got 2")
 
 
 def test_times_that_fall_into_one_latent_frame_are_told(

@@ -35,8 +35,8 @@ def guided(call: Any, conditioning: Any, canvas: Any, ours: Any) -> Callable[...
     [
         ({"latent": latent(1, 16, 7, 9, 8)}, ["64x72", "16", "832x480"]),
         ({"latent": latent(1, 16, 7, 8, 7)}, ["56x64", "16"]),
-        ({"latent": latent(1, 4, 7, 8, 8)}, ["4 channels", "Clip Size"]),
-        ({"latent": latent(1, 48, 7, 8, 8)}, ["48 channels", "Clip Size"]),
+        ({"latent": latent(1, 4, 7, 8, 8)}, ["got 4", "Clip Size"]),
+        ({"latent": latent(1, 48, 7, 8, 8)}, ["got 48", "Clip Size"]),
         ({"latent": latent(1, 16, 8, 8)}, ["(1, 16, 8, 8)", "Clip Size"]),
         ({"latent": latent(1, 16, 7, 8, 8, noise_mask=torch.ones(1, 1, 7, 8, 8))}, ["mask"]),
         ({"sigmas": torch.tensor([1.0, 0.5])}, ["SIGMAS", "fall to 0"]),

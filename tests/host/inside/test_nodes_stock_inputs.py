@@ -113,7 +113,7 @@ def test_a_profile_that_was_not_found_cannot_be_saved(call: Any, refused: Any) -
 def test_heads_are_not_scored_on_an_image(call: Any, ar_model: Any, conditioning: Any, refused: Any) -> None:
     latent = {"samples": torch.zeros(1, 16, 8, 8)}
     inputs = {"model": ar_model(), "conditioning": conditioning(1), "latent": latent, "seed": 0, "chunks": 2}
-    refused(lambda: call("DummyForcingProfileHeads", **inputs), "connect a video latent")
+    refused(lambda: call("DummyForcingProfileHeads", **inputs), "expected a video latent")
 
 
 @pytest.mark.parametrize("family", ["rolling_forcing", "causal_forcing_long"])
