@@ -8,7 +8,14 @@ from .full import Full
 from .options import Option, option
 from .sliding_window import SlidingWindow
 
-POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (Full, SlidingWindow, DummyForcing)}
+POLICIES: dict[str, type[Policy]] = {
+    policy.name: policy
+    for policy in (
+        Full,
+        SlidingWindow,
+        DummyForcing,
+    )
+}
 
 
 def get_policy(name: str) -> type[Policy]:
