@@ -1,123 +1,143 @@
-"""Head policies at equal memory, on the same clips and noise: one command, one page of tables.
+"""Head policies at equal memory, on the same clips and noise: one command, one table.
 
-python -m demo.study --out docs
+python -m demo.study --out out/study        run again to go on; each finished policy is a line of results.jsonl
 
-Other weights: `python -m demo.study --model FILE --text-embedding FILE --clips 8 --out out/study`; what needs the
-synthetic world's truth is left out then. Finished policies are kept in --work, so that an interrupted run goes on.
+docs/study.md was written from an earlier run with more conditions; what a new run says is written by a person.
 """
 
 import argparse
 import json
 import os
-import time
-from datetime import datetime, timezone
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from dummyforcing_core.cli.common import size
-from dummyforcing_core.clips.contact_sheet import save_png
-from dummyforcing_core.clips.render import device_name
+from dummyforcing_core.clips.demo_assets import load_demo_codec
 from dummyforcing_core.files import make_folder
+from dummyforcing_core.models.checkpoints import load_demo_model, load_model
+from dummyforcing_core.models.denoiser import WanDenoiser
+from dummyforcing_core.models.families import DEMO
+from dummyforcing_core.policies import Full
 
-from .study_plot import draw
-from .study_profiles import head_figures
-from .study_report import markdown
-from .study_statistics import summary
-from .study_tasks import Settings, Work, entry_task, open_work, preparations, run
+from .study_measure import ceiling, interval, measured
+from .study_policies import Entry, entries
+from .study_tasks import Task, take_profile
 
 
-def parse(words: list[str] | None) -> tuple[Settings, Path, float | None]:
-    """The options: settings, where the results go, and when to stop."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="demo", help='"demo" or a checkpoint file (default: demo)')
-    parser.add_argument("--family", help="how the checkpoint was trained")
-    parser.add_argument("--text-embedding", type=Path, metavar="FILE", help="text features; demo files need none")
-    parser.add_argument("--size", type=size, metavar="WxH", help="pixels, for models other than the demo")
-    parser.add_argument("--frames", type=int, default=81, help="pixel frames, likewise (default: 81)")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", help="bf16, fp16, fp32 (default: bf16 on a GPU, fp32 on the CPU)")
-    parser.add_argument("--attention", default="auto", help="attention backend (default: auto)")
+@dataclass(frozen=True)
+class Settings:
+    """What is measured: a file of the demo family, how many clips of every gap, which shares of dummy heads."""
+
+    model: str
+    clips: int
+    draws: int
+    profile_clips: int
+    gaps: tuple[int, ...]
+    ratios: tuple[float, ...]
+
+
+def parse(words: Sequence[str] | None) -> tuple[Settings, int, Path]:
+    """Settings, number of processes, folder."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=DEMO, help="the bundled model, or another file of its family")
     parser.add_argument("--clips", type=int, default=64)
-    parser.add_argument("--draws", type=int, default=10, help="random choices of heads per setting (default: 10)")
+    parser.add_argument("--draws", type=int, default=10, help="random choices of heads per share (default: 10)")
     parser.add_argument("--profile-clips", type=int, default=16, help="clips that heads are scored on (default: 16)")
-    parser.add_argument("--gaps", type=int, nargs="+", default=[0, 3, 6], help="dark chunks (default: 0 3 6)")
+    parser.add_argument("--gaps", type=int, nargs="+", default=[3, 0, 6], help="dark chunks; errors are of the first")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.1, 0.25, 0.5, 0.75], help="shares of dummy heads")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
-    parser.add_argument("--work", type=Path, default=Path("out/study"), help="where finished parts are kept")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of study.md, .json, .png")
-    parser.add_argument("--minutes", type=float, help="report what is finished after this time")
-    given = vars(parser.parse_args(words))
-    given |= {"gaps": tuple(sorted(given["gaps"])), "ratios": tuple(given["ratios"])}
-    settings = Settings(**{name: given[name] for name in Settings.__dataclass_fields__})
-    return settings, given["out"], given["minutes"]
-
-
-def measure_all(work: Work, minutes: float | None) -> tuple[list[dict], float]:
-    """What was measured of every policy, and the seconds that this run took of it."""
-    began = time.monotonic()
-    workers = work.settings.workers
-    for done in run(preparations(work), workers):
-        print(f"{time.monotonic() - began:5.0f} s  {done}", flush=True)
-    log = work.folder / "results.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    results = {result["key"]: result for result in map(json.loads, lines)}
-    keys = [entry.key for entry in work.entries()]
-    tasks = [(entry_task, work.settings, i) for i, key in enumerate(keys) if key not in results]
-    with log.open("a", encoding="utf-8") as file:
-        for result in run(tasks, workers):
-            results[result["key"]] = result
-            file.write(json.dumps(result) + "\n")
-            file.flush()
-            print(f"{time.monotonic() - began:5.0f} s  {len(results)}/{len(keys)}  {result['key']}", flush=True)
-            if minutes is not None and time.monotonic() - began > 60 * minutes:
-                print("stopped by --minutes")
-                break
-    return [results[key] for key in keys if key in results], time.monotonic() - began
-
-
-def conditions(work: Work, results: list[dict]) -> dict:
-    """How the figures came about."""
-    s, subject = work.settings, work.subject
-    scene, geometry = work.scenes[work.main], subject.denoise.geometry
-    threads = (
-        f"CPU, {torch.get_num_threads()} thread" if geometry.device.type == "cpu" else device_name(geometry.device)
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/study"), help="folder of results.jsonl and study_table.md"
     )
-    return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "model": subject.name,
-        "family": subject.family.name,
-        "fingerprint": subject.fingerprint,
-        "device": threads,
-        "dtype": str(geometry.dtype).removeprefix("torch."),
-        "torch": torch.__version__,
-        "world": subject.codec is not None,
-        "clips": s.clips,
-        "draws": s.draws,
-        "ratios": list(s.ratios),
-        "gaps": list(s.gaps) if subject.codec is not None else [],
-        "main_scene": work.main,
-        "latent_frames": scene.setting(subject).clip_frames,
-        "chunk_frames": subject.family.chunk_frames,
-        "policies": len(results),
-        "process_minutes": sum(result["seconds"] for result in results) / 60,
-    }
+    given = vars(parser.parse_args(words))
+    workers, out = given.pop("workers"), given.pop("out")
+    return Settings(**{name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}), workers, out
 
 
-def main(words: list[str] | None = None) -> None:
-    settings, out, minutes = parse(words)
-    work = open_work(settings)
-    make_folder(work.folder)
+@cache
+def _model(name: str) -> WanDenoiser:
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(1)
+    return WanDenoiser((load_demo_model() if name == DEMO else load_model(name, DEMO)).model)
+
+
+@cache
+def _tasks(settings: Settings) -> tuple[Task, ...]:
+    return tuple(Task.of_gap(settings.clips, gap) for gap in settings.gaps)
+
+
+@cache
+def _entries(settings: Settings) -> list[Entry]:
+    """Every policy; the same in every process."""
+    denoise, first = _model(settings.model), _tasks(settings)[0]
+    setting = first.run(denoise, 0, Full()).setting
+    profile = take_profile(denoise, settings.profile_clips, setting.clip_frames // setting.chunk_frames)
+    return entries(setting, profile, settings.ratios, settings.draws)
+
+
+def _measure(settings: Settings, number: int) -> dict:
+    """One row, in any process."""
+    return measured(_model(settings.model), load_demo_codec(), _entries(settings)[number], _tasks(settings))
+
+
+def measure_all(settings: Settings, workers: int, log: Path) -> list[dict]:
+    """A row for every policy; those in the log are not measured again."""
+    identity = json.dumps(asdict(settings))
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    done = {row["key"]: row for row in map(json.loads, lines) if row["settings"] == identity}
+    keys = [entry.key for entry in _entries(settings)]
+    left = [number for number, key in enumerate(keys) if key not in done]
+    with log.open("a", encoding="utf-8") as file, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        for job in as_completed([pool.submit(_measure, settings, number) for number in left]):
+            row = job.result() | {"settings": identity}
+            done[row["key"]] = row
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            print(f"{len(done)}/{len(keys)}  {row['key']}", flush=True)
+    return [done[key] for key in keys]
+
+
+def table(rows: Sequence[dict], truth: dict[str, float]) -> str:
+    """Markdown. Brackets: 90 % bootstrap over clips; of random heads: least and greatest draw's mean."""
+    names = list(rows[0]["values"])
+    lines = [f"| policy | frames | KiB | {' | '.join(names)} |", "|---" * (3 + len(names)) + "|"]
+    for name, group in _grouped(rows):
+        frames, size = (sum(row[what] for row in group) / len(group) for what in ("frames", "bytes"))
+        cells = [_cell(name_, [np.array(row["values"][name_]) for row in group]) for name_ in names]
+        lines.append(f"| {name} | {frames:.2f} | {size / 1024:.0f} | {' | '.join(cells)} |")
+    cells = [f"{truth[name]:.2f}" if name in truth else "-" for name in names]
+    return "\n".join([*lines, f"| the truth through the codec | - | - | {' | '.join(cells)} |"]) + "\n"
+
+
+def _grouped(rows: Sequence[dict]) -> Iterator[tuple[str, list[dict]]]:
+    """Rows by name: random draws are one line."""
+    for name in dict.fromkeys(row["name"] for row in rows):
+        yield name, [row for row in rows if row["name"] == name]
+
+
+def _cell(measure: str, draws: Sequence[np.ndarray]) -> str:
+    digits = 4 if measure == "error" else 2
+    means = [float(np.nanmean(values)) for values in draws]
+    low, high = interval(draws[0]) if len(draws) == 1 else (min(means), max(means))
+    return f"{sum(means) / len(means):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    settings, workers, out = parse(words)
     make_folder(out)
-    results, seconds = measure_all(work, minutes)
-    document = {"conditions": conditions(work, results)}
-    document["heads"] = head_figures(work.samples(1), work.profiles(), settings.ratios)
-    document["ceiling"] = work.ceiling()
-    document |= summary(results, work.entries())
-    (out / "study.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    (out / "study.md").write_text(markdown(document), encoding="utf-8")
-    save_png(draw(document), out / "study.png")
-    print(f"wrote {out / 'study.md'}, .json, .png in {seconds / 60:.1f} min")
+    rows = measure_all(settings, workers, out / "results.jsonl")
+    truth: dict[str, float] = {}
+    for task in _tasks(settings):
+        truth |= ceiling(load_demo_codec(), task)
+    page = table(rows, truth)
+    (out / "study_table.md").write_text(page, encoding="utf-8")
+    print(page)
 
 
 if __name__ == "__main__":
