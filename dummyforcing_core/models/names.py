@@ -41,6 +41,9 @@ _DIFFUSERS = re.compile(r"^(condition_embedder|blocks\.\d+\.attn[12])\.")
 _NAME = re.compile(r"^(?P<block>blocks\.\d+\.)?(?P<stem>.+?)(?P<leaf>\.(weight|bias))?$")
 _WAN = re.compile(r"^blocks\.\d+\.(self_attn|cross_attn)\.[qkvo]\.")
 
+# Tensors beside the weights of scaled fp8 files.
+QUANTISED = re.compile(r"(^|\.)(scaled_fp8|scale_weight|scale_input|weight_scale|input_scale|comfy_quant)$")
+
 
 class Refusal(NamedTuple):
     """A pattern in tensor names, and what to tell the user whose file has it."""
@@ -66,7 +69,7 @@ REFUSED = (
         "give one such as Self-Forcing's",
     ),
     Refusal(
-        re.compile(r"(^|\.)(scaled_fp8|scale_weight|scale_input|weight_scale|input_scale|comfy_quant)$"),
+        QUANTISED,
         "this file holds scaled fp8 weights, plain bf16, fp16, fp32 or unscaled fp8 was expected; "
         "use it inside ComfyUI or give an unscaled file",
     ),

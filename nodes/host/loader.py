@@ -1,7 +1,6 @@
 """Checkpoints as the authors publish them, through the host's own loader."""
 
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,12 @@ from ...dummyforcing_core.models.checkpoints import CONTAINERS, empty_model, fin
 from ...dummyforcing_core.models.families import DEMO, FAMILIES
 from ...dummyforcing_core.models.lora import Lora
 from ...dummyforcing_core.models.metadata import COMFYUI_CONFIG, parse_metadata, resolve_family
-from ...dummyforcing_core.models.names import official_names, refuse_foreign
+from ...dummyforcing_core.models.names import QUANTISED, official_names, refuse_foreign
 from ...dummyforcing_core.models.wan import WanConfig
 from ...dummyforcing_core.models.wan_geometry import HEAD_DIM, check_tensors, geometry, size_mismatch
 from ...dummyforcing_core.models.weight_files import open_container, read_weights
 from .settings import with_settings
 
-# Tensors beside the weights of scaled fp8 files.
-QUANTISED = re.compile(r"(^|\.)(scaled_fp8|scale_weight|scale_input|weight_scale|input_scale|comfy_quant)$")
 WEIGHT_DTYPES: dict[str, dict[str, Any]] = {
     "default": {},
     "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},

@@ -18,7 +18,7 @@ from dummyforcing_core.models.catalogue import SOURCES
 from tests.host.clips import FILES, HERE, read
 from tests.host.install import REPOSITORY
 from tests.host.server import ComfyServer
-from tests.host.workflow_format import layout_problems, our_nodes, problems, to_api
+from tests.host.workflow_format import layout_problems, our_nodes, problems, to_api, widgets
 
 each_workflow = pytest.mark.parametrize("name", FILES)
 
@@ -174,6 +174,34 @@ def test_the_prompt_is_the_one_that_the_page_made(host: ComfyServer, name: str, 
     new = tmp_path / kept.name
     new.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     assert kept.is_file() and made == read(kept), f"if this version is not out yet and it is meant: cp {new} {kept}"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((HERE / "templates").glob("*/*.json")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_templates_of_every_version_still_open(host: ComfyServer, path: Path) -> None:
+    """As saved by that version they give the prompt that its page queued, which test_workflow_runs.py runs."""
+    opened = to_api(read(path), host.object_info(), older=True)
+    assert opened == read(HERE / "released" / path.parent.name / path.name)
+
+
+@pytest.mark.parametrize(
+    ("values", "opened"),
+    [
+        ([12, 3], [("window", 12), ("sink", 3)]),  # a version without the optional one
+        ([12, 3, 1], [("window", 12), ("sink", 3), ("new", 1)]),
+        ([12], "1 widget values"),  # a required one came in between
+        ([12, 3, 1, 4], "4 widget values"),  # one was taken away
+    ],
+)
+def test_what_an_older_file_may_lack(values: list[int], opened: list | str) -> None:
+    info = {"input": {"required": {"window": ["INT", {}], "sink": ["INT", {}]}, "optional": {"new": ["INT", {}]}}}
+    node = {"type": "X", "widgets_values": values}
+    if isinstance(opened, list):
+        assert widgets(node, info, older=True) == opened
+    else:
+        with pytest.raises(ValueError, match=opened):
+            widgets(node, info, older=True)
 
 
 def test_the_template_browser_finds_them_with_their_pictures(host: ComfyServer) -> None:

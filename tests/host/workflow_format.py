@@ -34,8 +34,10 @@ def is_widget(kind: Any) -> bool:
     return isinstance(kind, list) or kind in WIDGET_TYPES
 
 
-def widgets(node: Info, info: Info) -> list[tuple[str, Any]]:
+def widgets(node: Info, info: Info, older: bool = False) -> list[tuple[str, Any]]:
     """Saved widget values by name, in order; the page's own have names in angle brackets.
+
+    older -- saved by an earlier version, which may have had fewer widgets: new ones are optional, and come last.
 
     Raises:
         ValueError: the node has saved more or fewer values than its definition has widgets.
@@ -50,12 +52,15 @@ def widgets(node: Info, info: Info) -> list[tuple[str, Any]]:
                 names.append("<upload>")
     names += ["<preview>"] * _EXTRA_WIDGETS.get(node["type"], 0)
     values = node.get("widgets_values") or []
+    if older:
+        missing = set(names[len(values) :])
+        names = names if missing & set(info["input"].get("required", {})) else names[: len(values)]
     if len(values) != len(names):
         raise ValueError(f"{len(values)} widget values {values} for {names}")
     return list(zip(names, values, strict=True))
 
 
-def to_api(workflow: Workflow, object_info: dict[str, Info]) -> dict[str, Any]:
+def to_api(workflow: Workflow, object_info: dict[str, Info], older: bool = False) -> dict[str, Any]:
     """The prompt in the API format: ids as text, links as [node id, slot], no notes, none of the page's own widgets."""
     sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
     prompt = {}
@@ -64,7 +69,8 @@ def to_api(workflow: Workflow, object_info: dict[str, Info]) -> dict[str, Any]:
             continue
         if node["mode"] != 0:
             raise ValueError(f"node {node['id']} is muted or bypassed (mode {node['mode']})")
-        inputs = {name: value for name, value in widgets(node, object_info[node["type"]]) if not name.startswith("<")}
+        saved = widgets(node, object_info[node["type"]], older)
+        inputs = {name: value for name, value in saved if not name.startswith("<")}
         inputs |= {one["name"]: sources[one["link"]] for one in node["inputs"] if one.get("link") is not None}
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return prompt
