@@ -231,7 +231,7 @@ def text(name: str, several: bool) -> list[str]:
 
 
 def outcome(run: CommandLine, name: str, words: list[str], read: Callable[[str], Tensor]) -> dict[str, Any]:
-    """The command's line. Whatever goes wrong is told there, so that the others still run."""
+    """The command's line. Whatever goes wrong is reported there, so that the others still run."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):

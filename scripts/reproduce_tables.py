@@ -31,8 +31,8 @@ def _speed(document: dict[str, Any]) -> list[str]:
         for key in ("clip_fps", "last_chunk_fps"):
             cells += [_number(dense.get(key)), _number(dummy.get(key)), _ratio(dummy.get(key), dense.get(key))]
         lines.append(_line([*cells, _ratio(dummy.get("history_bytes"), dense.get("history_bytes"))]))
-    told = "Ratios: Dummy Forcing (DF) to dense. TeaCache: step 2 (0 is the first) is skipped by name."
-    return [*lines, "", f"{told} Blank: not measured, or out of memory."]
+    legend = "Ratios: Dummy Forcing (DF) to dense. TeaCache: step 2 (0 is the first) is skipped by name."
+    return [*lines, "", f"{legend} Blank: not measured, or out of memory."]
 
 
 def _whole_clip(document: dict[str, Any]) -> list[str]:

@@ -52,6 +52,8 @@ def both(first: Observer | None, second: Observer | None) -> Observer | None:
 
 def _groups(memories: list[HeadMemory], slots: list[list[int]]) -> list[tuple[list[int], list[HeadRange]]]:
     """Heads by (positions, capacity, resident frames), and inside a group contiguous ranges of equal memory."""
+    # Resident frames are part of the key: what is live must be one contiguous slice for all heads of a buffer, and some
+    # heads stay behind others for a while.
     table: dict[tuple[str, int, int], dict[tuple[HeadMemory, tuple[int, ...]], list[int]]] = defaultdict(dict)
     for head, (memory, held) in enumerate(zip(memories, slots, strict=True)):
         key = memory.positions, memory.sink_frames + (memory.recent_frames or 0), len(held)
@@ -117,7 +119,7 @@ class KVCache:
                 "passes"
             )
         stop = start_frame + frames
-        if self.query_frames != range(start_frame, stop):
+        if self.query_frames != range(start_frame, stop):  # the steps of a chunk share its rotary tables
             self._tables.clear()
         self.query_frames = range(start_frame, stop)
         self.pass_frames = range(stop - (frames if key_frames is None else key_frames), stop)
@@ -128,6 +130,7 @@ class KVCache:
         frames = len(self.pass_frames)
         out = torch.empty_like(q)
         for group in self.layers[layer]:
+            # Keys are written before queries are looked at: a chunk attends to itself in both directions.
             self._stage(group, k, v)
             gq = apply_rope(group.pick(q), *self._rotation(group, self.query_frames))
             keys, values = group.views(frames)
@@ -136,7 +139,7 @@ class KVCache:
                     regions = self._regions(group, r)
                     self._observer(layer, group.heads[r.span], gq[:, :, r.span], keys[:, :, r.span], regions)
             o = self.attend(gq, keys, values)
-            if group.whole_layer:
+            if group.whole_layer:  # no gather, no scatter, no copy
                 out = o
             else:
                 out[:, :, group.index] = o
@@ -191,7 +194,9 @@ class KVCache:
         PlanError, and nothing changed, if it needs frames that are gone.
         """
         plan.check(len(self.layers), self.plan.heads)
+        # All layers are asked first: a plan that cannot be met must leave every one of them as it was.
         survivors = [self._survivors(layer, self._memories(plan, layer)) for layer in range(len(self.layers))]
+        # One layer at a time: old and new buffers are never there twice over.
         for layer, kept in enumerate(survivors):
             self._replace(layer, self._repacked(layer, self._memories(plan, layer), kept))
         self.plan = plan

@@ -50,7 +50,7 @@ class HeadRange:
             slot = len(self.slots)
             if slot < self.capacity_frames:
                 self.slots.append(frame)
-            elif recent:
+            elif recent:  # full: the newest frame takes the place of the oldest recent one
                 slot = self.memory.sink_frames + self.cursor
                 self.cursor = (self.cursor + 1) % recent
                 self.slots[slot] = frame
@@ -104,6 +104,7 @@ class GroupBuffer:
         self.whole_layer = heads == list(range(layer_heads))
         self.index = to_device(torch.tensor(heads), like.device)
         self.rank_positions = ranges[0].memory.positions == "rank"
+        # One allocation for the whole run: nothing grows, moves or is concatenated while a clip is made.
         tokens = (shape.pass_frames + ranges[0].capacity_frames) * shape.frame_tokens
         size = (shape.batch, tokens, len(heads), shape.head_dim)
         self.k, self.v = like.new_empty(size), like.new_empty(size)
@@ -121,6 +122,7 @@ class GroupBuffer:
 
     def current(self, frames: int) -> slice:
         """Tokens of a pass of `frames`."""
+        # Right-aligned: a short last chunk still touches the history behind it without a gap.
         end = self.shape.pass_frames * self.shape.frame_tokens
         return slice(end - frames * self.shape.frame_tokens, end)
 
@@ -155,7 +157,7 @@ class GroupBuffer:
             for slot, offset, length in runs(heads.place(frames)):
                 source = slice(now + offset * tokens, now + (offset + length) * tokens)
                 target = self.history(slot, length)
-                for x in (self.raw_k, self.v):
+                for x in (self.raw_k, self.v):  # raw_k is k itself unless positions are ranks
                     x[:, target, heads.span] = x[:, source, heads.span]
         self._stale_view = True
 

@@ -74,7 +74,7 @@ class RollingCache(KVCache):
         self._observers = [observer for observer in observers if observer is not None]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if self.pass_frames:
+        if self.pass_frames:  # a clean pass; a window's keys are never stored
             self.store(layer, k, v)
         out = torch.empty_like(q)
         for group in self.layers[layer]:
@@ -84,7 +84,7 @@ class RollingCache(KVCache):
                 spans = [seen.held.span for seen in call]
                 queries = torch.cat([gq[:, :, span] for span in spans], dim=2)
                 keys = self._gathered(call, gk, group.k, group)
-                if not self.pass_frames:
+                if not self.pass_frames:  # in a clean pass the sink stays where it was made
                     self._move_sinks(call, keys, gk.shape[1])
                 self._show(layer, group, call, queries, keys)
                 o = self.attend(queries, keys, self._gathered(call, group.pick(v), group.v, group))
@@ -98,6 +98,7 @@ class RollingCache(KVCache):
         pinned, order = held.pinned_frames, held.order()
         if not self.pass_frames:
             return order[:pinned], _newest(order[pinned:], self.attended_frames - len(self.query_frames) - pinned)
+        # In a clean pass age decides, not the ring: a sink that is A frames old is out of sight, though it is held.
         first = self.query_frames.stop - self.attended_frames
         near = [slot for slot in order if held.slots[slot] >= first]
         near = _newest(near, max(held.memory.sink_frames, held.memory.recent_frames or 0))

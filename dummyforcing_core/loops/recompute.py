@@ -53,11 +53,14 @@ def recompute(run: Run) -> Generator[ChunkResult, None, None]:
         if run.start is not None and span.given:
             latent = run.start
         else:
-            memory.release()  # pixels are decoded and encoded for the context: not beside a cache that is done with
+            # 1. The context's latents. Pixels may be decoded and encoded for them: not beside the last chunk's K/V.
+            memory.release()
             latents = context.before(span) if span.start else None
+            # 2. A cache made of them, under the prompt of the chunk before.
             memory.begin(span, switched=before is not None and text is not before)
             if latents is not None and before is not None:
                 memory.read(span, latents, before)
+            # 3. The chunk behind it; its heads may be scored in the last step.
             full = memory.cache.is_full
             position = memory.cache.committed_frames
             latent = denoised(run, memory.cache, span, text, position, memory.observation)

@@ -117,7 +117,7 @@ class Dense:
     context_noise: float = 0.0
     mass: dict[int, Tensor] = field(default_factory=dict)  # of the last step, (layers, heads, frames seen)
 
-    def chunk(self, number: int, c: int, clip: Tensor, given: int, memories, spoken: Tensor) -> Tensor:
+    def chunk(self, number: int, c: int, clip: Tensor, given: int, memories, text_before: Tensor) -> Tensor:
         """Latents of chunk `number` from frame c on, after clip (B, C, c, h, w)."""
         size, noise = self.family.chunk_frames, SeededNoise(5, self.shape, self.family.chunk_frames)
         frames = min(size, self.shape.frames - c)
@@ -139,7 +139,7 @@ class Dense:
                     span = Span(number, part * size, min(part * size + size, m), part=part)
                     s, e = self.context_noise, noise(len(SIGMAS) + part, span)
                     read[:, :, span.start : span.stop] = (1 - s) * read[:, :, span.start : span.stop] + s * e
-            velocity(read, 1000 * self.context_noise, spoken, past)
+            velocity(read, 1000 * self.context_noise, text_before, past)
         mask = torch.ones(LAYERS, HEADS, frames, m + frames, dtype=torch.bool)
         for i in range(LAYERS):
             for h in range(HEADS):
@@ -250,7 +250,7 @@ def check(run: Case) -> dict[int, HeadScores]:
     use, scores = MemoryUse(priced), dict[int, HeadScores]()
     clip = torch.empty(run.batch, 16, 0, *run.size)
     plan: HeadPlan | None = None
-    spoken = A
+    text_before = A
     for chunk in run.iterate():
         span = chunk.span
         if plan is not None and chunk.scores is None:
@@ -258,7 +258,7 @@ def check(run: Case) -> dict[int, HeadScores]:
         if not span.given:
             used = widest(run) if chunk.scores is not None else chunk.plan
             memories = [[memory.within(min(window(run), run.frames)) for memory in row] for row in used.memories]
-            wanted = dense.chunk(span.chunk, span.start, clip, run.given, memories, spoken)
+            wanted = dense.chunk(span.chunk, span.start, clip, run.given, memories, text_before)
             assert float((chunk.latent - wanted).abs().max()) < 1e-4, span
             m = min(span.start, window(run))
             if chunk.scores is None:
@@ -273,7 +273,7 @@ def check(run: Case) -> dict[int, HeadScores]:
                 assert chunk.history_bytes <= chunk.plan.history_bytes(priced, m)
         assert chunk.resident_bytes == chunk.plan.resident_bytes(priced)
         use.add(chunk)
-        plan, spoken = chunk.plan, run.prompts.at(span.start)
+        plan, text_before = chunk.plan, run.prompts.at(span.start)
         clip = torch.cat((clip, chunk.latent), 2)
     assert use.actual_peak == use.predicted_peak
     assert clip.shape == (run.batch, 16, run.frames, *run.size) and bool(clip.isfinite().all())
@@ -387,7 +387,7 @@ def test_the_old_prompt_in_the_context_shows() -> None:
     clip = torch.cat([chunk.latent for chunk in run.iterate()], 2)
     dense = Dense(KREA, run.shape, run.prompts)
     memories = [[HeadMemory(0, 3)] * HEADS] * LAYERS
-    old, new = (dense.chunk(3, 9, clip[:, :, :9], 0, memories, spoken) for spoken in (A, B))
+    old, new = (dense.chunk(3, 9, clip[:, :, :9], 0, memories, text_before) for text_before in (A, B))
     assert float((clip[:, :, 9:] - old).abs().max()) < 1e-4
     assert float((clip[:, :, 9:] - new).abs().max()) > 1e-3
 

@@ -159,7 +159,7 @@ class Oracle:
         self.committed += attend.frames
 
     def forget(self, latents: Tensor, first: int, recent: int) -> None:
-        """A second look: all is read anew from the chunks that hold frames 0 .. first - 1 and the newest `recent`."""
+        """Re-scoring: all is read anew from the chunks that hold frames 0 .. first - 1 and the newest `recent`."""
         stop = latents.shape[2]
         self.kv, self.committed = {}, []
         for start in range(0, stop, 3):
@@ -352,7 +352,7 @@ DUMMY: dict[str, tuple[Case, int, list[int]]] = {
 
 @pytest.mark.parametrize("name", DUMMY)
 def test_dummy_forcing(name: str) -> None:
-    """Frames held and seen per role, scores, second looks, bytes: chunk by chunk beside the oracle."""
+    """Frames held and seen per role, scores, re-scoring, bytes: chunk by chunk beside the oracle."""
     run, local, observed = DUMMY[name]
     wide = everywhere(stored(1, local))
     oracle = Oracle(run, wide)

@@ -21,11 +21,11 @@ def test_a_switch_takes_effect_at_the_first_chunk_start_at_or_after_it(switch, f
 
 def test_several_switches_and_the_last_one_holds():
     prompts = PromptSchedule(((0, A), (3, B), (4, C), (10, A)))
-    spoken = [prompts.at(start) for start in (0, 3, 6, 9, 12, 999)]
-    assert [id(context) for context in spoken] == [id(context) for context in (A, B, C, C, A, A)]
+    active = [prompts.at(start) for start in (0, 3, 6, 9, 12, 999)]
+    assert [id(context) for context in active] == [id(context) for context in (A, B, C, C, A, A)]
 
 
-def test_constant_speaks_for_the_whole_clip():
+def test_a_constant_prompt_holds_for_the_whole_clip():
     assert all(PromptSchedule.constant(A).at(start) is A for start in (0, 1, 10_000))
 
 
@@ -69,7 +69,7 @@ def test_a_prompt_that_no_chunk_is_made_with_is_named(starts, chunks, seconds):
 ZERO, ONE, TWO = (torch.full((1, 2, 4), value) for value in (0.0, 1.0, 2.0))
 
 
-def spoken(schedule: PromptSchedule, starts: list[int]) -> list[float]:
+def active(schedule: PromptSchedule, starts: list[int]) -> list[float]:
     """The one number that every feature of a chunk's context has."""
     values = []
     for start in starts:
@@ -89,15 +89,15 @@ def spoken(schedule: PromptSchedule, starts: list[int]) -> list[float]:
         (2, {22: ONE}, [0] * 8),  # behind the last chunk start
         (3, {3: ONE, 9: ZERO}, [0, 1 / 4, 2 / 4, 3 / 8, 2 / 8, 1 / 8, 0, 0]),  # goes back from half the way
         (1, {3: ONE, 6: TWO}, [0, 1 / 2, 5 / 4, 2, 2, 2, 2, 2]),
-        (1, {4: ONE, 5: TWO}, [0, 0, 1, 2, 2, 2, 2, 2]),  # both at the chunk start 6: the first is never spoken
+        (1, {4: ONE, 5: TWO}, [0, 0, 1, 2, 2, 2, 2, 2]),  # both at the chunk start 6: the first is never active
         (2, {4: ONE, 5: ZERO}, [0] * 8),
     ],
 )
-def test_a_blend_goes_in_a_straight_line_from_what_was_spoken(chunks, switches, chunk_values):
+def test_a_blend_goes_in_a_straight_line_from_what_was_active(chunks, switches, chunk_values):
     starts = list(range(0, 24, 3))
     hard = PromptSchedule(((0, ZERO), *switches.items()))
     soft = hard.blended(chunks, starts)
-    assert spoken(soft, starts) == pytest.approx(chunk_values)
+    assert active(soft, starts) == pytest.approx(chunk_values)
     assert [start for start, _ in soft.entries] == [
         start for i, start in enumerate(starts) if i == 0 or chunk_values[i] != chunk_values[i - 1]
     ]
@@ -114,7 +114,7 @@ def test_a_blend_goes_in_a_straight_line_from_what_was_spoken(chunks, switches, 
 )
 def test_a_blend_follows_the_clips_own_chunk_starts(starts, chunk_values):
     hard = PromptSchedule(((0, ZERO), (5, ONE)))
-    assert spoken(hard.blended(2, starts), starts) == pytest.approx(chunk_values)
+    assert active(hard.blended(2, starts), starts) == pytest.approx(chunk_values)
 
 
 def test_a_whole_prompt_is_its_own_tensor_and_every_step_is_one():

@@ -335,16 +335,16 @@ def test_re_noising_uses_the_levels_and_the_seed() -> None:
         ({4: 1}, 0, [0, 0, 1, 1], [0, 0, 1]),
         ({9: 1}, 0, [0, 0, 0, 1], [0, 0, 0]),
         ({3: 1}, 3, [1, 1, 1], [0, 1, 1]),
-        ({2: 1}, 3, [1, 1, 1], [0, 1, 1]),  # a given start speaks the first prompt, however long
+        ({2: 1}, 3, [1, 1, 1], [0, 1, 1]),  # a given start is read under the first prompt, however long
     ],
 )
-def test_a_context_speaks_the_prompt_of_the_chunk_before(entries, given, chunks, reads) -> None:
+def test_a_context_is_read_under_the_prompt_of_the_chunk_before(entries, given, chunks, reads) -> None:
     prompts = PromptSchedule(((0, prompt(0)), *((frame, prompt(n)) for frame, n in entries.items())))
     _, calls = run(12, given=given, stills=Stills(), prompts=prompts)
     assert [call.prompt for call in calls if call.output and call.timestep == 1000] == chunks
     assert [call.prompt for call in calls if call.clean] == reads
-    spoken = [call.prompt for call in calls if call.output]
-    assert spoken == [number for number in chunks for _ in SCHEDULE.sigmas]
+    active = [call.prompt for call in calls if call.output]
+    assert active == [number for number in chunks for _ in SCHEDULE.sigmas]
 
 
 # -- policies --------------------------------------------------------------------------------------------------------

@@ -80,14 +80,14 @@ class Case:
         self.prompts = PromptSchedule(((0, A), *((int(at[1:]), text) for at, text in prompts.items())))
         self.start = given_latents(given) if given else None
         self.noise = SeededNoise(0, self.shape, 3)
-        self.told: list[tuple[Span, int]] = []
+        self.announced: list[tuple[Span, int]] = []
         self.watched: list[tuple[Span, int]] = []
         self.policy = policy
 
     def iterate(self):
         return restarts(Run(
             self.denoise, self.shape, CAUSVID.schedule, self.prompts, self.policy, CAUSVID, self.noise,
-            start=self.start, still=self.still, on_step=lambda *step: self.told.append(step),
+            start=self.start, still=self.still, on_step=lambda *step: self.announced.append(step),
             watch=lambda *step: self.watched.append(step),
         ))  # fmt: skip
 
@@ -224,22 +224,22 @@ def test_a_start_of_another_shape_is_refused() -> None:
 def test_a_switch_acts_at_the_next_chunk_and_what_was_before_keeps_its_prompt() -> None:
     run = Case(30, f22=B)
     run.chunks()
-    spoken = [("B" if text is B else "A") for _, _, text, _ in run.denoise.calls]
+    active = [("B" if text is B else "A") for _, _, text, _ in run.denoise.calls]
     calls = STEPS + 1
-    assert "".join(spoken) == "A" * 7 * calls + "A" + "A" * calls + "B" * 2 * calls
+    assert "".join(active) == "A" * 7 * calls + "A" + "A" * calls + "B" * 2 * calls
     early = Case(30, f19=B)  # acts at 21, the first new chunk of the second clip
     early.chunks()
-    spoken = [("B" if text is B else "A") for _, _, text, _ in early.denoise.calls]
-    assert "".join(spoken) == "A" * 7 * calls + "A" + "B" * 3 * calls
+    active = [("B" if text is B else "A") for _, _, text, _ in early.denoise.calls]
+    assert "".join(active) == "A" * 7 * calls + "A" + "B" * 3 * calls
 
 
-def test_steps_are_told_by_the_videos_own_chunks() -> None:
+def test_steps_are_announced_by_the_videos_own_chunks() -> None:
     run = Case(24)
     run.chunks()
     spans = chunk_spans(24, 3)
     own = [(span, i) for span in spans for i in range(STEPS + 1)]
     overlap = Span(6, 18, 21, given=True), STEPS
-    assert run.told == [*own[: 7 * (STEPS + 1)], overlap, *own[7 * (STEPS + 1) :]]
+    assert run.announced == [*own[: 7 * (STEPS + 1)], overlap, *own[7 * (STEPS + 1) :]]
     assert run.watched == [(span, i) for span in spans for i in range(STEPS)]
 
 

@@ -114,7 +114,7 @@ def test_a_second_look_never_holds_two_caches() -> None:
 
 @pytest.mark.parametrize("name, kept", [("full", []), ("dummy, profile", []), ("dummy, scored", [0, 10])])
 def test_which_latents_are_kept(name: str, kept: list[int]) -> None:
-    """Only what a second look would read: the sink's chunk and the newest."""
+    """Only what re-scoring would read: the sink's chunk and the newest."""
     run = Case(39, policy=PLANS[name], recorder=Recorder(4, 2))
     chunks, latents = run.iterate(), []
     for _ in range(12):
