@@ -47,12 +47,20 @@ class InsideItem(pytest.Item):
     def inner_id(self) -> str:
         return f"{self.path.name}::{self.name}"
 
-    def runtest(self) -> None:
+    def setup(self) -> None:
+        """The first of all runs them all: its setup is the time of the host's process."""
         stash = self.session.stash
         if RESULTS_KEY not in stash:
             chosen = [item.inner_id for item in self.session.items if isinstance(item, InsideItem)]
             stash[RESULTS_KEY] = run_inside(chosen, self.config)
-        stash[RESULTS_KEY].report(self.inner_id)
+
+    def runtest(self) -> None:
+        self.session.stash[RESULTS_KEY].report(self.inner_id)
+
+    @property
+    def seconds(self) -> float:
+        """What the test took in the host, all its parameter sets and fixtures."""
+        return self.session.stash[RESULTS_KEY].seconds(self.inner_id)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         return str(excinfo.value) if isinstance(excinfo.value, InsideFailure) else super().repr_failure(excinfo, style)
@@ -67,12 +75,19 @@ class InsideResults:
     def __init__(self, lines: list[dict[str, Any]], output: str) -> None:
         self._lines, self._output = lines, output
 
+    def _of(self, inner_id: str) -> list[dict[str, Any]]:
+        return [one for one in self._lines if one["nodeid"] == inner_id or one["nodeid"].startswith(f"{inner_id}[")]
+
+    def seconds(self, inner_id: str) -> float:
+        """The inner test's own time."""
+        return sum(one.get("duration", 0.0) for one in self._of(inner_id))
+
     def report(self, inner_id: str) -> None:
         """Passes, skips or raises as the inner test did; a test without a result failed by taking the process down."""
         file = inner_id.partition("::")[0]
         if broken := [one for one in self._lines if one["when"] == "collect" and one["nodeid"] in (file, "")]:
             raise InsideFailure(broken[0]["longrepr"])
-        mine = [one for one in self._lines if one["nodeid"] == inner_id or one["nodeid"].startswith(f"{inner_id}[")]
+        mine = self._of(inner_id)
         if failed := [one for one in mine if one["outcome"] == "failed"]:
             raise InsideFailure("\n".join(f"{one['nodeid']} ({one['when']})\n{one['longrepr']}" for one in failed))
         finished = [one for one in mine if one["when"] == "teardown"]

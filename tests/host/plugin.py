@@ -104,6 +104,8 @@ def server(_server: ComfyServer, request: pytest.FixtureRequest) -> ComfyServer:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """What the server logged during a failed test goes into its report."""
     report = yield
+    if isinstance(item, InsideItem) and report.when == "call":
+        report.duration = item.seconds  # what it took in the host, for --durations
     if report.failed and (server := item.stash.get(SERVER_KEY, None)) is not None:
         report.sections.append(("ComfyUI's log during this test", server.log_since_mark()))
     return report
