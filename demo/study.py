@@ -62,8 +62,6 @@ def parse(words: Sequence[str] | None) -> tuple[Settings, int, Path]:
 
 @cache
 def _model(name: str) -> WanDenoiser:
-    torch.set_grad_enabled(False)
-    torch.set_num_threads(1)
     return WanDenoiser((load_demo_model() if name == DEMO else load_model(name, DEMO)).model)
 
 
@@ -73,6 +71,7 @@ def _tasks(settings: Settings) -> tuple[Task, ...]:
 
 
 @cache
+@torch.no_grad()
 def _entries(settings: Settings) -> list[Entry]:
     """Every policy; the same in every process."""
     denoise, first = _model(settings.model), _tasks(settings)[0]
@@ -82,7 +81,8 @@ def _entries(settings: Settings) -> list[Entry]:
 
 
 def _measure(settings: Settings, number: int) -> dict:
-    """One row, in any process."""
+    """One row, in a process of one thread."""
+    torch.set_num_threads(1)
     return measured(_model(settings.model), load_demo_codec(), _entries(settings)[number], _tasks(settings))
 
 

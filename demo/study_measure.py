@@ -22,6 +22,7 @@ from .world import Clips, render
 RESAMPLES, COVERAGE = 4000, 0.9
 
 
+@torch.no_grad()
 def measured(denoise: WanDenoiser, codec: DemoCodec, entry: Entry, tasks: Sequence[Task]) -> dict:
     """One row: {"key", "name", "draw", "frames", "bytes", "values": {measure: one number a clip}}.
 
@@ -65,6 +66,7 @@ def remembered(codec: DemoCodec, clip: Clips, latents: Tensor) -> dict[str, floa
     return {"recall": float(recall), "kept": float((right & judged).sum() / judged.sum())}
 
 
+@torch.no_grad()
 def ceiling(codec: DemoCodec, task: Task) -> dict[str, float]:
     """`remembered` of the truth after the codec's round trip, mean over clips."""
     found = []
