@@ -2,7 +2,7 @@
 
 python -m demo.study --out out/study        run again to go on; each finished policy is a line of results.jsonl
 
-docs/study.md was written from an earlier run with more conditions; what a new run says is written by a person.
+docs/study.md was written from an earlier run of the same policies; what a new one says is written by a person.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from dummyforcing_core.policies import Full
 
 from .study_measure import ceiling, interval, measured
 from .study_policies import Entry, entries
-from .study_tasks import Task, take_profile
+from .study_tasks import Task, take_profiles
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ def _entries(settings: Settings) -> list[Entry]:
     """Every policy; the same in every process."""
     denoise, first = _model(settings.model), _tasks(settings)[0]
     setting = first.run(denoise, 0, Full()).setting
-    profile = take_profile(denoise, settings.profile_clips, setting.clip_frames // setting.chunk_frames)
-    return entries(setting, profile, settings.ratios, settings.draws)
+    profiles = take_profiles(denoise, settings.profile_clips, setting.clip_frames // setting.chunk_frames)
+    return entries(setting, profiles, settings.ratios, settings.draws)
 
 
 def _measure(settings: Settings, number: int) -> dict:
@@ -109,7 +109,8 @@ def table(rows: Sequence[dict], truth: dict[str, float]) -> str:
     lines = [f"| policy | frames | KiB | {' | '.join(names)} |", "|---" * (3 + len(names)) + "|"]
     for name, group in _grouped(rows):
         frames, size = (sum(row[what] for row in group) / len(group) for what in ("frames", "bytes"))
-        cells = [_cell(name_, [np.array(row["values"][name_]) for row in group]) for name_ in names]
+        found = [row["values"] for row in group]
+        cells = [_cell(measure, [values[measure] for values in found if measure in values]) for measure in names]
         lines.append(f"| {name} | {frames:.2f} | {size / 1024:.0f} | {' | '.join(cells)} |")
     cells = [f"{truth[name]:.2f}" if name in truth else "-" for name in names]
     return "\n".join([*lines, f"| the truth through the codec | - | - | {' | '.join(cells)} |"]) + "\n"
@@ -121,10 +122,12 @@ def _grouped(rows: Sequence[dict]) -> Iterator[tuple[str, list[dict]]]:
         yield name, [row for row in rows if row["name"] == name]
 
 
-def _cell(measure: str, draws: Sequence[np.ndarray]) -> str:
+def _cell(measure: str, draws: Sequence[Sequence[float]]) -> str:
+    if not draws:
+        return "-"
     digits = 4 if measure == "error" else 2
     means = [float(np.nanmean(values)) for values in draws]
-    low, high = interval(draws[0]) if len(draws) == 1 else (min(means), max(means))
+    low, high = interval(np.array(draws[0])) if len(draws) == 1 else (min(means), max(means))
     return f"{sum(means) / len(means):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 

@@ -16,7 +16,7 @@ from dummyforcing_core.vae.demo_codec import DemoCodec
 from . import measure
 from .sampling import decode
 from .study_policies import Entry, held_frames
-from .study_tasks import Task, make
+from .study_tasks import Task, dense_clip, make
 from .world import Clips, render
 
 RESAMPLES, COVERAGE = 4000, 0.9
@@ -26,13 +26,13 @@ RESAMPLES, COVERAGE = 4000, 0.9
 def measured(denoise: WanDenoiser, codec: DemoCodec, entry: Entry, tasks: Sequence[Task]) -> dict:
     """One row: {"key", "name", "draw", "frames", "bytes", "values": {measure: one number a clip}}.
 
-    Every clip goes on from the dense clip's chunk 0, which no memory can change. Errors are of the first task.
+    Clips go on from the dense clip's chunk 0, which no memory changes. Errors, and random choices, are of one task.
     """
     values: dict[str, list[float]] = {}
     frames = size = 0.0
-    for task in tasks:
+    for task in tasks if entry.draw is None else tasks[:1]:
         for number in range(len(task.truth.colour)):
-            dense = torch.cat([chunk.latent for chunk in make(task.run(denoise, number, Full()))], 2)
+            dense = dense_clip(denoise, task, number)
             run = replace(task.run(denoise, number, entry.policy), start=dense[:, :, :3])
             chunks = make(run)
             latents = torch.cat([chunk.latent for chunk in chunks], 2)
@@ -40,8 +40,9 @@ def measured(denoise: WanDenoiser, codec: DemoCodec, entry: Entry, tasks: Sequen
                 values.setdefault(f"{name}, {task.name}", []).append(value)
             if task is tasks[0]:
                 values.setdefault("error", []).append(_error(replace(run, start=None), dense))
-                frames += float(np.mean(held_frames(chunks[-1].plan, run.shape.frames - 3)))
-                size += chunks[-1].history_bytes
+                plan, history = chunks[-2].plan, run.shape.frames - 3  # while the last chunk is made
+                frames += float(np.mean(held_frames(plan, history)))
+                size += plan.history_bytes(run.kv_shape, history)
     clips = len(values["error"])
     row = {"key": entry.key, "name": entry.name, "draw": entry.draw}
     return row | {"frames": frames / clips, "bytes": size / clips, "values": values}

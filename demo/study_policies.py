@@ -10,6 +10,9 @@ from dummyforcing_core.policies import DummyForcing, Full, Policy, Setting, Slid
 from dummyforcing_core.policies.profile import HeadProfile
 
 Roles = tuple[tuple[str, ...], ...]
+LONG_CHUNKS = 6  # what neighbour heads remember in a long context: all 18 history frames of a 7-chunk clip
+LONG_RATIOS = (0.25, 0.5)
+SINKS = {"window": 0, "first + window": 1, "first 3 + window": 3}
 BARE = HeadMemory(0, 0)
 
 
@@ -66,6 +69,16 @@ def held_frames(plan: HeadPlan, history_frames: int) -> list[int]:
 
 
 @dataclass(frozen=True, eq=False)
+class Profiles:
+    """Mean scores: of the first scored chunk's clean pass, the paper's choice; of every pass of all later chunks; and
+    the latter again under the window of a long context."""
+
+    first: HeadProfile
+    later: HeadProfile
+    long: HeadProfile
+
+
+@dataclass(frozen=True, eq=False)
 class Entry:
     """One policy of the study. draw: None, or the number of a random choice of heads."""
 
@@ -78,24 +91,37 @@ class Entry:
         return self.name if self.draw is None else f"{self.name}, draw {self.draw}"
 
 
-def entries(setting: Setting, profile: HeadProfile, ratios: Sequence[float], draws: int) -> list[Entry]:
+def entries(setting: Setting, profiles: Profiles, ratios: Sequence[float], draws: int) -> list[Entry]:
     """Everything that is compared: uniform memories, Dummy Forcing, and what holds as many bytes as it."""
     chunk = setting.chunk_frames
     windows = [frames for frames in (1, 3, 6, 9, 12) if frames < setting.clip_frames - chunk]
     found = [Entry("full cache", Full())]
     found += [Entry(f"window {frames}", SlidingWindow(frames + chunk, 0)) for frames in windows]
     for ratio in ratios:
-        ours, share = DummyForcing(ratio, profile=profile), f"{ratio:.0%}"
-        found += [
-            Entry(f"dummy {share}, profile", ours),
-            Entry(f"dummy {share}, online", DummyForcing(ratio)),
-            Entry(f"dummy {share}, rest full", rest_full(ours, setting)),
-            Entry(f"window, bytes of dummy {share}", EqualBytes(ours, 0)),
-            Entry(f"first + window, bytes of dummy {share}", EqualBytes(ours, 1)),
-        ]
-        roles = as_roles(ours, setting)
-        found += [Entry(f"dummy {share}, random heads", roles.shuffled(seed), seed) for seed in range(draws)]
+        name, ours = f"dummy {ratio:.0%}", DummyForcing(ratio, profile=profiles.later)
+        first = DummyForcing(ratio, profile=profiles.first)
+        bare = DummyForcing(ratio, packed_frames=0, profile=profiles.later)
+        found += _with_rivals(name, ours, setting, draws)
+        found += [Entry(f"{name}, first-chunk profile", first), Entry(f"{name}, online", DummyForcing(ratio))]
+        found += _with_rivals(f"unpacked {name}", bare, setting, draws)
+        found += _with_rivals(f"{name}, rest full", rest_full(ours, setting), setting, draws)
+        found.append(Entry(f"{name}, rest full, first-chunk profile", rest_full(first, setting)))
+        if ratio in LONG_RATIOS:
+            long = DummyForcing(ratio, local_chunks=LONG_CHUNKS, profile=profiles.long)
+            found += _with_rivals(f"long {name}", long, setting, draws=0)
     return found
+
+
+def _with_rivals(name: str, ours: Policy, setting: Setting, draws: int) -> list[Entry]:
+    """A policy, its roles in random places, windows of its bytes: all but "first + window" need room in every head."""
+    held = held_frames(ours.plan(setting), setting.clip_frames - setting.chunk_frames)
+    room, roles = sum(held) / len(held), as_roles(ours, setting)
+    kinds = [kind for kind, sink in SINKS.items() if sink == 1 or room >= max(sink, 1)]
+    return [
+        Entry(f"{name}, profile", ours),
+        *(Entry(f"{name}, random heads", roles.shuffled(seed), seed) for seed in range(draws)),
+        *(Entry(f"{kind}, bytes of {name}", EqualBytes(ours, SINKS[kind])) for kind in kinds),
+    ]
 
 
 def as_roles(policy: Policy, setting: Setting) -> FixedRoles:

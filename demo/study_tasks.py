@@ -1,12 +1,14 @@
 """What is asked of a policy: clips of the demo world whose light goes out, and what of them comes back with it."""
 
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from dummyforcing_core.evaluation.profiling import ProfilePlan, take_samples
+from dummyforcing_core.evaluation.profiling import CLEAN, ProfilePlan, Sample, take_samples
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.kv.scoring import HeadScores
 from dummyforcing_core.loops.run import ChunkResult, Run
@@ -21,6 +23,7 @@ from dummyforcing_core.text.demo_text import encode_prompt
 
 from .cases import gap_clips, prompts_of
 from .prompts import sample_clips
+from .study_policies import LONG_CHUNKS, Profiles
 from .world import CHUNK_FRAMES, SIZE_PX, Clips
 
 SEED, PROFILE_SEED, PROFILE_PROMPTS = 1000, 5000, 77  # profiles come from other prompts and noise than the figures
@@ -67,13 +70,29 @@ def make(run: Run) -> list[ChunkResult]:
         return list(sample(run))
 
 
-def take_profile(denoise: WanDenoiser, clips: int, chunks: int) -> HeadProfile:
-    """Mean scores of every pass behind the first observed chunk, over random clips of their own."""
+@cache
+def dense_clip(denoise: WanDenoiser, task: Task, number: int) -> Tensor:
+    """Latents under the full cache, which every policy of a process is measured against."""
+    return torch.cat([chunk.latent for chunk in make(task.run(denoise, number, Full()))], 2)
+
+
+def take_profiles(denoise: WanDenoiser, clips: int, chunks: int) -> Profiles:
+    """Of random clips of their own. Chunk 1 is the first that has scores."""
+    samples = list(_scored(denoise, clips, chunks, 1))
+    long = [one for one in _scored(denoise, clips, chunks, LONG_CHUNKS) if one.chunk > 1]
+    first = [one for one in samples if one.chunk == 1 and one.step == CLEAN]
+    return Profiles(_mean(first), _mean([one for one in samples if one.chunk > 1]), _mean(long))
+
+
+def _scored(denoise: WanDenoiser, clips: int, chunks: int, local_chunks: int) -> Iterator[Sample]:
+    """Scores of every pass of the profile's clips; neighbours are so many chunks."""
     generator = torch.Generator().manual_seed(PROFILE_PROMPTS)
-    found = []
     for number, prompts in enumerate(prompts_of(sample_clips(clips, chunks, generator))):
         run = clip_run(denoise, prompts, PROFILE_SEED + number, Full())
         assert isinstance(run.prompts, PromptSchedule)
-        plan = ProfilePlan([run.prompts], [PROFILE_SEED + number], run.shape)
-        found += [one.scores for one in take_samples(denoise, FAMILY, plan) if one.chunk > 1]
-    return HeadProfile(HeadScores.mean(found))
+        plan = ProfilePlan([run.prompts], [PROFILE_SEED + number], run.shape, local_chunks)
+        yield from take_samples(denoise, FAMILY, plan)
+
+
+def _mean(samples: Sequence[Sample]) -> HeadProfile:
+    return HeadProfile(HeadScores.mean([one.scores for one in samples]))
