@@ -5,7 +5,7 @@ Raw keys are all alike, so a rotated key tells where it stands; values carry the
 
 import math
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,7 @@ from dummyforcing_core.geometry import LatentShape, Span
 from dummyforcing_core.kv.rolling_cache import RollingCache
 from dummyforcing_core.kv.scoring import HeadScores, Observation
 from dummyforcing_core.loops.rolling import rolling
-from dummyforcing_core.loops.run import ChunkResult, Run
+from dummyforcing_core.loops.run import Run
 from dummyforcing_core.models.denoiser import ModelGeometry, Step
 from dummyforcing_core.models.families import Family, get_family
 from dummyforcing_core.models.stepcache import NO_STEPS, StepCache
@@ -119,52 +119,38 @@ def place_of(turn: Tensor) -> int:
     return int((ANGLES - turn).norm(dim=1).argmin())
 
 
-@dataclass
-class Case:
-    """A clip with defaults; frames in latents."""
+def run_of(
+    frames: int = 27,
+    family: Family = ROLLING,
+    policy: Policy | None = None,
+    prompts: PromptSchedule | None = None,
+    schedule: Schedule | None = None,
+    batch: int = 1,
+    size: tuple[int, int] = (2, 4),
+    start: Tensor | None = None,
+    steps: StepCache = NO_STEPS,
+    recorder: Recorder | None = None,
+) -> Run:
+    """A clip that a recorder answers; frames in latents."""
+    recorder, shape = recorder or Recorder(), LatentShape(batch, 16, frames, *size)
+    return Run(
+        recorder,
+        shape,
+        schedule or family.schedule,
+        prompts or PromptSchedule.constant(prompt(0)),
+        policy or Full(),
+        family,
+        SeededNoise(3, shape, family.chunk_frames),
+        start,
+        attend=recorder.attend,
+        steps=steps,
+    )
 
-    frames: int = 27
-    family: Family = ROLLING
-    policy: Policy = field(default_factory=Full)
-    prompts: PromptSchedule = field(default_factory=lambda: PromptSchedule.constant(prompt(0)))
-    schedule: Schedule | None = None
-    batch: int = 1
-    size: tuple[int, int] = (2, 4)
-    start: Tensor | None = None
-    steps: StepCache = NO_STEPS
-    recorder: Recorder = field(default_factory=Recorder)
-    on_step: object = None
-    watch: object = None
 
-    @property
-    def shape(self) -> LatentShape:
-        return LatentShape(self.batch, 16, self.frames, *self.size)
-
-    @property
-    def noise(self) -> SeededNoise:
-        return SeededNoise(3, self.shape, self.family.chunk_frames)
-
-    def iterate(self) -> Iterator[ChunkResult]:
-        given = {name: getattr(self, name) for name in ("on_step", "watch") if getattr(self, name) is not None}
-        return rolling(
-            Run(
-                self.recorder,
-                self.shape,
-                self.schedule or self.family.schedule,
-                self.prompts,
-                self.policy,
-                self.family,
-                self.noise,
-                self.start,
-                attend=self.recorder.attend,
-                steps=self.steps,
-                **given,
-            )
-        )
-
-    def calls(self) -> list[Call]:
-        list(self.iterate())
-        return self.recorder.calls
+def calls_of(run: Run) -> list[Call]:
+    """Every call of the whole clip, which is made for it."""
+    list(rolling(run))
+    return run.denoise.calls
 
 
 def windows(calls: list[Call]) -> list[Call]:

@@ -71,30 +71,28 @@ def still_of(latent: Tensor) -> Tensor:
     return 0.5 * latent.flip(-1) + 0.3
 
 
-class Case:
-    """A video of so many latent frames and all that was noted of it."""
+def run_of(frames: int, policy: Policy = FULL, given: int = 0, still: bool = True, **prompts: Tensor) -> Run:
+    """A video of so many latent frames; f9=B: prompt B from frame 9 on."""
+    shape = LatentShape(1, 16, frames, 4, 4)
+    entries = ((0, A), *((int(at[1:]), text) for at, text in prompts.items()))
+    return Run(
+        Noting(),
+        shape,
+        CAUSVID.schedule,
+        PromptSchedule(entries),
+        policy,
+        CAUSVID,
+        SeededNoise(0, shape, 3),
+        start=given_latents(given) if given else None,
+        still=Stills() if still else None,
+    )
 
-    def __init__(self, frames: int, policy: Policy = FULL, given: int = 0, still: bool = True, **prompts: Tensor):
-        self.shape = LatentShape(1, 16, frames, 4, 4)
-        self.denoise, self.still = Noting(), Stills() if still else None
-        self.prompts = PromptSchedule(((0, A), *((int(at[1:]), text) for at, text in prompts.items())))
-        self.start = given_latents(given) if given else None
-        self.noise = SeededNoise(0, self.shape, 3)
-        self.announced: list[tuple[Span, int]] = []
-        self.watched: list[tuple[Span, int]] = []
-        self.policy = policy
 
-    def iterate(self):
-        return restarts(Run(
-            self.denoise, self.shape, CAUSVID.schedule, self.prompts, self.policy, CAUSVID, self.noise,
-            start=self.start, still=self.still, on_step=lambda *step: self.announced.append(step),
-            watch=lambda *step: self.watched.append(step),
-        ))  # fmt: skip
-
-    def chunks(self) -> list[ChunkResult]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            return list(self.iterate())
+def chunks_of(run: Run) -> list[ChunkResult]:
+    """All of them, without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return list(restarts(run))
 
 
 def given_latents(frames: int) -> Tensor:
@@ -141,16 +139,16 @@ def test_an_overlap_that_leaves_no_room_is_refused(overlap: int) -> None:
 
 @pytest.mark.parametrize("frames", [9, 21])
 def test_a_clip_that_fits_is_that_of_the_ordinary_loop(frames: int) -> None:
-    run = Case(frames, still=False)
+    run = run_of(frames, still=False)
     noise = SeededNoise(0, run.shape, 3)
     plain = rollout(Run(Noting(), run.shape, CAUSVID.schedule, run.prompts, FULL, CAUSVID, noise))
-    assert torch.equal(joined(run.chunks()), joined(list(plain)))
+    assert torch.equal(joined(chunks_of(run)), joined(list(plain)))
 
 
 def test_passes_places_levels_and_frames_seen() -> None:
     """Frame 18 of the first clip is turned into a still; 19 and 20 stand behind it; nothing older is seen again."""
-    run = Case(27)
-    made = joined(run.chunks())
+    run = run_of(27)
+    made = joined(chunks_of(run))
     levels = [1.0, 0.7568, 0.5217, 0.0]
 
     def chunk(place: int) -> list[tuple[list[int], float, list[int]]]:
@@ -167,8 +165,8 @@ def test_passes_places_levels_and_frames_seen() -> None:
 @pytest.mark.parametrize("given", [0, 1, 5, 20, 21, 24])
 def test_every_clip_is_the_ordinary_loop_behind_its_start(given: int) -> None:
     """By hand: each clip made alone, from its still and the latents behind it, with the video's own noise."""
-    run = Case(given + 40, given=given)
-    chunks = run.chunks()
+    run = run_of(given + 40, given=given)
+    chunks = chunks_of(run)
     made = joined(chunks)
     for part in parts_of(run.shape.frames, CAUSVID, given):
         start = made[:, :, : part.held] if part.held else None
@@ -190,57 +188,63 @@ def test_every_clip_is_the_ordinary_loop_behind_its_start(given: int) -> None:
 
 
 def test_without_a_vae_the_plain_latent_stands_there_and_a_line_says_so() -> None:
-    run = Case(24, still=False)
+    run = run_of(24, still=False)
     with pytest.warns(UserWarning, match="CausVid 1.3B begins its context with a re-encoded pixel frame"):
-        made = joined(list(run.iterate()))
+        made = joined(list(restarts(run)))
     assert torch.equal(run.denoise.inputs[7 * (STEPS + 1)], made[:, :, 18:21])
 
 
 def test_pixels_are_made_only_where_another_clip_follows() -> None:
-    short, long = Case(21), Case(24)
-    short.chunks(), long.chunks()
+    short, long = run_of(21), run_of(24)
+    chunks_of(short), chunks_of(long)
     assert short.still is not None and short.still.latents == []
     assert long.still is not None and len(long.still.latents) == 21
 
 
 def test_a_still_of_another_shape_is_refused() -> None:
-    run = Case(24)
+    run = run_of(24)
     assert run.still is not None
     run.still.at = lambda frame: torch.zeros(1, 16, 1, 2, 2)  # type: ignore[method-assign]
     with pytest.raises(OutputError, match="a still frame of shape"):
-        run.chunks()
+        chunks_of(run)
 
 
 def test_a_start_of_another_shape_is_refused() -> None:
-    run = Case(30, given=1)
-    run.start = torch.zeros(1, 16, 1, 2, 2)
+    run = run_of(30, given=1)
     with pytest.raises(OutputError, match="start latents of shape"):
-        run.chunks()
+        replace(run, start=torch.zeros(1, 16, 1, 2, 2))
 
 
 # -- prompts, progress -----------------------------------------------------------------------------------------------
 
 
 def test_a_switch_acts_at_the_next_chunk_and_what_was_before_keeps_its_prompt() -> None:
-    run = Case(30, f22=B)
-    run.chunks()
+    run = run_of(30, f22=B)
+    chunks_of(run)
     active = [("B" if text is B else "A") for _, _, text, _ in run.denoise.calls]
     calls = STEPS + 1
     assert "".join(active) == "A" * 7 * calls + "A" + "A" * calls + "B" * 2 * calls
-    early = Case(30, f19=B)  # acts at 21, the first new chunk of the second clip
-    early.chunks()
+    early = run_of(30, f19=B)  # acts at 21, the first new chunk of the second clip
+    chunks_of(early)
     active = [("B" if text is B else "A") for _, _, text, _ in early.denoise.calls]
     assert "".join(active) == "A" * 7 * calls + "A" + "B" * 3 * calls
 
 
 def test_steps_are_announced_by_the_videos_own_chunks() -> None:
-    run = Case(24)
-    run.chunks()
+    announced: list[tuple[Span, int]] = []
+    watched: list[tuple[Span, int]] = []
+    chunks_of(
+        replace(
+            run_of(24),
+            on_step=lambda *step: announced.append(step),
+            watch=lambda *step: watched.append(step),
+        )
+    )
     spans = chunk_spans(24, 3)
     own = [(span, i) for span in spans for i in range(STEPS + 1)]
     overlap = Span(6, 18, 21, given=True), STEPS
-    assert run.announced == [*own[: 7 * (STEPS + 1)], overlap, *own[7 * (STEPS + 1) :]]
-    assert run.watched == [(span, i) for span in spans for i in range(STEPS)]
+    assert announced == [*own[: 7 * (STEPS + 1)], overlap, *own[7 * (STEPS + 1) :]]
+    assert watched == [(span, i) for span in spans for i in range(STEPS)]
 
 
 # -- memory ----------------------------------------------------------------------------------------------------------
@@ -249,11 +253,11 @@ def test_steps_are_announced_by_the_videos_own_chunks() -> None:
 @pytest.mark.parametrize("policy", [FULL, SlidingWindow(12, 3), DummyForcing(), DummyForcing(reclassify_chunks=2)])
 @pytest.mark.parametrize("given", [0, 1, 24])
 def test_bytes_are_as_priced_and_do_not_grow(policy: Policy, given: int) -> None:
-    run = Case(given + 57, policy, given=given)
+    run = run_of(given + 57, policy, given=given)
     memory = MemoryUse(clip_kv_shape(run.denoise.geometry, run.shape, CAUSVID))
     setting = setting_of(run.denoise.geometry, replace(run.shape, frames=21), CAUSVID)
     most = policy.plan(setting)  # of one clip, however long the video
-    for chunk in run.iterate():
+    for chunk in restarts(run):
         assert chunk.history_bytes == chunk.predicted_history_bytes
         assert chunk.resident_bytes == chunk.predicted_resident_bytes
         assert chunk.peak_bytes <= chunk.predicted_peak_bytes
@@ -267,13 +271,13 @@ def test_bytes_are_as_priced_and_do_not_grow(policy: Policy, given: int) -> None
 
 
 def test_heads_are_sorted_in_every_clip_anew() -> None:
-    chunks = Case(57, DummyForcing()).chunks()
+    chunks = chunks_of(run_of(57, DummyForcing()))
     assert [chunk.span.chunk for chunk in chunks if chunk.scores is not None] == [1, 7, 13]
 
 
 def test_a_closed_loop_frees_its_cache() -> None:
-    run = Case(30)
-    chunks = run.iterate()
+    run = run_of(30)
+    chunks = restarts(run)
     for _ in range(8):
         next(chunks)
     assert run.denoise.caches[-1]() is not None

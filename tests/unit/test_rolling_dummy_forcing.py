@@ -12,6 +12,7 @@ from torch import Tensor
 from dummyforcing_core.clips.memory_use import MemoryUse
 from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
 from dummyforcing_core.kv.rolling_cache import RollingCache
+from dummyforcing_core.loops.rolling import rolling
 from dummyforcing_core.loops.run import kv_shape
 from dummyforcing_core.policies import DummyForcing
 from dummyforcing_core.prompts import PromptSchedule
@@ -20,13 +21,14 @@ from tests.unit.rolling_runs import (
     ROLES,
     ROLLING,
     Call,
-    Case,
     Recorder,
     Seen,
     Told,
+    calls_of,
     cleans,
     profile,
     prompt,
+    run_of,
     seen,
     windows,
 )
@@ -42,7 +44,7 @@ def by_role(call: Call, layer: int = 0) -> dict[str, Seen]:
 def test_what_each_role_sees_with_a_profile() -> None:
     """Beside the window: f0 in front of it, or the newest frame, or the last chunk. Clean passes: the same, as far as
     the family's own clean pass reaches, at true places."""
-    calls = Case(33, policy=DummyForcing(profile=profile(2)), recorder=Recorder(4, 2)).calls()
+    calls = calls_of(run_of(33, policy=DummyForcing(profile=profile(2)), recorder=Recorder(4, 2)))
     for call in windows(calls):
         a = call.start
         if a == 0:
@@ -63,21 +65,21 @@ def test_what_each_role_sees_with_a_profile() -> None:
 
 def test_neighbours_of_many_chunks_give_way_to_the_window() -> None:
     policy = DummyForcing(profile=profile(1), local_chunks=4)
-    by_start = {call.start: call for call in windows(Case(36, policy=policy, recorder=Recorder(4)).calls())}
+    by_start = {call.start: call for call in windows(calls_of(run_of(36, policy=policy, recorder=Recorder(4))))}
     assert list(by_role(by_start[21])["neighbour"]) == list(range(15, 21))  # q 15: 6 are left of 21
     assert list(by_role(by_start[27])["neighbour"]) == list(range(15, 27))  # q 9
 
 
 def test_heads_are_scored_in_the_last_window_of_the_first_chunk_with_neighbours() -> None:
     policy = Told(dummy_ratio=0.5)
-    run = Case(27, policy=policy, recorder=Recorder(4, 2))
-    chunks = list(run.iterate())
+    run = run_of(27, policy=policy, recorder=Recorder(4, 2))
+    chunks = list(rolling(run))
     assert [chunk.span.chunk for chunk in chunks if chunk.scores is not None] == [1]
     assert policy.asked == list(range(9)), "once for every chunk"
     regions = {"current": tuple(range(3, 18)), "sink": (0,), "recent": (1, 2)}
     assert policy.seen == [(layer, (0, 1, 2, 3), regions) for layer in range(2)]
     assert set(chunks[0].plan.roles[0]) == {"unclassified"} and chunks[1].plan.roles == (ROLES, ROLES)
-    calls = {call.start: call for call in windows(run.recorder.calls)}
+    calls = {call.start: call for call in windows(run.denoise.calls)}
     assert [call.history(head) for call in [calls[3]] for head in range(4)] == [{0: 0, 1: 1, 2: 2}] * 4
     assert by_role(calls[6]) == {"sink": {0: 5}, "dummy": {5: 5}, "neighbour": seen(3, 4, 5)}
 
@@ -89,14 +91,14 @@ def test_heads_are_scored_again_over_the_sink_and_the_newest(reason: str) -> Non
         policy = Told(dummy_ratio=0.5)
     else:
         switch = []
-    run = Case(45, policy=policy, prompts=PromptSchedule(((0, prompt(0)), *switch)), recorder=Recorder(4))
-    chunks = list(run.iterate())
+    run = run_of(45, policy=policy, prompts=PromptSchedule(((0, prompt(0)), *switch)), recorder=Recorder(4))
+    chunks = list(rolling(run))
     assert [chunk.span.chunk for chunk in chunks if chunk.scores is not None] == [1, 10]
     assert [dict(regions) for _, _, regions in policy.seen] == [
         {"current": tuple(range(3, 18)), "sink": (0,), "recent": (1, 2)},
         {"current": tuple(range(30, 45)), "sink": (0,), "recent": (26, 27, 28, 29)},
     ]
-    replayed = [call.start for call in cleans(run.recorder.calls)]
+    replayed = [call.start for call in cleans(run.denoise.calls)]
     order = [start for start, _ in groupby(replayed)]
     assert order == [*range(0, 30, 3), 0, 24, 27, *range(30, 45, 3)]
 
@@ -106,17 +108,16 @@ def test_a_second_look_never_holds_two_caches() -> None:
     alive: list[int] = []
     policy = Told(dummy_ratio=0.5, reclassify_chunks=3)
     policy.looks.append(lambda: alive.append(len({id(ref()) for ref in caches if ref and ref() is not None})))
-    run = Case(27, policy=policy, recorder=Recorder(4))
-    run.on_step = lambda span, step: caches.append(run.recorder.cache)
-    list(run.iterate())
+    run = run_of(27, policy=policy, recorder=Recorder(4))
+    list(rolling(replace(run, on_step=lambda span, step: caches.append(run.denoise.cache))))
     assert alive == [1, 0, 0], "first over the cache there is, then the old one has gone before the new one fills"
 
 
 @pytest.mark.parametrize("name, kept", [("full", []), ("dummy, profile", []), ("dummy, scored", [0, 10])])
 def test_which_latents_are_kept(name: str, kept: list[int]) -> None:
     """Only what re-scoring would read: the sink's chunk and the newest."""
-    run = Case(39, policy=PLANS[name], recorder=Recorder(4, 2))
-    chunks, latents = run.iterate(), []
+    run = run_of(39, policy=PLANS[name], recorder=Recorder(4, 2))
+    chunks, latents = rolling(run), []
     for _ in range(12):
         latents.append(weakref.ref(next(chunks).latent))
     gc.collect()
@@ -125,8 +126,8 @@ def test_which_latents_are_kept(name: str, kept: list[int]) -> None:
 
 
 def test_on_output_sees_every_layer() -> None:
-    run = Case(15)
-    shape = kv_shape(run.recorder.geometry, run.shape, ROLLING)
+    run = run_of(15)
+    shape = kv_shape(run.denoise.geometry, run.shape, ROLLING)
     cache = RollingCache(HeadPlan.uniform(2, 3, HeadMemory(1, 3), "any"), replace(shape, head_dim=6), 21)
     told: list[tuple[int, Tensor]] = []
     cache.on_output = lambda layer, out: told.append((layer, out))
@@ -140,12 +141,12 @@ def test_on_output_sees_every_layer() -> None:
 @pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize("batch", [1, 2])
 def test_bytes_are_the_price(name: str, batch: int) -> None:
-    run = Case(36, policy=PLANS[name], batch=batch, recorder=Recorder(4, 2))
-    priced = kv_shape(run.recorder.geometry, run.shape, run.family)
+    run = run_of(36, policy=PLANS[name], batch=batch, recorder=Recorder(4, 2))
+    priced = kv_shape(run.denoise.geometry, run.shape, run.family)
     use = MemoryUse(priced)
-    for chunk in run.iterate():
-        assert run.recorder.cache is not None
-        cache = run.recorder.cache()
+    for chunk in rolling(run):
+        assert run.denoise.cache is not None
+        cache = run.denoise.cache()
         assert cache is not None
         tensors = [x for layer in cache.layers for group in layer for x in (group.k, group.v)]
         assert sum(x.untyped_storage().nbytes() for x in tensors) == chunk.resident_bytes
@@ -159,9 +160,9 @@ def test_bytes_are_the_price(name: str, batch: int) -> None:
 
 
 def test_the_family_holds_24_frames_like_the_public_cache() -> None:
-    run = Case(60, recorder=Recorder(1, 1))
-    chunks = list(run.iterate())
-    frame = kv_shape(run.recorder.geometry, run.shape, run.family).frame_bytes
+    run = run_of(60, recorder=Recorder(1, 1))
+    chunks = list(rolling(run))
+    frame = kv_shape(run.denoise.geometry, run.shape, run.family).frame_bytes
     assert chunks[-1].resident_bytes == 24 * frame and chunks[-1].history_bytes == 21 * frame
     assert [chunk.window_full for chunk in chunks] == [False] * 7 + [True] * 13
 
@@ -170,12 +171,12 @@ def test_what_half_dummies_save_at_the_real_models_head_count() -> None:
     """30 layers of 12 heads, 180 dummies, 90 sink and 90 neighbour heads; keys per query and frame, one chunk on."""
     roles = ("sink", "dummy", "neighbour", "dummy") * 3
     run = {
-        "full": Case(39, size=(2, 2), recorder=Recorder(12, 30)),
-        "dummy": Case(39, size=(2, 2), recorder=Recorder(12, 30), policy=DummyForcing(profile=profile(30, roles))),
+        "full": run_of(39, size=(2, 2), recorder=Recorder(12, 30)),
+        "dummy": run_of(39, size=(2, 2), recorder=Recorder(12, 30), policy=DummyForcing(profile=profile(30, roles))),
     }
     work = {}
     for name, clip in run.items():
-        calls = clip.calls()
+        calls = calls_of(clip)
         window = next(call for call in windows(calls) if call.start == 24)
         clean = next(call for call in cleans(calls) if call.start == 24)
         keys = {

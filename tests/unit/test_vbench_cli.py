@@ -135,7 +135,9 @@ def test_extended_prompts(sample, tmp_path: Path) -> None:
     assert all(clips[name] != plain[name] for name in clips)
     assert title(tmp_path / "long" / "videos" / "a thing-0.mp4") == BLUE
     assert manifest(tmp_path / "long")["prompts"]["a thing"]["text"] == BLUE
-    assert_refused(*_bad(sample("long", [RED], samples=1)[0]), f"sampled as '{RED} moving up and down'")
+    refused = _bad(sample("long", [RED], samples=1)[0])
+    assert_refused(*refused, f"sampled as '{RED} moving up and down'")
+    assert_refused(*refused, f"got '{RED}'")
 
 
 def _bad(result) -> tuple[int, str]:
@@ -143,23 +145,28 @@ def _bad(result) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "was", "now"),
     [
-        (("--seed", 1), "got seed 1"),
-        (("--frames", 9), "got frames 9"),
-        (("--size", "32x16"), "got size 32x16"),
-        (("--policy", "dummy"), "got policy dummyforcing("),
-        (("--policy", "dummy", "--frames", 9), "got frames 9"),
-        (("--dtype", "bf16"), "got dtype bfloat16"),
-        (("--skip-steps", "2"), "got skipped steps 2"),
+        (("--seed", 1), "expected seed 0, as of", "got seed 1"),
+        (("--frames", 9), "expected frames 5, as of", "got frames 9"),
+        (("--size", "32x16"), "expected size 16x16, as of", "got size 32x16"),
+        (
+            ("--policy", "dummy"),
+            "expected policy slidingwindow(window_frames=12, sink_frames=3), as of",
+            "got policy dummyforcing(",
+        ),
+        (("--policy", "dummy", "--frames", 9), "expected frames 5, as of", "got frames 9"),
+        (("--dtype", "bf16"), "expected dtype float32, as of", "got dtype bfloat16"),
+        (("--skip-steps", "2"), "expected skipped steps none, as of", "got skipped steps 2"),
     ],
 )
-def test_another_configuration_in_the_same_folder(sample, tmp_path: Path, words: tuple, message: str) -> None:
+def test_another_configuration_in_the_same_folder(sample, tmp_path: Path, words: tuple, was: str, now: str) -> None:
     sample("out", [RED], samples=1)
     before = files(tmp_path / "out")
     for prompts in ([RED, BLUE], [RED]):  # the second leaves nothing to make
         result, _ = sample("out", prompts, *words, samples=1)
-        assert_refused(result.code, result.err, message)
+        assert_refused(result.code, result.err, was)
+        assert_refused(result.code, result.err, now)
         assert files(tmp_path / "out") == before
 
 
