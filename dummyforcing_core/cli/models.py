@@ -77,7 +77,7 @@ def status(source: Source) -> str:
     """Whether the engine runs the family; empty for the shared files."""
     if source.missing:
         return f"cannot be run yet: needs {source.missing}"
-    return "runs" if source.name in FAMILIES else ""
+    return "can be run" if source.name in FAMILIES else ""
 
 
 def as_dict(source: Source) -> dict[str, Any]:

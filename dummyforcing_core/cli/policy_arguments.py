@@ -92,6 +92,7 @@ def pick_policy(args: argparse.Namespace, pipeline: Pipeline, name: str | None =
             continue
         refuse_together(args, f"--{flag} is given", [_dest(flags[other]) for other in option.overrides])
         if value != option.unset:
+            option.check(f"--{flag}", value)
             given[field] = value if option.read is None else option.read(value)
     for value in given.values():
         if isinstance(value, HeadProfile):

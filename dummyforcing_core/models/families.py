@@ -212,6 +212,7 @@ ROWS = (
         files=(_causal("chunkwise/longvideo.pt", EMA, UNKNOWN, ""),),
         verified=ROLLING_PROOF,
     ),
+    # a new family comes last: the nodes and --help keep this order
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in ROWS}
 

@@ -32,6 +32,8 @@ def test_warped_steps_are_the_entries_of_the_public_table(name: str) -> None:
     family = get_family(name)
     ours = np.array(family.schedule.sigmas)
     np.testing.assert_allclose(ours, upstream_sigmas(family.steps, family.shift), rtol=0, atol=2e-7)
+    first = upstream_sigmas(family.first_steps or family.steps, family.shift)
+    np.testing.assert_allclose(family.schedule.levels(first=True), first, rtol=0, atol=2e-7)
     assert family.schedule.context_noise == 0
 
 
@@ -47,6 +49,8 @@ def test_looking_a_timestep_up_gives_the_level_itself(name: str) -> None:
 def test_the_oracle_knows_the_published_levels() -> None:
     np.testing.assert_allclose(upstream_sigmas((1000, 750, 500, 250), 5), [1, 15 / 16, 5 / 6, 5 / 8], atol=1e-6)
     np.testing.assert_allclose(upstream_sigmas((1000, 500), 5), [1, 5 / 6], atol=1e-6)
+    rolling = [1, 0.952381, 0.8823529, 0.7692308, 0.5555556]
+    np.testing.assert_allclose(upstream_sigmas((1000, 800, 600, 400, 200), 5), rolling, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", [name for name, source in SOURCES.items() if source.missing])

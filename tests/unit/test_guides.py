@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FENCE = re.compile(r"^```(\w+)(?: file=(\S+))?(?: (behind|before)=\"([^\"]*)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"^```(\w+)(?: file=(\S+))?(?: (behind|before|instead)=\"([^\"]*)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
 TEXTS_MISSING = ("locales", "web/docs")  # what the node's guide leaves to its reader
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a guide: code for a file, whole or beside a line of it, or commands."""
+    """A fenced block of a guide: code for a file, whole, beside a line of it or instead of it, or commands."""
 
     language: str
     file: str
@@ -31,7 +33,7 @@ def blocks(guide: str) -> list[Block]:
 
 
 def put(block: Block, project: Path) -> None:
-    """Writes a new file, or the block beside the one line it names."""
+    """Writes a new file, or the block where the one line is that it names."""
     path = project / block.file
     if not block.where:
         assert not path.exists(), f"{block.file} is there already"
@@ -41,7 +43,8 @@ def put(block: Block, project: Path) -> None:
     places = [number for number, line in enumerate(lines) if line.rstrip("\n") == block.line]
     assert len(places) == 1, f"{block.file} has {len(places)} lines {block.line!r}"
     at = places[0] + (block.where == "behind")
-    path.write_text("".join([*lines[:at], block.text, *lines[at:]]), encoding="utf-8")
+    kept = lines[at + (block.where == "instead") :]
+    path.write_text("".join([*lines[:at], block.text, *kept]), encoding="utf-8")
 
 
 def run(command: str, project: Path) -> str:
@@ -64,14 +67,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def follow(guide: str, project: Path) -> list[str]:
-    """Does all that a guide says, in its order; what its commands printed."""
-    printed = []
+    """Does all that a guide says, in its order; what its commands printed. What it wrote is linted."""
+    printed, written = [], set()
     for block in blocks(guide):
         if block.language == "python":
             put(block, project)
+            written.add(block.file)
         elif block.language == "sh":
             commands = [line for line in block.text.splitlines() if line.startswith("python ")]
             printed += [run(command, project) for command in commands if "test_pack_texts" not in command]
+    files = " ".join(sorted(written))
+    run(f"python -m ruff check {files} && {sys.executable} -m ruff format --check {files}", project)
     return printed
 
 

@@ -144,8 +144,9 @@ class TestPages:
     @pytest.mark.parametrize("node_id", sorted(NODES))
     def test_page(self, node_id: str) -> None:
         node = NODES[node_id]
-        english = (PAGES / f"{node_id}.md").read_text(encoding="utf-8")
-        chinese = (PAGES / node_id / "zh.md").read_text(encoding="utf-8")
+        pages = (PAGES / f"{node_id}.md", PAGES / node_id / "zh.md")
+        assert [str(page.relative_to(ROOT)) for page in pages if not page.exists()] == [], "help pages are missing"
+        english, chinese = (page.read_text(encoding="utf-8") for page in pages)
         assert english.startswith(f"# {node.display_name}\n")
         assert chinese.startswith(f"# {locale('zh')[node_id]['display_name']}\n")
         for section in ("Inputs", "Outputs", "When to change what", "Messages", "How it works"):
