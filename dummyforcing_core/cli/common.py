@@ -11,7 +11,7 @@ import torch
 
 from ..clips.pipeline import Compute, Decoder, Pipeline, Weights, is_demo, load_pipeline
 from ..clips.text_features import TextFiles
-from ..errors import CheckpointError, DummyForcingError, OutputError
+from ..errors import MESSAGE, CheckpointError, DummyForcingError, OutputError, shown
 from ..files import make_folder
 from ..geometry import SIZES, LatentShape, Span, made_size
 from ..models.families import DEMO, FAMILIES
@@ -259,8 +259,8 @@ def _one_thread(device: torch.device) -> None:
 
 
 def warn(text: str) -> None:
-    """One line on stderr."""
-    print(f"warning: {text}", file=sys.stderr)
+    """One line on stderr, whatever the text holds."""
+    print(f"warning: {shown(text, MESSAGE)}", file=sys.stderr)
 
 
 class Progress:
