@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError
+from ..errors import OutputError, shown
 
 LEFT_OUT: dict[str, Any] = {"switches": [], "blend chunks": 0}  # what a report without them means
 
@@ -22,7 +22,6 @@ def check_finished(video: Path, asked: Mapping[str, Any]) -> None:
     for name, value in asked.items():
         if name in found and found[name] != value:
             raise OutputError(
-                f"expected {name} {found[name]!r}, which {video} was made with, got {value!r}; choose another folder, "
-                "or "
-                "delete it"
+                f"expected {name} '{shown(found[name])}', which {video} was made with, got '{shown(value)}'; choose "
+                "another folder, or delete it"
             )

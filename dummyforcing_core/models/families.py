@@ -1,6 +1,6 @@
 """One row per checkpoint family: what a Wan2.1 file does not say about itself. Facts and sources: docs/families.md."""
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from .family import Family
 from .sources import DIFFUSION, DISAGREE, LORAS, UNKNOWN, Licence, SourceFile
 
@@ -220,7 +220,7 @@ FAMILIES: dict[str, Family] = {family.name: family for family in ROWS}
 def get_family(name: str) -> Family:
     """The row called `name`; unknown names list the known ones."""
     if name not in FAMILIES:
-        raise CheckpointError(f"unknown model family {name!r}; known families: {', '.join(sorted(FAMILIES))}")
+        raise CheckpointError(f"unknown model family '{shown(name)}'; known families: {', '.join(sorted(FAMILIES))}")
     return FAMILIES[name]
 
 

@@ -41,7 +41,7 @@ BAD_WORDS: dict[str, tuple[str, str]] = {
     "device with no memory": ("--device meta", "device 'meta' cannot be used"),
     "device without its module": ("--device hpu", "device 'hpu' cannot be used"),
     "window < sink + chunk": ("--policy window --window 5 --sink 3", "expected a window of at least 6 frames"),
-    "negative sink": ("--policy window --window 12 --sink -1", "expected sink_frames of 0 or more, got -1"),
+    "negative sink": ("--policy window --window 12 --sink -1", "expected --sink of 0 or more, got -1"),
     "window with full": ("--policy full --window 12", "--window: expected --policy window"),
     "sink with full": ("--policy full --sink 3", "--sink: expected --policy window"),
     "two kinds of prompt": ("--prompts {tmp}/file", "not allowed with argument"),
