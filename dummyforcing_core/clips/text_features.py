@@ -60,7 +60,7 @@ def _demo_encoder(warn: Warn) -> Callable[[str], Tensor]:
     def encode(prompt: str) -> Tensor:
         features, unknown = encode_prompt(prompt)
         if unknown:
-            warn(f"the demo world does not know: {', '.join(dict.fromkeys(unknown))} (ignored)")
+            warn(f"the demo world does not know: {shown(', '.join(dict.fromkeys(unknown)), 200)} (ignored)")
         return features
 
     return encode

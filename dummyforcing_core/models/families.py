@@ -50,6 +50,7 @@ ROWS = (
         size="",
         window_frames=12,
         sink_frames=3,
+        follows_switches=True,
         verified="trained, sampled and measured: demo/README.md",
     ),
     Family(
@@ -90,6 +91,7 @@ ROWS = (
         window_frames=12,
         sink_frames=3,
         recache=True,
+        follows_switches=True,
         containers=GENERATOR_FIRST,
         hints=(r"/[^/]*long[-_ ]?live(?![-_ ]?2)[^/]*$",),
         files=(
@@ -169,6 +171,7 @@ ROWS = (
         window_frames=6,
         trained_frames=ANY_LENGTH,
         loop="recompute",
+        follows_switches=True,
         hints=(r"/[^/]*krea[-_ .]?realtime[^/]*$",),
         files=(
             SourceFile(
