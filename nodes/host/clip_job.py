@@ -63,6 +63,11 @@ class ClipJob:
         """Of the model, as the loop tells of them."""
         return loop_of(self.family).model_calls(self.family, self.schedule, self.shape.frames, self._given_frames)
 
+    @property
+    def _start_condition(self) -> dict[str, str]:
+        given = self._given_frames
+        return {"given start": f"{pixel_frames(given)} frames ({given} latent)"} if given else {}
+
     def conditions(self, seed: int) -> dict[str, Any]:
         """The first lines of its report."""
         return {
@@ -70,6 +75,7 @@ class ClipJob:
             "policy": policy_text(self.policy),
             "size": "{}x{}".format(*screen_size(self.shape.width * SPATIAL, self.shape.height * SPATIAL)),
             "frames": pixel_frames(self.shape.frames),
+            **self._start_condition,
             "prompts": len(self.conditioning),
             "steps": ", ".join(f"{level:.3f}" for level in self.schedule.sigmas),
             "seed": seed,

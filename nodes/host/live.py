@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -129,6 +129,13 @@ class LiveView:
         self._began = time.perf_counter()
         self._frames = 0  # pixel frames so far
         self._bar = comfy.utils.ProgressBar(calls, node_id=node or None)
+
+    def tell(self, notes: Sequence[str]) -> None:
+        """Shows what the report will say of the clip while its first chunk is made."""
+        for note in notes:
+            logging.warning("Dummy Forcing: %s", note)
+        if notes:
+            self.send(running=True, chunk=0, chunks=self._chunks, notes=[*notes])
 
     def step(self) -> None:
         """A model call begins."""

@@ -11,6 +11,7 @@ from ...dummyforcing_core.geometry import TEMPORAL
 from ...dummyforcing_core.prompts import PromptSchedule
 
 STARTS = "dummyforcing_start_seconds"
+NOTES = "dummyforcing_notes"  # lines that the report of a clip with this prompt must show
 
 
 def starts_at(conditioning: list, seconds: float) -> list:
