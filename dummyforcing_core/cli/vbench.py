@@ -16,7 +16,7 @@ from ..clips.pipeline import Pipeline
 from ..clips.render import Clip, Outputs, device_name, render
 from ..clips.report import RunReport
 from ..clips.script import Script
-from ..errors import DummyForcingError, shown
+from ..errors import MESSAGE, DummyForcingError, shown
 from ..evaluation.vbench import SAMPLES, Sample, Shard, Suite, pair_up
 from ..evaluation.vbench_folder import ClipFolder
 from ..geometry import LatentShape, pixel_frames
@@ -198,4 +198,4 @@ def _duration(seconds: float) -> str:
 
 
 def _say(shard: Shard, text: str) -> None:
-    print(f"[rank {shard.rank} of {shard.world}] {text}" if shard.world > 1 else text, flush=True)
+    print(shown(f"[rank {shard.rank} of {shard.world}] {text}" if shard.world > 1 else text, MESSAGE), flush=True)

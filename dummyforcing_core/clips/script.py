@@ -80,8 +80,9 @@ class Script:
                 continue
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DummyForcingError(f"line {number} is not JSON: {error.msg}; write one object per line") from error
+            except (ValueError, RecursionError) as error:  # numbers of many digits, brackets without end
+                reason = shown(getattr(error, "msg", error))
+                raise DummyForcingError(f"line {number} is not JSON: {reason}; write one object per line") from error
             prompts = entry.get("prompts") if isinstance(entry, dict) else None
             if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) for p in prompts):
                 raise DummyForcingError(f'line {number} is no object with "prompts", a list of texts: {shown(line)}')

@@ -170,7 +170,8 @@ class HeadPlan:
             found = document["format"], document["version"]
         except (json.JSONDecodeError, TypeError, KeyError) as error:
             raise PlanError(
-                f"expected a head plan, JSON with format {FORMAT!r}, got {shown(repr(error))}; save it again"
+                f"expected a head plan, JSON with format {FORMAT!r}, got "
+                f"{shown(f'{type(error).__name__}: {error}')}; save it again"
             ) from error
         if found != (FORMAT, VERSION):
             raise PlanError(
@@ -186,5 +187,7 @@ class HeadPlan:
             )
             plan.check(document["layers"], document["heads"])
         except (KeyError, TypeError, IndexError) as error:
-            raise PlanError(f"the head plan is damaged: {shown(repr(error), 200)}; save it again") from error
+            raise PlanError(
+                f"the head plan is damaged: {shown(f'{type(error).__name__}: {error}', 200)}; save it again"
+            ) from error
         return plan

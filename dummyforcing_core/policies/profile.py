@@ -84,8 +84,10 @@ class HeadProfile:
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             found = document["format"], document["version"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise PlanError(f"{path} is not a head profile ({shown(repr(error))}); make one with `profile`") from error
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise PlanError(
+                f"{path} is not a head profile ({shown(f'{type(error).__name__}: {error}')}); make one with `profile`"
+            ) from error
         if found != (FORMAT, VERSION):
             raise PlanError(
                 f"{path} has format {shown(repr(found[0]))}, version {shown(repr(found[1]))}; known: "
@@ -100,6 +102,7 @@ class HeadProfile:
             profile.check(document["layers"], document["heads"])
         except (KeyError, TypeError, ValueError, PlanError) as error:
             raise PlanError(
-                f"{path} is a damaged head profile ({shown(repr(error), 200)}); make it again with `profile`"
+                f"{path} is a damaged head profile ({shown(f'{type(error).__name__}: {error}', 200)}); make it "
+                "again with `profile`"
             ) from error
         return profile
