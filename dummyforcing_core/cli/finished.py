@@ -22,6 +22,6 @@ def check_finished(video: Path, asked: Mapping[str, Any]) -> None:
     for name, value in asked.items():
         if name in found and found[name] != value:
             raise OutputError(
-                f"expected {name} '{shown(found[name])}', which {video} was made with, got '{shown(value)}'; choose "
-                "another folder, or delete it"
+                f"expected {name} {shown(repr(found[name]))}, which {video} was made with, got {shown(repr(value))}; "
+                "choose another folder, or delete it"
             )

@@ -62,9 +62,10 @@ def test_the_demo_at_a_size_it_does_not_know(told: Any, canvas: Any) -> None:
     assert "64x64" in note and "272x64" in note
 
 
-def test_a_start_that_the_demo_does_not_know(call: Any, demo: Any, told: Any) -> None:
+def test_a_start_that_the_demo_does_not_know(part: Any, told: Any) -> None:
     def start(image: torch.Tensor) -> Any:
-        return call("VAEEncode", vae=demo[2], pixels=image).outputs[0]
+        codec = part("dummyforcing_core.clips.demo_assets").load_demo_codec()
+        return {"samples": codec.encode(image.permute(3, 0, 1, 2)[None] * 2 - 1)}
 
     (note,) = told(start_latent=start(torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))))
     assert "no picture of the demo world" in note
