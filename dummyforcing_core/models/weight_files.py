@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError, OutputError, shown
+from ..files import real_path
 
 Tree = Mapping[str, Any]
 CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -155,14 +156,15 @@ def write_safetensors(
         header[name] = {"dtype": CODES[kind], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode("utf-8")
     text += b" " * (-len(text) % 8)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    target = real_path(path)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for _, tensor in ordered:
                 on_cpu = tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
                 file.write(on_cpu.reshape(-1).view(torch.uint8).numpy().data)
-        part.replace(path)
+        part.replace(target)
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror or error}); "

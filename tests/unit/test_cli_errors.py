@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dummyforcing_core.__main__ import build_parser
 from dummyforcing_core.cli import vbench
 from dummyforcing_core.cli.common import clip_shape, load, read_prompts
-from dummyforcing_core.clips.video import VideoWriter
+from dummyforcing_core.clips.video import VideoWriter, frame_count
 from dummyforcing_core.models import checkpoints
 from dummyforcing_core.models.wan import CausalWan, WanConfig
 from tests.unit.refusals import assert_refused, files
@@ -218,8 +218,15 @@ def test_full_disk(run, tiny_demo, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     result = run("generate", *DEMO, "--frames", 33, *(w for o, n in names.items() for w in (o, tmp_path / n)))
     assert calls == chunk + 1
     assert_refused(result.code, result.err, "the disk is full; free some space")
-    assert "kept" not in result.err
-    assert files(tmp_path) == {}
+    left = ["c.part.mp4", "l.safetensors"] if chunk else ["l.safetensors"]
+    assert sorted(files(tmp_path)) == left and all(f"{tmp_path / name}" in result.err for name in left)
+    assert load_file(tmp_path / "l.safetensors")["latent"].shape[2] == 3 * (chunk + 1)
+    if chunk:
+        assert frame_count(tmp_path / "c.part.mp4") == 9
+    monkeypatch.setattr(VideoWriter, "_write_bytes", write)
+    go_on = "--start-latents", tmp_path / "l.safetensors", "--out", tmp_path / "rest.mp4"
+    assert run("generate", *DEMO, "--frames", 33, *go_on).code == 0
+    assert frame_count(tmp_path / "rest.mp4") == 33
 
 
 @pytest.mark.parametrize(
