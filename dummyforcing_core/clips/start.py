@@ -26,11 +26,14 @@ def start_from_latents(path: Path, shape: LatentShape) -> Tensor:
         raise OutputError(f"{path}: not a readable .safetensors file ({error}); save it with --save-latents") from error
     wanted = (1, shape.channels, shape.height, shape.width)
     if latent is None or latent.ndim != 5 or (*latent.shape[:2], *latent.shape[3:]) != wanted:
-        got = 'no tensor "latent"' if latent is None else f"a latent of shape {tuple(latent.shape)}"
+        got, use = 'no tensor "latent"', "a file of --save-latents"
+        if latent is not None:
+            got = f"a latent of shape {tuple(latent.shape)}"
+            if latent.ndim == 5 and tuple(latent.shape[:2]) == wanted[:2]:
+                use = f"--size {latent.shape[4] * SPATIAL}x{latent.shape[3] * SPATIAL}"
         raise OutputError(
             f"{path}: expected a latent (1, {shape.channels}, frames, {shape.height}, {shape.width}) for this clip, "
-            f"got {got}; "
-            "make the clip of the same size"
+            f"got {got}; use {use}"
         )
     if latent.shape[2] >= shape.frames:
         raise OutputError(

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from ..models.checkpoints import LoadedModel
 from ..models.families import DEMO
 from ..text.demo_text import TEXT_DIM, TEXT_LEN, encode_prompt
@@ -60,7 +60,7 @@ def _demo_encoder(warn: Warn) -> Callable[[str], Tensor]:
     def encode(prompt: str) -> Tensor:
         features, unknown = encode_prompt(prompt)
         if unknown:
-            warn(f"the demo world does not know: {', '.join(dict.fromkeys(unknown))} (ignored)")
+            warn(f"the demo world does not know: {shown(', '.join(dict.fromkeys(unknown)), 200)} (ignored)")
         return features
 
     return encode
@@ -71,12 +71,15 @@ def _saved_features(path: Path, text_len: int, text_dim: int) -> Tensor:
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a readable .safetensors file ({error}); save it again") from error
+        raise CheckpointError(
+            f"{path}: not a readable .safetensors file ({shown(error, 120)}); save it again"
+        ) from error
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     tensor = next(iter(tensors.values())) if len(tensors) == 1 else torch.empty(0)
     rows = tensor.flatten(0, -2).float() if tensor.ndim > 1 else torch.empty(0, 0)
     if rows.shape[1] != text_dim or not 0 < rows.shape[0] <= text_len:
         raise CheckpointError(
-            f"{path}: holds {shapes}; expected one tensor (rows, {text_dim}) with 1 to {text_len} rows for this model"
+            f"{path}: holds {shown(shapes, 200)}; expected one tensor (rows, {text_dim}) with 1 to {text_len} rows for "
+            "this model"
         )
     return padded(rows, text_len)

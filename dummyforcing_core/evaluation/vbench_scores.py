@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import OutputError
+from ..errors import OutputError, shown
 
 # dimension -> (low, high, weight)
 QUALITY: dict[str, tuple[float, float, float]] = {
@@ -73,7 +73,8 @@ def read_results(paths: Iterable[Path]) -> dict[str, float]:
             read = {str(name).replace(" ", "_"): float(value[0]) for name, value in document.items()}
         except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise OutputError(
-                f"{path} is no result of VBench ({error}); give its *_eval_results.json: {{dimension: [score, ...]}}"
+                f"{path} is no result of VBench ({shown(error, 200)}); give its *_eval_results.json: "
+                "{{dimension: [score, ...]}}"
             ) from error
         found |= read
     return found

@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from ..errors import PlanError
+from ..errors import PlanError, shown
 
 FORMAT = "dummyforcing.head_plan"
 VERSION = 1
@@ -170,12 +170,13 @@ class HeadPlan:
             found = document["format"], document["version"]
         except (json.JSONDecodeError, TypeError, KeyError) as error:
             raise PlanError(
-                f"expected a head plan, JSON with format {FORMAT!r}, got {error!r}; save it again"
+                f"expected a head plan, JSON with format {FORMAT!r}, got "
+                f"{shown(f'{type(error).__name__}: {error}')}; save it again"
             ) from error
         if found != (FORMAT, VERSION):
             raise PlanError(
-                f"expected a head plan of format {FORMAT!r}, version {VERSION}, got {found[0]!r}, {found[1]!r}; save "
-                "it again"
+                f"expected a head plan of format {FORMAT!r}, version {VERSION}, got {shown(repr(found[0]))}, "
+                f"{shown(repr(found[1]))}; save it again"
             )
         try:
             memories = [HeadMemory(**entry) for entry in document["memories"]]
@@ -186,5 +187,7 @@ class HeadPlan:
             )
             plan.check(document["layers"], document["heads"])
         except (KeyError, TypeError, IndexError) as error:
-            raise PlanError(f"the head plan is damaged: {error!r}; save it again") from error
+            raise PlanError(
+                f"the head plan is damaged: {shown(f'{type(error).__name__}: {error}', 200)}; save it again"
+            ) from error
         return plan

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from .names import listing, strip_prefixes
 from .weight_files import open_container, read_weights
 
@@ -85,7 +85,7 @@ def _updates(tensors: dict[str, Tensor], strength: float) -> dict[str, LowRank]:
         match = _PART.match(strip_prefixes(name))
         if match is None:
             raise CheckpointError(
-                f"holds {name}, PEFT's module.lora_A.weight and module.lora_B.weight were expected; "
+                f"holds {shown(name, 120)}, PEFT's module.lora_A.weight and module.lora_B.weight were expected; "
                 "give an autoregressive model's LoRA such as LongLive's"
             )
         modules[match["module"]][match["side"] or "alpha"] = tensor
@@ -94,7 +94,10 @@ def _updates(tensors: dict[str, Tensor], strength: float) -> dict[str, LowRank]:
         down, up = parts.get("A"), parts.get("B")
         if down is None or up is None or down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:
             shapes = {side: tuple(part.shape) for side, part in parts.items()}
-            raise CheckpointError(f"{module} has {shapes}, A (rank, in) and B (out, rank) were expected; get it again")
+            raise CheckpointError(
+                f"{shown(module, 120)} has {shown(shapes, 120)}, A (rank, in) and B (out, rank) were expected; get it "
+                "again"
+            )
         rank = down.shape[0]
         alpha = float(parts["alpha"]) if "alpha" in parts else float(rank)
         updates[f"{module}.weight"] = LowRank(down, up, strength * alpha / rank)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 
 # Wrappers may sit anywhere in a name: FSDP wraps every block, torch.compile may wrap a part.
 WRAPPERS = frozenset({"_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_module"})
@@ -80,7 +80,7 @@ def listing(names: Iterable[str], show: int = 3) -> str:
     """The first `show` names and the count of the rest."""
     names = list(names)
     rest = f" and {len(names) - show} more" if len(names) > show else ""
-    return ", ".join(names[:show]) + rest
+    return ", ".join(shown(name, 120) for name in names[:show]) + rest
 
 
 def refuse_foreign(names: Iterable[str]) -> None:
@@ -89,7 +89,7 @@ def refuse_foreign(names: Iterable[str]) -> None:
     for pattern, message in REFUSED:
         hit = next((name for name in names if pattern.search(name)), None)
         if hit is not None:
-            raise CheckpointError(f"{message} (found {hit})")
+            raise CheckpointError(f"{message} (found {listing([hit])})")
 
 
 def strip_prefixes(name: str) -> str:
@@ -127,7 +127,7 @@ def official_names(names: Iterable[str]) -> dict[str, str]:
     for name, short in stripped.items():
         if official.setdefault(short, name) != name:
             raise CheckpointError(
-                f"both {official[short]} and {name} are {short}, one set of weights was expected; "
-                "save the set to use alone"
+                f"both {listing([official[short]])} and {listing([name])} are {listing([short])}, one set of weights "
+                "was expected; save the set to use alone"
             )
     return official

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..errors import CheckpointError, OutputError
+from ..errors import CheckpointError, OutputError, shown
 from ..files import real_path
 
 Tree = Mapping[str, Any]
@@ -88,10 +88,10 @@ def _unreadable(path: Path, error: Exception) -> str:
     code = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if code:
         return (
-            f"needs the Python object {code[1]}, tensors only were expected (loading objects can run foreign code); "
-            "save its state_dict() alone or get a .safetensors file"
+            f"needs the Python object {shown(code[1])}, tensors only were expected (loading objects can run foreign "
+            "code); save its state_dict() alone or get a .safetensors file"
         )
-    reason = (str(error) or type(error).__name__).splitlines()[0][:120]
+    reason = shown(str(error).partition("\n")[0] or type(error).__name__, 120)
     return (
         f"truncated, corrupt or not a {path.suffix.lower()} file ({path.stat().st_size:,} bytes; {reason}); "
         "download it again and compare its size with the source's"

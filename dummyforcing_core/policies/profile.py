@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import PlanError
+from ..errors import PlanError, shown
 from ..files import write_atomic
 from ..kv.scoring import HeadScores
 
@@ -84,10 +84,15 @@ class HeadProfile:
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             found = document["format"], document["version"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise PlanError(f"{path} is not a head profile ({error!r}); make one with `profile`") from error
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise PlanError(
+                f"{path} is not a head profile ({shown(f'{type(error).__name__}: {error}')}); make one with `profile`"
+            ) from error
         if found != (FORMAT, VERSION):
-            raise PlanError(f"{path} has format {found[0]!r}, version {found[1]!r}; known: {FORMAT!r}, {VERSION}")
+            raise PlanError(
+                f"{path} has format {shown(repr(found[0]))}, version {shown(repr(found[1]))}; known: "
+                f"{FORMAT!r}, {VERSION}"
+            )
         try:
             scores = HeadScores(torch.tensor(document["scores"], dtype=torch.float32))
             profile = cls(scores, document["family"], document["fingerprint"], document.get("conditions", {}))
@@ -96,5 +101,8 @@ class HeadProfile:
                 raise ValueError("masses of a head are shares, 0 or more, and sum to 1")
             profile.check(document["layers"], document["heads"])
         except (KeyError, TypeError, ValueError, PlanError) as error:
-            raise PlanError(f"{path} is a damaged head profile ({error!r}); make it again with `profile`") from error
+            raise PlanError(
+                f"{path} is a damaged head profile ({shown(f'{type(error).__name__}: {error}', 200)}); make it "
+                "again with `profile`"
+            ) from error
         return profile

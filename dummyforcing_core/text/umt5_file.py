@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from ..models.names import listing
 from ..models.tensor_check import READABLE, in_one_line
 from ..models.weight_files import READERS, flat_names, open_container, read_weights
@@ -109,9 +109,13 @@ def _config(path: Path) -> dict[str, Any]:
         kind, gate = config.get("model_type"), config.get("feed_forward_proj", GATE)
     except (OSError, ValueError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"this folder's config.json cannot be read ({reason}), {EXPECTED}; {FIX}") from error
+        raise CheckpointError(
+            f"this folder's config.json cannot be read ({shown(reason, 200)}), {EXPECTED}; {FIX}"
+        ) from error
     if (kind, gate) != ("umt5", GATE):
-        raise CheckpointError(f"config.json says {kind!r} with {gate!r}, {EXPECTED} ('umt5' with {GATE!r}); {FIX}")
+        raise CheckpointError(
+            f"config.json says {shown(repr(kind))} with {shown(repr(gate))}, {EXPECTED} ('umt5' with {GATE!r}); {FIX}"
+        )
     return config
 
 
@@ -146,7 +150,7 @@ def _stated(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> dict[str
             if leaf == "comfy_quant":
                 stated[module] = json.loads(tensor.numpy().tobytes())["format"]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"its quantisation metadata is malformed ({error}); {FIX}") from error
+        raise CheckpointError(f"its quantisation metadata is malformed ({shown(error, 200)}); {FIX}") from error
     return stated
 
 
@@ -171,7 +175,7 @@ def _geometry(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Umt5G
     (words, dim), (inner, _), (ffn_dim, _), (buckets, heads) = shapes
     found = {"d_model": dim, "d_kv": inner // heads, "d_ff": ffn_dim, "num_heads": heads, "num_layers": layers,
              "relative_attention_num_buckets": buckets}  # fmt: skip
-    odd = [f"{key} {config[key]} and {value}" for key, value in found.items() if config.get(key, value) != value]
+    odd = [f"{key} {shown(config[key])} and {value}" for key, value in found.items() if config.get(key, value) != value]
     if odd:
         raise CheckpointError(f"config.json and tensors disagree on {', '.join(odd)}: download the folder again")
     return Umt5Geometry(

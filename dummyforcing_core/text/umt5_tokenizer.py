@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, DummyForcingError
+from ..errors import CheckpointError, DummyForcingError, shown
 
 Warn = Callable[[str], None]
 EOS = "</s>"
@@ -37,7 +37,7 @@ class Tokenizer:
         ids = self.split(clean(prompt))
         if len(ids) >= longest:
             warn(
-                f"the prompt that begins {prompt.strip()[:40]!r} is {len(ids) + 1} tokens long, "
+                f"the prompt that begins '{shown(prompt.strip()[:40])}' is {len(ids) + 1} tokens long, "
                 f"{longest} fit: its end is not read"
             )
         return [*ids[: longest - 1], self.eos]
@@ -124,5 +124,4 @@ def _sentencepiece(model: bytes, path: Path) -> Tokenizer:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    reason = " ".join(str(error).split())[:120]
-    return CheckpointError(f"{path}: its tokenizer is damaged or of another kind ({reason}); {FIX}")
+    return CheckpointError(f"{path}: its tokenizer is damaged or of another kind ({shown(error, 120)}); {FIX}")
