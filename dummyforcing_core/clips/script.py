@@ -1,6 +1,5 @@
 """Prompts over time as people write them: lines of text, or the interactive JSONL of LongLive."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from ..errors import DummyForcingError
 from ..geometry import FPS, TEMPORAL
+from ..reading import parse_json, read_text, short
 
 LATENTS_PER_SECOND = FPS / TEMPORAL
 
@@ -70,12 +70,14 @@ class Script:
             if not line.strip():
                 continue
             try:
-                entry = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DummyForcingError(f"line {number} is not JSON: {error.msg}; write one object per line") from error
+                entry = parse_json(line)
+            except ValueError as error:
+                raise DummyForcingError(f"line {number} is {short(error)}; write one object per line") from error
             prompts = entry.get("prompts") if isinstance(entry, dict) else None
             if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) for p in prompts):
-                raise DummyForcingError(f'line {number} is no object with "prompts", a list of texts: {line[:60]}')
+                raise DummyForcingError(
+                    f'line {number} is no object with "prompts", a list of texts: {short(line, 60)}'
+                )
             if len(prompts) != len(switch_frames) + 1:
                 raise DummyForcingError(
                     f"line {number}: expected {len(prompts) - 1} switch frames for its {len(prompts)} prompts, got "
@@ -87,10 +89,7 @@ class Script:
     @classmethod
     def read(cls, path: Path, switch_frames: Sequence[int] = ()) -> list["Script"]:
         """The clips of a file: one in the text form, one per line of a .jsonl."""
-        try:
-            text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark in front
-        except (OSError, UnicodeDecodeError) as error:
-            raise DummyForcingError(f"cannot read the schedule {path}: {error}; give a UTF-8 text file") from error
+        text = read_text(path, "schedule", DummyForcingError)
         try:
             jsonl = path.suffix.lower() == ".jsonl"
             if switch_frames and not jsonl:

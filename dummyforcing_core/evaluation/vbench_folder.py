@@ -19,6 +19,7 @@ from typing import Any
 
 from ..errors import OutputError
 from ..files import make_folder, output_error, write_atomic
+from ..reading import cause, parse_json, read_text, short
 from .vbench import SEED_RULE, Sample, Suite
 
 FORMAT = "dummyforcing.vbench"
@@ -82,16 +83,16 @@ class ClipFolder:
     def read_manifest(self) -> dict[str, Any] | None:
         """The manifest, None if there is none; OutputError if it is damaged or of another kind."""
         try:
-            text = self.manifest.read_text(encoding="utf-8")
+            self.manifest.lstat()
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError) as error:
-            raise OutputError(f"cannot read {self.manifest}: {error}; choose another folder") from error
+        except OSError as error:
+            raise OutputError(f"cannot read {short(self.manifest, 200)}: {cause(error)}") from error
         try:
-            document = json.loads(text)
+            document = parse_json(read_text(self.manifest, "manifest", OutputError))
             known = (document["format"], document["version"]) == (FORMAT, VERSION)
-            whole = isinstance(document["conditions"], dict) and isinstance(document["prompts"], dict)
-        except (ValueError, TypeError, KeyError):
+            whole = isinstance(document["conditions"], dict) and all(map(_whole_entry, document["prompts"].values()))
+        except (ValueError, TypeError, KeyError, AttributeError):
             known = whole = False
         if not (known and whole):
             raise OutputError(f"{self.manifest} is no manifest of this version; sample into another folder")
@@ -146,6 +147,11 @@ class ClipFolder:
         if found is None or entries != found["prompts"]:
             whole = document | {"prompts": entries}
             write_atomic(self.manifest, (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def _whole_entry(entry: Any) -> bool:
+    """Whether a prompt's entry has its text and its seeds."""
+    return isinstance(entry, dict) and isinstance(entry.get("text"), str) and isinstance(entry.get("seeds"), list)
 
 
 def _key(prompt: str) -> str:

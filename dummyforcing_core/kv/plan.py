@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from ..errors import PlanError
+from ..reading import parse_json, short
 
 FORMAT = "dummyforcing.head_plan"
 VERSION = 1
@@ -166,17 +167,15 @@ class HeadPlan:
     def from_json(cls, text: str) -> "HeadPlan":
         """Reads `to_json`'s form; PlanError names what is wrong."""
         try:
-            document = json.loads(text)
+            document = parse_json(text)
             found = document["format"], document["version"]
-        except (json.JSONDecodeError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise PlanError(
-                f"expected a head plan, JSON with format {FORMAT!r}, got {error!r}; save it again"
+                f"expected a head plan, JSON with format {FORMAT!r}, got {short(repr(error))}; save it again"
             ) from error
         if found != (FORMAT, VERSION):
-            raise PlanError(
-                f"expected a head plan of format {FORMAT!r}, version {VERSION}, got {found[0]!r}, {found[1]!r}; save "
-                "it again"
-            )
+            said = ", ".join(short(repr(part)) for part in found)
+            raise PlanError(f"expected a head plan of format {FORMAT!r}, version {VERSION}, got {said}; save it again")
         try:
             memories = [HeadMemory(**entry) for entry in document["memories"]]
             plan = cls(
@@ -186,5 +185,5 @@ class HeadPlan:
             )
             plan.check(document["layers"], document["heads"])
         except (KeyError, TypeError, IndexError) as error:
-            raise PlanError(f"the head plan is damaged: {error!r}; save it again") from error
+            raise PlanError(f"the head plan is damaged: {short(repr(error), 200)}; save it again") from error
         return plan

@@ -176,8 +176,10 @@ BAD_EMBEDDINGS = {
     "a number": ({"a": torch.tensor(1.0)}, "(rows, 32)"),
     "two tensors": ({"a": torch.zeros(7, 32), "b": torch.zeros(7, 32)}, "expected one tensor"),
     "no tensor": ({}, "expected one tensor"),
-    "no safetensors": (b"text", "not a readable .safetensors file"),
-    "no file": (None, "not a readable .safetensors file"),
+    "no safetensors": (b"text", "corrupt or not a .safetensors file"),
+    "no file": (None, "no such file"),
+    "NaN": ({"a": torch.full((7, 32), torch.nan)}, "NaN or infinite"),
+    "whole numbers": ({"a": torch.zeros(7, 32, dtype=torch.int64)}, "floating point"),
     "none given": ("", "needs --text-embedding FILE.safetensors"),
 }
 
