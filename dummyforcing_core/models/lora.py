@@ -89,11 +89,16 @@ class Lora:
         self._check(name, update, weight.shape)
         return weight.float() + update.delta.reshape(weight.shape).to(weight.device)
 
+    @property
+    def bare(self) -> list[str]:
+        """Changed parameters that are no module's weight or bias: modulations."""
+        return [name for name in self.updates if not name.endswith((".weight", ".bias"))]
+
     def host_names(self) -> dict[str, Tensor]:
-        """The adapter under the names that ComfyUI patches a diffusion model by."""
+        """The adapter under the names that ComfyUI patches a diffusion model by, without the `bare` parameters."""
         tensors: dict[str, Tensor] = {}
-        for name, update in self.updates.items():
-            module = f"diffusion_model.{name.removesuffix('.weight')}"
+        for name in sorted(self.updates.keys() - set(self.bare)):
+            update, module = self.updates[name], f"diffusion_model.{name.removesuffix('.weight')}"
             if isinstance(update, Difference):
                 tensors[f"{module}.diff"] = update.delta
                 continue

@@ -59,6 +59,8 @@ READERS: dict[str, Callable[[Path], tuple[Tree, dict[str, str]]]] = {
     ".safetensors": _read_safetensors,
     ".pt": _read_torch,
     ".pth": _read_torch,
+    ".ckpt": _read_torch,
+    ".sft": _read_safetensors,
 }
 
 
@@ -91,7 +93,7 @@ def read_as(kind: str, path: Path) -> tuple[Tree, dict[str, str]]:
 
 def read_header(path: Path) -> dict[str, str]:
     """The text metadata of a .safetensors file; {} for other files, which have none."""
-    if path.suffix.lower() != ".safetensors":
+    if READERS.get(path.suffix.lower()) is not _read_safetensors:
         return {}
     try:
         with safe_open(path, framework="pt") as file:

@@ -10,6 +10,8 @@ import folder_paths
 from comfy.cli_args import args
 
 from ...dummyforcing_core.errors import DummyForcingError
+from ...dummyforcing_core.models.other_forms import SHARD
+from ...dummyforcing_core.models.weight_files import READERS
 
 PROFILES = "dummyforcing_profiles"
 DEFAULT_PREFIX = "video/streaming"
@@ -45,8 +47,9 @@ def new_profile_path(name: str) -> Path:
 
 
 def model_names(kind: str) -> list[str]:
-    """Files of a model folder such as diffusion_models or loras."""
-    return folder_paths.get_filename_list(kind)
+    """Files of a model folder such as diffusion_models or loras that can be read: one whole file of a known type."""
+    names = folder_paths.get_filename_list(kind)
+    return [name for name in names if Path(name).suffix.lower() in READERS and not SHARD.fullmatch(Path(name).name)]
 
 
 def model_path(kind: str, name: str) -> Path:
