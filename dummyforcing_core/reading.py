@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -72,7 +73,7 @@ def read_text(path: Path, what: str, kind: type[DummyForcingError]) -> str:
 def parse_json(text: str) -> Any:
     """JSON whose numbers are finite; ValueError, in one short line that begins with "not JSON", for all else."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("not JSON of a depth that can be read") from error
     except ValueError as error:  # a number of thousands of digits is one too
@@ -80,8 +81,11 @@ def parse_json(text: str) -> Any:
         raise ValueError(f"not JSON: {where}") from error
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no finite number")
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{short(text)} is no finite number")
+    return number
 
 
 def short(text: object, most: int = 80) -> str:

@@ -57,7 +57,10 @@ class Script:
                 continue
             match = re.fullmatch(r"\s*(?:(\d+):)?(\d+(?:\.\d+)?)\s*\|\s*(\S.*?)\s*", line)
             if not match:
-                raise DummyForcingError(f"line {number} is {line.strip()!r}; write TIME | PROMPT, e.g. 0:15 | a cat")
+                got = repr(short(line.strip()))
+                raise DummyForcingError(f"line {number} is {got}; write TIME | PROMPT, e.g. 0:15 | a cat")
+            if max(len(match[1] or ""), len(match[2])) > 12:
+                raise DummyForcingError(f"line {number} begins after {short(match[2])} seconds; no clip is as long")
             seconds = 60 * int(match[1] or 0) + float(match[2])
             lines.append((round(seconds * LATENTS_PER_SECOND), match[3]))
         return cls(tuple(lines))

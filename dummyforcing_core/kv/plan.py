@@ -30,9 +30,11 @@ class HeadMemory:
     def __post_init__(self) -> None:
         for frames in (self.sink_frames, 0 if self.recent_frames is None else self.recent_frames):
             if type(frames) is not int or frames < 0:
-                raise PlanError(f"{self} has a count of {frames!r} frames; give whole numbers, 0 or more")
+                raise PlanError(
+                    f"{short(self)} has a count of {short(repr(frames))} frames; give whole numbers, 0 or more"
+                )
         if self.positions not in ("absolute", "rank"):
-            raise PlanError(f"positions {self.positions!r} are unknown; known: absolute, rank")
+            raise PlanError(f"positions {short(repr(self.positions))} are unknown; known: absolute, rank")
 
     def within(self, clip_frames: int) -> "HeadMemory":
         """The same memory with every count resolved for a clip of `clip_frames`."""
@@ -72,7 +74,7 @@ class KVShape:
 def _natural(number: object) -> int:
     """A whole number from 0 up; TypeError for anything else that JSON can hold."""
     if type(number) is not int or number < 0:
-        raise TypeError(f"{number!r} is no index")
+        raise TypeError(f"{short(repr(number))} is no whole number from 0 up")
     return number
 
 
@@ -183,7 +185,7 @@ class HeadPlan:
                 tuple(tuple(map(str, row)) for row in document["roles"]),
                 str(document["family"]),
             )
-            plan.check(document["layers"], document["heads"])
+            plan.check(_natural(document["layers"]), _natural(document["heads"]))
         except (KeyError, TypeError, IndexError) as error:
             raise PlanError(f"the head plan is damaged: {short(repr(error), 200)}; save it again") from error
         return plan

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -37,7 +38,9 @@ def _read_torch(path: Path) -> tuple[Tree, dict[str, str]]:
     zipped = zipfile.is_zipfile(path)  # only this format, of torch >= 1.6, can be mapped
     if zipped:
         _refuse_packed(path)
-    tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, about kinds of tensors that are refused below
+        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     if not isinstance(tree, Mapping):
         raise CheckpointError(
             f"holds one {type(tree).__name__}, a dictionary of tensors was expected; save the model's state_dict()"
@@ -85,7 +88,7 @@ def read_as(kind: str, path: Path) -> tuple[Tree, dict[str, str]]:
     """`read_weights` of a file that is of the kind of one of READERS, whatever its name."""
     try:
         return READERS[kind](path)
-    except (CheckpointError, MemoryError):
+    except CheckpointError:
         raise
     except Exception as error:  # a damaged file makes the parsers raise almost anything
         raise CheckpointError(_damaged(path, error)) from error

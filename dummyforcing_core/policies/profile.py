@@ -112,5 +112,5 @@ class HeadProfile:
         shares = mass.numel() > 0 and bool((mass >= 0).all())
         if not shares or not torch.allclose(mass.sum(-1), torch.ones(()), atol=1e-3):
             raise ValueError("masses of a head are shares, 0 or more, and sum to 1")
-        profile.check(document["layers"], document["heads"])
+        profile.check(int(document["layers"]), int(document["heads"]))
         return profile
