@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "family and makes ComfyUI build its causal model. The source is never changed."
     )
     parser.add_argument(
-        "source", metavar="SRC", type=Path, help="checkpoint: .safetensors, .pt or .pth, or a folder of shards"
+        "source", metavar="SRC", type=Path, help="checkpoint: .safetensors, .pt or .pth, a folder of shards, or .gguf"
     )
     parser.add_argument("target", metavar="DST", type=Path, help="file to write, ending in .safetensors")
     parser.add_argument("--family", metavar="F", help=f"how it was trained: {', '.join(sorted(FAMILIES))}")

@@ -9,7 +9,8 @@ import shlex
 from pathlib import Path
 
 from ..errors import CheckpointError
-from ..reading import cause, short
+from ..reading import cause, short, unreadable
+from .gguf_file import read_gguf
 from .names import listing
 from .weight_files import Tree, read_weights
 
@@ -21,19 +22,21 @@ FOLDERS = (".", "transformer")  # a model's own folder, or a pipeline's
 
 def refuse_other_forms(path: Path) -> None:
     """Raises CheckpointError for shards, their index or folder, and for GGUF, with the command that converts them."""
+    if not os.path.isdir(path) and (why := unreadable(path)):
+        raise CheckpointError(why)
     if path.suffix.lower() == ".gguf":
-        raise CheckpointError(
-            "this is GGUF, whose weights only run in loaders of its own; get the same model as .safetensors or .pt "
-            "(`python -m dummyforcing_core models` says where)"
-        )
+        raise CheckpointError(f"this is GGUF; make plain tensors of it: pip install gguf; {_command(path)}")
     if shards := shards_of(path):
         source = path if path.is_dir() else path.parent
-        command = f"python -m dummyforcing_core convert {shlex.quote(short(source, 200))} joined.safetensors"
-        raise CheckpointError(f"this model lies in {len(shards)} files; make one of them: {command}")
+        raise CheckpointError(f"this model lies in {len(shards)} files; make one of them: {_command(source)}")
     if os.path.isdir(path):
         found = next((path / folder / WHOLE for folder in FOLDERS if os.path.isfile(path / folder / WHOLE)), None)
         if found is not None:
             raise CheckpointError(f"this is a folder; give the file in it, {short(found, 200)}")
+
+
+def _command(source: Path) -> str:
+    return f"python -m dummyforcing_core convert {shlex.quote(short(source, 200))} whole.safetensors"
 
 
 def shards_of(path: Path) -> list[Path]:
@@ -72,7 +75,9 @@ def _set_in(folder: Path) -> list[Path]:
 
 
 def read_joined(path: Path) -> tuple[Tree, dict[str, str]]:
-    """What `read_weights` reads, or the tensors of all shards of a set together."""
+    """What `read_weights` reads, the tensors of all shards of a set together, or those of a GGUF file."""
+    if path.suffix.lower() == ".gguf":
+        return read_gguf(path), {}
     shards = shards_of(path)
     if not shards:
         return read_weights(path)

@@ -1,6 +1,7 @@
 """Checkpoints in several files and GGUF: refused with the command that helps, and `convert` joins the files."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_shards_are_refused_with_the_command_that_joins_them(run, folder: Path, 
     assert "this model lies in 3 files" in message
     command = message.rpartition("make one of them: ")[2]
     source = folder if given == "." else folder / "transformer"
-    assert command == f"python -m dummyforcing_core convert '{source}' joined.safetensors"
+    assert command == f"python -m dummyforcing_core convert '{source}' whole.safetensors"
     target = folder / "joined.safetensors"
     result = run("convert", folder / given, target, "--family", "self_forcing")
     assert result.code == 0, result.err
@@ -89,10 +90,40 @@ def test_a_folder_with_one_file_says_which(tmp_path: Path) -> None:
     assert "this is a folder; give a file" in refusal(tmp_path / "empty")
 
 
-def test_gguf_is_refused_with_where_to_get_a_file_that_can_be_read(tmp_path: Path) -> None:
-    (tmp_path / "wan.gguf").write_bytes(b"GGUF")
-    assert "this is GGUF" in refusal(tmp_path / "wan.gguf")
-    assert "python -m dummyforcing_core models" in refusal(tmp_path / "wan.gguf")
+def test_gguf_is_refused_with_the_command_that_converts_it(run, tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "self_forcing.gguf"
+    assert "no such file" in refusal(path)
+    path.write_bytes(b"GGUF")
+    assert f"pip install gguf; python -m dummyforcing_core convert {path} whole.safetensors" in refusal(path)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    result = run("convert", path, tmp_path / "x.safetensors")
+    assert result.code == 2 and "pip install gguf" in result.err
+
+
+def test_gguf_is_converted(run, tmp_path: Path, state) -> None:
+    gguf = pytest.importorskip("gguf")
+    path, wanted = tmp_path / "self_forcing.gguf", {}
+    writer = gguf.GGUFWriter(path, "wan")
+    for name, tensor in state.items():
+        kind = gguf.GGMLQuantizationType.Q8_0 if tensor.ndim == 2 and tensor.shape[1] % 32 == 0 else None
+        if tensor.ndim > 4:
+            writer.add_array(f"comfy.gguf.orig_shape.{name}", list(tensor.shape))
+        array = tensor.flatten(0, -4).numpy() if tensor.ndim > 4 else tensor.numpy()
+        data = array if kind is None else gguf.quants.quantize(array, kind)
+        writer.add_tensor(name, data, raw_dtype=kind)
+        wanted[name] = tensor if kind is None else torch.from_numpy(gguf.quants.dequantize(data, kind)).bfloat16()
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    result = run("convert", path, tmp_path / "whole.safetensors", "--dtype", "fp32")
+    assert result.code == 0, result.err
+    made = load_model(tmp_path / "whole.safetensors").model.state_dict()
+    for name, tensor in wanted.items():
+        assert torch.equal(made[name], tensor.float()), name
+    path.write_bytes(path.read_bytes()[:5000])
+    result = run("convert", path, tmp_path / "x.safetensors")
+    assert result.code == 2 and "truncated, corrupt or not a .gguf file" in result.err
 
 
 @pytest.mark.parametrize("suffix", READERS)
