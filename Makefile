@@ -15,7 +15,7 @@ demo: $(STAMP)
 
 # Headless tests side by side, one file a worker; then those inside ComfyUI and on its page, which share one host.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/unit tests/property tests/golden tests/slow
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/unit tests/property tests/fuzz tests/golden tests/slow
 	$(BIN)/python -m pytest tests/host tests/web
 
 # Long proofs (a thousand chunks) of what `make test` shows on short clips.

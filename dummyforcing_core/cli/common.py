@@ -19,6 +19,7 @@ from ..models.families import DEMO, FAMILIES
 from ..models.lora import Lora
 from ..models.weight_files import flat_names, read_weights
 from ..ownership import owned
+from ..reading import read_text
 from ..vae.tiny_vae import TinyDecoder
 from ..vae.tiny_vae_file import is_tiny_decoder, load_tiny_decoder
 from ..vae.wan_vae import WanVAE
@@ -139,10 +140,7 @@ def named_dtype(name: str) -> torch.dtype:
 
 def read_prompts(path: Path) -> list[str]:
     """The prompts of a text file, one per line; blank lines and lines that start with # do not count."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise OutputError(f"cannot read the prompts in {path}: {error}; give a UTF-8 text file") from error
+    lines = [line.strip() for line in read_text(path, "prompts in", OutputError).splitlines()]
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise OutputError(f"{path} holds no prompt; write one per line")
@@ -259,7 +257,7 @@ def _vae(path: Path, device: torch.device, dtype: torch.dtype) -> WanVAE | TinyD
     try:
         tiny = is_tiny_decoder(flat_names(read_weights(path)[0]))
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{shown(path, 200)}: {error}") from error
     return load_tiny_decoder(path, device, dtype) if tiny else load_wan_vae(path, device, dtype)
 
 

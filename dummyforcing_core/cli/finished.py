@@ -1,12 +1,12 @@
 """Clips that an earlier run left in a folder: skipped if they are what is asked for now, refused if not."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..clips.video import frame_count
 from ..errors import OutputError, shown
+from ..reading import parse_json, read_text
 
 LEFT_OUT: dict[str, Any] = {"switches": [], "blend chunks": 0}  # what a report without them means
 
@@ -32,6 +32,6 @@ def check_finished(video: Path, asked: Mapping[str, Any]) -> None:
 
 def _conditions(video: Path) -> dict[str, Any]:
     try:
-        return LEFT_OUT | json.loads(video.with_suffix(".json").read_text(encoding="utf-8"))["conditions"]
-    except (OSError, ValueError, TypeError, KeyError):
+        return LEFT_OUT | parse_json(read_text(video.with_suffix(".json"), "report", OutputError))["conditions"]
+    except (OutputError, ValueError, TypeError, KeyError):
         return {}

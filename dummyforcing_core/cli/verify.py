@@ -30,6 +30,7 @@ from ..models.wan_geometry import size_mismatch
 from ..models.weight_files import read_header
 from ..policies import DummyForcing, Policy, own_policy
 from ..prompts import PromptSchedule
+from ..reading import unreadable
 from .common import add_run_arguments, claimed_outputs, clip_shape, load, pick_device, read_prompts, shown_size
 from .generate import make_clip
 
@@ -73,8 +74,8 @@ def verify(args: argparse.Namespace) -> Page:
     path = checkpoints.DEMO_PATH if args.model == DEMO else Path(args.model)
     if args.family is not None:
         get_family(args.family)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; name a checkpoint with --model, or demo")
+    if unreadable(path):
+        read_checkpoint(path)  # says why: the path is an argument, no finding
     shape = _shape(args, LATENTS)
     page = Page(f"Verification of {DEMO if args.model == DEMO else path.name}")
     try:
@@ -87,7 +88,7 @@ def verify(args: argparse.Namespace) -> Page:
     info = weights.info
     page.add("file", f"{path.stat().st_size:,} bytes, {_name(info.dtype)}, {info.container or 'bare tensors'}")
     page.add("fingerprint", info.fingerprint)
-    check_tensors(page, weights.tensors, info.geometry)
+    check_tensors(page, weights.tensors, info.geometry, weights.scales)
     page.add("family", *_family(args, path, weights))
     if page.verdict == "FAIL":
         page.add("clips", "not made: the weights are damaged")

@@ -1,5 +1,6 @@
 """A model with all it needs to run headless: prompt -> features, denoiser, latents -> pixels."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -186,7 +187,7 @@ def _pixels(decoder: Decoder) -> tuple[NewDecoder, EncodePixels | None]:
 def is_demo(model: str) -> bool:
     """Whether this is the bundled model or a file whose metadata says it is of its family; no tensor is read."""
     path = Path(model)
-    if model == DEMO or not path.is_file():
+    if model == DEMO or not os.path.isfile(path):
         return model == DEMO
     try:
         return parse_metadata(read_header(path)).family == DEMO

@@ -1,6 +1,5 @@
 """Prompts over time as people write them: lines of text, or the interactive JSONL of LongLive."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from ..errors import DummyForcingError, shown
 from ..geometry import FPS, TEMPORAL
+from ..reading import parse_json, read_text
 from .timed_lines import has_times, timed_lines, written_lines
 
 LATENTS_PER_SECOND = FPS / TEMPORAL
@@ -79,13 +79,14 @@ class Script:
             if not line.strip():
                 continue
             try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError) as error:  # numbers of many digits, brackets without end
-                reason = shown(getattr(error, "msg", error))
-                raise DummyForcingError(f"line {number} is not JSON: {reason}; write one object per line") from error
+                entry = parse_json(line)
+            except ValueError as error:
+                raise DummyForcingError(f"line {number} is {shown(error)}; write one object per line") from error
             prompts = entry.get("prompts") if isinstance(entry, dict) else None
             if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) for p in prompts):
-                raise DummyForcingError(f'line {number} is no object with "prompts", a list of texts: {shown(line)}')
+                raise DummyForcingError(
+                    f'line {number} is no object with "prompts", a list of texts: {shown(line, 60)}'
+                )
             if len(prompts) != len(switch_frames) + 1:
                 raise DummyForcingError(
                     f"line {number}: expected {len(prompts) - 1} switch frames for its {len(prompts)} prompts, got "
@@ -97,10 +98,7 @@ class Script:
     @classmethod
     def read(cls, path: Path, switch_frames: Sequence[int] = ()) -> list["Script"]:
         """The clips of a file: one in the text form, one per line of a .jsonl."""
-        try:
-            text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark in front
-        except (OSError, UnicodeDecodeError) as error:
-            raise DummyForcingError(f"cannot read the schedule {path}: {error}; give a UTF-8 text file") from error
+        text = read_text(path, "schedule", DummyForcingError)
         try:
             jsonl = path.suffix.lower() == ".jsonl"
             if switch_frames and not jsonl:

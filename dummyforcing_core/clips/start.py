@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import OutputError
+from ..errors import CheckpointError, OutputError, shown
 from ..geometry import SPATIAL, LatentShape
+from ..models.tensor_check import READABLE
+from ..models.weight_files import read_weights
+from ..reading import unreadable
 from .pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -20,24 +21,30 @@ if TYPE_CHECKING:
 
 def start_from_latents(path: Path, shape: LatentShape) -> Tensor:
     """The tensor "latent" (1, 16, n, h, w) of a .safetensors file; it counts in the clip's length."""
+    name = shown(path, 200)
     try:
-        latent = load_file(path).get("latent")
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"{path}: not a readable .safetensors file ({error}); save it with --save-latents") from error
+        latent = read_weights(path)[0].get("latent")
+    except CheckpointError as error:
+        raise OutputError(f"{name}: {error}; save latents with --save-latents") from error
     wanted = (1, shape.channels, shape.height, shape.width)
-    if latent is None or latent.ndim != 5 or (*latent.shape[:2], *latent.shape[3:]) != wanted:
+    if not isinstance(latent, Tensor) or latent.ndim != 5 or (*latent.shape[:2], *latent.shape[3:]) != wanted:
         got, use = 'no tensor "latent"', "a file of --save-latents"
-        if latent is not None:
+        if isinstance(latent, Tensor):
             got = f"a latent of shape {tuple(latent.shape)}"
             if latent.ndim == 5 and tuple(latent.shape[:2]) == wanted[:2]:
                 use = f"--size {latent.shape[4] * SPATIAL}x{latent.shape[3] * SPATIAL}"
         raise OutputError(
-            f"{path}: expected a latent (1, {shape.channels}, frames, {shape.height}, {shape.width}) for this clip, "
+            f"{name}: expected a latent (1, {shape.channels}, frames, {shape.height}, {shape.width}) for this clip, "
             f"got {got}; use {use}"
         )
-    if latent.shape[2] >= shape.frames:
+    if not 0 < latent.shape[2] < shape.frames:
         raise OutputError(
-            f"{path}: holds {latent.shape[2]} latent frames, the clip has {shape.frames} in all; use more --frames"
+            f"{name}: holds {latent.shape[2]} latent frames, the clip has {shape.frames} in all; use more --frames"
+        )
+    if latent.dtype not in READABLE or not latent.float().isfinite().all():
+        raise OutputError(
+            f"{name}: expected finite numbers in floating point, got {str(latent.dtype)[6:]} or NaN; save latents with "
+            "--save-latents"
         )
     return latent.float()
 
@@ -47,23 +54,29 @@ def start_from_image(
     pipeline: Pipeline,
     shape: LatentShape,
     warn: Callable[[str], None],
-    shown: tuple[int, int] | None = None,
+    crop: tuple[int, int] | None = None,
 ) -> Tensor:
     """One latent frame (1, 16, 1, h, w) of an image, scaled to cover the clip's size and cropped to its middle.
 
-    shown -- width and height of the middle that will be shown, if less is shown than made: the image fills that, and
-             its edge rows and columns are repeated around it
+    crop -- width and height of the middle that will be shown, if less is shown than made: the image fills that, and
+            its edge rows and columns are repeated around it
     """
     from PIL import Image, ImageOps
 
     if pipeline.encode_pixels is None:
         raise OutputError("a start image needs an encoder, which this model has not; give --start-latents instead")
     size = shape.width * SPATIAL, shape.height * SPATIAL
+    if why := unreadable(path):
+        raise OutputError(f"cannot read the image {shown(path, 200)}: {why}")
     try:
         image = _upright_rgb(path)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OutputError(f"cannot read the image {path}: {error}; give another file") from error
-    width, height = size if shown is None or image.size == size else shown
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes the parsers raise almost anything
+        raise OutputError(
+            f"cannot read the image {shown(path, 200)}: {shown(error, 200)}; give another file"
+        ) from error
+    width, height = size if crop is None or image.size == size else crop
     if image.width * height != image.height * width:
         warn(f"{path.name} is {image.width}x{image.height}, another shape than {width}x{height}: its middle is used")
     fitted = np.array(ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS))

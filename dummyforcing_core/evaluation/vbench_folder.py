@@ -19,6 +19,7 @@ from typing import Any
 from ..errors import OutputError, shown
 from ..files import make_folder, output_error, rename_whole, write_atomic
 from ..ownership import free_of_owners, owned
+from ..reading import cause, parse_json, read_text
 from .vbench import SEED_RULE, Sample, Shard, Suite
 
 FORMAT = "dummyforcing.vbench"
@@ -85,16 +86,16 @@ class ClipFolder:
     def read_manifest(self) -> dict[str, Any] | None:
         """The manifest, None if there is none; OutputError if it is damaged or of another kind."""
         try:
-            text = self.manifest.read_text(encoding="utf-8")
+            self.manifest.lstat()
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError) as error:
-            raise OutputError(f"cannot read {self.manifest}: {error}; choose another folder") from error
+        except OSError as error:
+            raise OutputError(f"cannot read {shown(self.manifest, 200)}: {cause(error)}") from error
         try:
-            document = json.loads(text)
+            document = parse_json(read_text(self.manifest, "manifest", OutputError))
             known = (document["format"], document["version"]) == (FORMAT, VERSION)
-            whole = isinstance(document["conditions"], dict) and isinstance(document["prompts"], dict)
-        except (ValueError, TypeError, KeyError):
+            whole = isinstance(document["conditions"], dict) and all(map(_whole_entry, document["prompts"].values()))
+        except (ValueError, TypeError, KeyError, AttributeError):
             known = whole = False
         if not (known and whole):
             raise OutputError(f"{self.manifest} is no manifest of this version; sample into another folder")
@@ -149,6 +150,11 @@ class ClipFolder:
         if found is None or entries != found["prompts"]:
             whole = document | {"prompts": entries}
             write_atomic(self.manifest, (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def _whole_entry(entry: Any) -> bool:
+    """Whether a prompt's entry has its text and its seeds."""
+    return isinstance(entry, dict) and isinstance(entry.get("text"), str) and isinstance(entry.get("seeds"), list)
 
 
 def _key(prompt: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, shown
+from ..reading import parse_json
 from .families import FAMILIES, Family, get_family
 from .wan import WanConfig
 
@@ -35,7 +36,7 @@ def parse_metadata(metadata: Mapping[str, str]) -> Stated:
     if KEY not in metadata:
         return Stated()
     try:
-        entry = json.loads(metadata[KEY])
+        entry = parse_json(metadata[KEY])
         family, geometry = entry.get("family"), entry.get("geometry") or {}
         if not isinstance(family, str | None):
             raise TypeError(f"family is {shown(repr(family))}")
@@ -47,7 +48,7 @@ def parse_metadata(metadata: Mapping[str, str]) -> Stated:
             raise TypeError(f"geometry has {shown(bad, 120)}")
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"metadata entry {KEY!r} is malformed ({shown(error, 200)}), JSON with family and geometry was expected; "
+            f"metadata entry {KEY!r} is malformed ({shown(error, 120)}), JSON with family and geometry was expected; "
             "write the file anew with the convert command"
         ) from error
     return Stated(family, geometry)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..models.scaled_fp8 import dequantised
 from .umt5_file import Umt5File, Umt5Geometry, open_umt5
 from .umt5_names import BLOCK, EMBEDDING, FIX, NORM
 from .umt5_tokenizer import load_tokenizer, package
@@ -130,14 +131,9 @@ def _embed(file: Umt5File, ids: Tensor, device: torch.device, dtype: torch.dtype
     table, scale = file.stored(EMBEDDING)
     # Row by row: not every version of torch can gather float8, and float32 holds every storage dtype exactly.
     rows = torch.stack([table[index].float() for index in ids])
-    return _scaled(rows, scale, device, dtype)
+    return dequantised(rows.to(device), scale).to(dtype)
 
 
 def _weight(file: Umt5File, module: str, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return _scaled(*file.stored(module), device, dtype)
-
-
-def _scaled(tensor: Tensor, scale: Tensor | None, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The tensor on the device in `dtype`, multiplied in float32 with its scale."""
-    tensor = tensor.to(device)
-    return (tensor if scale is None else tensor.float() * scale.to(device).float().reshape(())).to(dtype)
+    tensor, scale = file.stored(module)
+    return dequantised(tensor.to(device), scale).to(dtype)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from ..models.names import listing
 from ..models.tensor_check import mismatch
 from ..models.weight_files import flat_names, open_container, read_weights
@@ -53,7 +53,7 @@ def load_tiny_decoder(
         raw_latents = _takes_raw_latents(path) if raw_latents is None else raw_latents
     except CheckpointError as error:
         # One line whatever a tensor in the file is called.
-        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{shown(path, 200)}: {' '.join(str(error).split())}") from error
     if dtype is None:
         stored = tensors[FIRST].dtype
         fallback = torch.bfloat16 if stored not in NATIVE else stored

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from ..models.names import Refusal, listing
 from ..models.tensor_check import mismatch
 from ..models.weight_files import flat_names, open_container, read_weights
@@ -53,7 +53,7 @@ def load_wan_vae(path: str | Path, device: torch.device | str = "cpu", dtype: to
         tensors = _read(path)
     except CheckpointError as error:
         # One line whatever a tensor in the file is called.
-        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{shown(path, 200)}: {' '.join(str(error).split())}") from error
     device = torch.device(device)
     if dtype is None:
         stored = tensors["decoder.conv1.weight"].dtype

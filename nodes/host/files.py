@@ -13,6 +13,8 @@ from comfy.cli_args import args
 
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.files import rename_whole
+from ...dummyforcing_core.models.other_forms import SHARD
+from ...dummyforcing_core.models.weight_files import READERS
 from ...dummyforcing_core.ownership import NameTaken, owned
 
 PROFILES = "dummyforcing_profiles"
@@ -49,8 +51,9 @@ def new_profile_path(name: str) -> Path:
 
 
 def model_names(kind: str) -> list[str]:
-    """Files of a model folder such as diffusion_models or loras."""
-    return folder_paths.get_filename_list(kind)
+    """Files of a model folder such as diffusion_models or loras that can be read: one whole file of a known type."""
+    names = folder_paths.get_filename_list(kind)
+    return [name for name in names if Path(name).suffix.lower() in READERS and not SHARD.fullmatch(Path(name).name)]
 
 
 def model_path(kind: str, name: str) -> Path:

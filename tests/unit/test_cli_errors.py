@@ -176,8 +176,10 @@ BAD_EMBEDDINGS = {
     "a number": ({"a": torch.tensor(1.0)}, "(rows, 32)"),
     "two tensors": ({"a": torch.zeros(7, 32), "b": torch.zeros(7, 32)}, "expected one tensor"),
     "no tensor": ({}, "expected one tensor"),
-    "no safetensors": (b"text", "not a readable .safetensors file"),
-    "no file": (None, "not a readable .safetensors file"),
+    "no safetensors": (b"text", "corrupt or not a .safetensors file"),
+    "no file": (None, "no such file"),
+    "NaN": ({"a": torch.full((7, 32), torch.nan)}, "NaN or infinite"),
+    "whole numbers": ({"a": torch.zeros(7, 32, dtype=torch.int64)}, "floating point"),
     "none given": ("", "needs --text-embedding FILE.safetensors"),
 }
 
@@ -319,8 +321,8 @@ def test_an_error_of_another_file_is_not_taken_for_stdouts(run, monkeypatch: pyt
         raise FileNotFoundError(errno.ENOENT, "gone", "some.file")
 
     monkeypatch.setattr("dummyforcing_core.cli.models.chosen_sources", broken)
-    with pytest.raises(FileNotFoundError, match="gone"):
-        run("models")
+    result = run("models")
+    assert (result.code, result.err) == (2, "error: some.file: gone; name another path\n")
 
 
 @pytest.mark.parametrize(("words", "strength"), [((), 1.0), (("--lora-strength", "0"), 0.0)])

@@ -329,7 +329,7 @@ class TestCommand:
         ("words", "message"),
         [
             (("--model", "none.safetensors"), "no such file"),
-            (("--model", "."), "no such file"),
+            (("--model", "."), "this is a folder"),
             (("--family", "nope"), "unknown model family"),
             (("--size", "17x16"), "multiples of 16"),
             (("--frames", "0"), "at least 1"),
