@@ -18,7 +18,7 @@ from dummyforcing_core.clips.pipeline import is_demo
 from dummyforcing_core.clips.script import Script
 from dummyforcing_core.clips.start import start_from_image, start_from_latents
 from dummyforcing_core.clips.text_features import _saved_features
-from dummyforcing_core.errors import DummyForcingError, shown
+from dummyforcing_core.errors import DummyForcingError
 from dummyforcing_core.evaluation.vbench_scores import read_results
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.models.checkpoints import read_checkpoint
