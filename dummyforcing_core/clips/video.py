@@ -16,11 +16,9 @@ import numpy as np
 
 from ..errors import OutputError
 from ..files import output_error
+from .colours import tag, to_rgb, to_yuv
 
 _KEYFRAME_SECONDS = 2
-_BT709 = 1  # one number in all three of H.273's tables: primaries, transfer, matrix
-_RGB, _UNSPECIFIED = 0, 2  # matrix values of a file that does not say
-_LIMITED_RANGE, _FULL_RANGE = 1, 2
 _KNOWN_TAGS = frozenset({"title", "artist", "album", "comment", "genre", "copyright", "date", "description"})
 
 
@@ -159,9 +157,7 @@ class VideoWriter:
         stream = container.add_stream("libx264", rate=self.fps)
         context = stream.codec_context
         context.width, context.height = self.width * self.scale, self.height * self.scale
-        context.pix_fmt = "yuv420p"
-        context.color_primaries = context.color_trc = context.colorspace = _BT709
-        context.color_range = _LIMITED_RANGE
+        tag(context)
         context.gop_size = self.fps * _KEYFRAME_SECONDS
         # One thread: x264's output depends on the number of threads, and this is far from the slow part.
         context.thread_count = 1
@@ -173,15 +169,7 @@ class VideoWriter:
     def _encode(self, frame: np.ndarray, index: int) -> list[Any]:
         if self.scale > 1:
             frame = frame.repeat(self.scale, axis=0).repeat(self.scale, axis=1)
-        rgb = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        # AREA averages each 2x2 block for the halved chroma planes.
-        yuv = rgb.reformat(
-            format="yuv420p",
-            src_color_range=_FULL_RANGE,
-            dst_color_range=_LIMITED_RANGE,
-            dst_colorspace=_BT709,
-            interpolation="AREA",
-        )
+        yuv = to_yuv(self._av, frame)
         yuv.pts, yuv.time_base = index, Fraction(1, self.fps)
         return list(self._encoder.encode(yuv))
 
@@ -241,14 +229,7 @@ def read_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
             if not container.streams.video:
                 raise OutputError(f"cannot read {path}: there is no video in it")
             for frame in container.decode(video=0):
-                known = frame.colorspace not in (_RGB, _UNSPECIFIED)
-                rgb = frame.reformat(
-                    format="rgb24",
-                    src_colorspace=frame.colorspace if known else _BT709,
-                    src_color_range=frame.color_range or _LIMITED_RANGE,
-                    dst_color_range=_FULL_RANGE,
-                )
-                yield rgb.to_ndarray()
+                yield to_rgb(frame)
     except (OSError, av.error.FFmpegError) as error:
         raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
 
@@ -265,11 +246,11 @@ def clip_bytes(frames: np.ndarray, fps: int, longest_px: int = 512) -> bytes:
     memory = io.BytesIO()
     with av.open(memory, "w", format="mp4", options={"movflags": "frag_keyframe+empty_moov"}) as container:
         stream = container.add_stream("libx264", rate=fps)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.width, stream.height = width, height
+        tag(stream.codec_context)
         stream.options = {"crf": "26", "preset": "ultrafast", "tune": "zerolatency"}
         for frame in frames:
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            container.mux(stream.encode(picture.reformat(width, height, "yuv420p", interpolation="BILINEAR")))
+            container.mux(stream.encode(to_yuv(av, frame, (width, height))))
         container.mux(stream.encode(None))
     return memory.getvalue()
 
