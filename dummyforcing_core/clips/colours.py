@@ -16,8 +16,13 @@ _BICUBIC, _AREA, _FULL_CHROMA_INT, _FULL_CHROMA_INPUT, _ACCURATE = 1 << 2, 1 << 
 _EXACT = _FULL_CHROMA_INT | _FULL_CHROMA_INPUT | _ACCURATE
 
 
-def tag(context: Any) -> None:
-    """Says in an encoder's stream what `to_yuv` makes."""
+# A chroma sample lies in the middle of its four pixels; h264 files that do not say so have it at their left edge.
+_X264 = {"x264-params": "chromaloc=1"}
+
+
+def tag(context: Any, options: dict[str, str]) -> None:
+    """Says in a libx264 stream what `to_yuv` makes; `options` are the encoder's others."""
+    context.options = options | _X264
     context.pix_fmt = "yuv420p"
     context.color_primaries = context.color_trc = context.colorspace = _BT709
     context.color_range = _LIMITED_RANGE

@@ -157,13 +157,12 @@ class VideoWriter:
         stream = container.add_stream("libx264", rate=self.fps)
         context = stream.codec_context
         context.width, context.height = self.width * self.scale, self.height * self.scale
-        tag(context)
         context.gop_size = self.fps * _KEYFRAME_SECONDS
         # One thread: x264's output depends on the number of threads, and this is far from the slow part.
         context.thread_count = 1
         # zerolatency: every frame that goes in comes out at once, so a chunk is complete when it is written.
         # veryfast: generation waits for it, and at crf 16 slower presets gave files of the same size.
-        context.options = {"crf": str(self.crf), "preset": "veryfast", "tune": "zerolatency"}
+        tag(context, {"crf": str(self.crf), "preset": "veryfast", "tune": "zerolatency"})
         return memory, container, stream
 
     def _encode(self, frame: np.ndarray, index: int) -> list[Any]:
@@ -247,8 +246,7 @@ def clip_bytes(frames: np.ndarray, fps: int, longest_px: int = 512) -> bytes:
     with av.open(memory, "w", format="mp4", options={"movflags": "frag_keyframe+empty_moov"}) as container:
         stream = container.add_stream("libx264", rate=fps)
         stream.width, stream.height = width, height
-        tag(stream.codec_context)
-        stream.options = {"crf": "26", "preset": "ultrafast", "tune": "zerolatency"}
+        tag(stream.codec_context, {"crf": "26", "preset": "ultrafast", "tune": "zerolatency"})
         for frame in frames:
             container.mux(stream.encode(to_yuv(av, frame, (width, height))))
         container.mux(stream.encode(None))

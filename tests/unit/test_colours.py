@@ -21,7 +21,7 @@ def picture() -> np.ndarray:
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     red = 120 + 80 * np.sin(x / 17) + 30 * np.cos(y / 9)
     green = 110 + 70 * np.sin(y / 13 + 1) + 30 * np.cos(x / 11)
-    blue = 100 + 60 * np.sin((x + y) / 19) + 20 * np.cos(y / 5)
+    blue = 120 + 60 * np.sin((x + y) / 19) + 20 * np.cos(y / 5)
     shades = np.stack([red, green, blue], axis=-1)
     return (shades + np.random.default_rng(0).normal(0, 4, shades.shape)).clip(0, 255).astype(np.uint8)
 
