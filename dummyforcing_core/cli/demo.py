@@ -8,7 +8,8 @@ from ..clips.script import Script
 from ..files import make_folder
 from ..geometry import LatentShape
 from ..policies import DummyForcing, Full
-from .common import DEMO_SIZE, load_demo, pick_device
+from .clip_arguments import DEMO_SIZE
+from .common import load_demo, pick_device
 from .compare import compare
 
 # One prompt per chunk. The colours are named while the light is on, then never again: what comes back when the

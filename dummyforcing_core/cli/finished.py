@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import OutputError
 
-LEFT_OUT: dict[str, Any] = {"switches": [], "blend chunks": 0}  # what a report without them means
+LEFT_OUT: dict[str, Any] = {"switches": [], "blend chunks": 0, "fps": "16"}  # what a report without them means
 
 
 def check_finished(video: Path, asked: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from .. import __version__
 from ..errors import DummyForcingError, OutputError
 from ..files import output_error, write_atomic
-from ..geometry import FPS, SPATIAL, TEMPORAL, LatentShape, chunk_spans, pixel_frames
+from ..geometry import SPATIAL, TEMPORAL, LatentShape, chunk_spans, pixel_frames
 from ..kv.plan import HeadPlan
 from ..kv.scoring import HeadScores
 from ..loops.run import ChunkResult, OnStep, Run
@@ -25,6 +26,7 @@ from ..models.stepcache import NO_STEPS, StepCache
 from ..noise import SeededNoise
 from ..policies.base import Policy
 from ..prompts import PromptSchedule
+from ..rates import OWN_RATE, rate_text, seconds_text
 from ..transfer import wait_for
 from ..vae.streaming import to_uint8
 from .contact_sheet import ContactSheet
@@ -39,8 +41,10 @@ from .video import VideoWriter
 class Clip:
     """What to make.
 
-    start -- latents (1, 16, n, h, w) of a given image or clip, the first n latent frames
-    crop  -- width and height that are shown of what is decoded
+    start  -- latents (1, 16, n, h, w) of a given image or clip, the first n latent frames
+    crop   -- width and height that are shown of what is decoded
+    frames -- pixel frames that are shown of what is decoded; None: all. Latents are kept whole
+    fps    -- of the video; motion is made for 16
     """
 
     script: Script
@@ -50,11 +54,24 @@ class Clip:
     steps: StepCache = NO_STEPS
     start: Tensor | None = None
     crop: tuple[int, int] | None = None
+    frames: int | None = None
+    fps: Fraction = OWN_RATE
+
+    @property
+    def made_size(self) -> tuple[int, int]:
+        """Width and height of what is decoded."""
+        return self.shape.width * SPATIAL, self.shape.height * SPATIAL
+
+    @property
+    def shown_frames(self) -> int:
+        """Pixel frames of the video."""
+        made = pixel_frames(self.shape.frames)
+        return made if self.frames is None else min(self.frames, made)
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the video, before it is enlarged."""
-        return self.crop or (self.shape.width * SPATIAL, self.shape.height * SPATIAL)
+        return self.crop or self.made_size
 
 
 @dataclass(frozen=True)
@@ -100,7 +117,7 @@ def render(pipeline: Pipeline, clip: Clip, outputs: Outputs, on_step: OnStep = l
                 pixels = decoder.push(chunk.latent)
                 if stills is not None:
                     stills.keep(pixels)
-                frames = to_uint8(pixels, clip.size)[0]
+                frames = _shown(clip, video, pixels)
                 decode_ms = ms_since(decode_began)
                 _write(video, frames, outputs)
                 record.add(chunk, frames, diffuse_ms, decode_ms)
@@ -108,7 +125,7 @@ def render(pipeline: Pipeline, clip: Clip, outputs: Outputs, on_step: OnStep = l
                     record.latents.append(chunk.latent.cpu())
             rest = decoder.flush()
             if rest.shape[2]:
-                frames = to_uint8(rest, clip.size)[0]
+                frames = _shown(clip, video, rest)
                 _write(video, frames, outputs)
                 record.sheet.add(frames)
         _rename(outputs.part, outputs.video)
@@ -127,7 +144,7 @@ class _Record:
         self._report = RunReport(conditions(pipeline, clip), init_ms=pipeline.init_ms)
         shape = clip_kv_shape(pipeline.denoiser.geometry, clip.shape, pipeline.family, switches)
         self._memory = MemoryUse(shape)
-        self.sheet = ContactSheet(pixel_frames(clip.shape.frames))
+        self.sheet = ContactSheet(clip.shown_frames, fps=float(clip.fps))
         self.latents: list[Tensor] = []
 
     def add(self, chunk: ChunkResult, frames: np.ndarray, diffuse_ms: float, decode_ms: float) -> None:
@@ -192,7 +209,7 @@ def prompt_schedule(pipeline: Pipeline, clip: Clip) -> PromptSchedule:
     prompts = PromptSchedule(tuple((start, contexts[prompt]) for start, prompt in clip.script.lines))
     given = 0 if clip.start is None else clip.start.shape[2]
     starts = [span.start for span in chunk_spans(clip.shape.frames, pipeline.family.chunk_frames, given)]
-    prompts.warn_unused(starts, TEMPORAL / FPS)
+    prompts.warn_unused(starts, float(TEMPORAL / clip.fps))
     return prompts.blended(clip.script.blend_chunks, starts)
 
 
@@ -201,10 +218,15 @@ def _writer(pipeline: Pipeline, clip: Clip, path: Path) -> VideoWriter:
     return VideoWriter(
         path,
         *clip.size,
-        FPS,
+        clip.fps,
         scale=pipeline.video_scale,
         metadata={"title": clip.script.title, "comment": comment},
     )
+
+
+def _shown(clip: Clip, video: VideoWriter, pixels: Tensor) -> np.ndarray:
+    """Of decoded pixels (1, 3, f, H, W) what the video shows, (f, H, W, 3) uint8: cut to its size and length."""
+    return to_uint8(pixels, clip.size)[0][: clip.shown_frames - video.frames_written]
 
 
 def _write(video: VideoWriter, frames: np.ndarray, outputs: Outputs) -> None:
@@ -224,18 +246,28 @@ def _rename(part: Path, video: Path) -> None:
         raise output_error(video, error) from error
 
 
-def asked_conditions(clip: Clip) -> dict[str, Any]:
-    """Of `conditions`, what is known without a model; where prompts switch (first latent frames) only if they do."""
-    script = clip.script
+def script_conditions(script: Script) -> dict[str, Any]:
+    """Prompts as a report has them; where they switch (first latent frames) only if they do."""
     switches = [start for start, _ in script.lines[1:]]
     return {
         "prompt": script.title,
         **({"switches": switches} if switches else {}),
         **({"blend chunks": script.blend_chunks} if script.blend_chunks else {}),
-        "size": "{}x{}".format(*clip.size),
-        "frames": pixel_frames(clip.shape.frames),
-        "seed": clip.seed,
     }
+
+
+def shown_conditions(size: tuple[int, int], frames: int, fps: Fraction) -> dict[str, Any]:
+    """The video as a report has it."""
+    return {"size": "{}x{}".format(*size), "frames": frames, "fps": rate_text(fps)}
+
+
+def made_conditions(clip: Clip) -> dict[str, str]:
+    """How long the video is, and what was made for it if more than it shows."""
+    size, frames = clip.made_size, pixel_frames(clip.shape.frames)
+    length = {"length": seconds_text(clip.shown_frames, clip.fps)}
+    if (size, frames) == (clip.size, clip.shown_frames):
+        return length
+    return length | {"made": "{}x{}, {} frames ({} latent)".format(*size, frames, clip.shape.frames)}
 
 
 def conditions(pipeline: Pipeline, clip: Clip) -> dict[str, Any]:
@@ -246,7 +278,10 @@ def conditions(pipeline: Pipeline, clip: Clip) -> dict[str, Any]:
         "family": pipeline.family.name,
         "policy": str(clip.policy),
         "skipped steps": ", ".join(map(str, sorted(clip.steps.skipped))) or "none",
-        **asked_conditions(clip),
+        **script_conditions(clip.script),
+        **shown_conditions(clip.size, clip.shown_frames, clip.fps),
+        "seed": clip.seed,
+        **made_conditions(clip),
         "device": device_name(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": pipeline.backend.title,

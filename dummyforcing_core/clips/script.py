@@ -4,12 +4,12 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from ..errors import DummyForcingError
-from ..geometry import FPS, TEMPORAL
-
-LATENTS_PER_SECOND = FPS / TEMPORAL
+from ..geometry import TEMPORAL
+from ..rates import OWN_RATE
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Script:
         return cls(tuple((i * chunk_frames, p) for i, p in lines if i == 0 or p != prompts[i - 1]))
 
     @classmethod
-    def parse(cls, text: str) -> "Script":
-        """Lines `0:15 | prompt`: from that minute and second on (`15`, `0:15` and `0:15.5` are times)."""
+    def parse(cls, text: str, fps: Fraction = OWN_RATE) -> "Script":
+        """Lines `0:15 | prompt`: from that minute and second of a video of `fps` on (`15`, `0:15.5` are times)."""
         lines = []
         for number, line in enumerate(text.splitlines(), start=1):
             if not line.strip() or line.lstrip().startswith("#"):
@@ -59,7 +59,7 @@ class Script:
             if not match:
                 raise DummyForcingError(f"line {number} is {line.strip()!r}; write TIME | PROMPT, e.g. 0:15 | a cat")
             seconds = 60 * int(match[1] or 0) + float(match[2])
-            lines.append((round(seconds * LATENTS_PER_SECOND), match[3]))
+            lines.append((round(seconds * fps / TEMPORAL), match[3]))
         return cls(tuple(lines))
 
     @classmethod
@@ -85,8 +85,9 @@ class Script:
         return scripts
 
     @classmethod
-    def read(cls, path: Path, switch_frames: Sequence[int] = ()) -> list["Script"]:
-        """The clips of a file: one in the text form, one per line of a .jsonl."""
+    def read(cls, path: Path, switch_frames: Sequence[int] = (), fps: Fraction = OWN_RATE) -> list["Script"]:
+        """The clips of a file: one in the text form, whose times are those of a video of `fps`, one per line of a
+        .jsonl."""
         try:
             text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark in front
         except (OSError, UnicodeDecodeError) as error:
@@ -95,7 +96,7 @@ class Script:
             jsonl = path.suffix.lower() == ".jsonl"
             if switch_frames and not jsonl:
                 raise DummyForcingError("switch frames belong to a .jsonl schedule; a text schedule has its own times")
-            scripts = cls.parse_jsonl(text, switch_frames) if jsonl else [cls.parse(text)]
+            scripts = cls.parse_jsonl(text, switch_frames) if jsonl else [cls.parse(text, fps)]
         except DummyForcingError as error:
             raise DummyForcingError(f"{path}: {error}") from error
         if not scripts:

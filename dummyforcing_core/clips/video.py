@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import OutputError
 from ..files import output_error
+from ..rates import rate_of, rate_text
 from .colours import tag, to_rgb, to_yuv
 
 _KEYFRAME_SECONDS = 2
@@ -45,14 +46,15 @@ class VideoWriter:
         path: str | os.PathLike[str],
         width: int,
         height: int,
-        fps: int = 16,
+        fps: Fraction | int = 16,
         crf: int = 16,
         *,
         scale: int = 1,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self.path = Path(path)
-        self.width, self.height, self.fps, self.crf, self.scale = width, height, fps, crf, scale
+        self.width, self.height, self.crf, self.scale = width, height, crf, scale
+        self.fps = rate_of(fps)
         self.frames_written = 0
         self._metadata = dict(metadata or {})
         self._closed = False
@@ -65,8 +67,8 @@ class VideoWriter:
             self._encoder.codec_context.open()
         except self._av.error.FFmpegError as error:
             raise OutputError(
-                f"cannot write {self.path}: libx264 refuses {width * scale}x{height * scale} pixels at {fps} fps "
-                f"({error.strerror}); choose another size"
+                f"cannot write {self.path}: libx264 refuses {width * scale}x{height * scale} pixels at "
+                f"{rate_text(self.fps)} fps ({error.strerror}); choose another size"
             ) from error
         self._fragments = 0
         self._good_bytes = 0
@@ -117,9 +119,9 @@ class VideoWriter:
         self.close()
 
     def _check_numbers(self) -> None:
-        if min(self.width, self.height, self.fps, self.scale) < 1:
+        if min(self.width, self.height, self.scale) < 1:
             raise OutputError(
-                f"cannot write {self.path}: {self.width}x{self.height} at {self.fps} fps, scale {self.scale}; "
+                f"cannot write {self.path}: {self.width}x{self.height}, scale {self.scale}; "
                 "all of them must be at least 1"
             )
         if not 0 <= self.crf <= 51:
@@ -157,7 +159,7 @@ class VideoWriter:
         stream = container.add_stream("libx264", rate=self.fps)
         context = stream.codec_context
         context.width, context.height = self.width * self.scale, self.height * self.scale
-        context.gop_size = self.fps * _KEYFRAME_SECONDS
+        context.gop_size = max(1, round(self.fps * _KEYFRAME_SECONDS))
         # One thread: x264's output depends on the number of threads, and this is far from the slow part.
         context.thread_count = 1
         # zerolatency: every frame that goes in comes out at once, so a chunk is complete when it is written.
@@ -169,7 +171,7 @@ class VideoWriter:
         if self.scale > 1:
             frame = frame.repeat(self.scale, axis=0).repeat(self.scale, axis=1)
         yuv = to_yuv(self._av, frame)
-        yuv.pts, yuv.time_base = index, Fraction(1, self.fps)
+        yuv.pts, yuv.time_base = index, 1 / self.fps
         return list(self._encoder.encode(yuv))
 
     def _append(self, packets: list[Any]) -> None:
@@ -233,7 +235,7 @@ def read_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
         raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def clip_bytes(frames: np.ndarray, fps: int, longest_px: int = 512) -> bytes:
+def clip_bytes(frames: np.ndarray, fps: Fraction | int, longest_px: int = 512) -> bytes:
     """Frames (f, H, W, 3) uint8 as a small mp4 in memory, for previews: fast rather than fine.
 
     Sides are reduced until none is above `longest_px`, and made even.
