@@ -12,7 +12,7 @@ from ..errors import OutputError
 from ..geometry import SIZES, LatentShape, check_shown_size, made_size, pixel_frames
 from ..loops.table import loop_of
 from ..models.families import ANY_LENGTH, Family
-from ..rates import OWN_RATE, frames_in, rate_of, rate_text, seconds_text
+from ..rates import OWN_RATE, frames_in, rate_of, rate_text
 
 DEMO_SIZE = (64, 64)
 DEFAULT_SIZE = (832, 480)
@@ -86,8 +86,9 @@ def asked_clip(args: argparse.Namespace, default_frames: int = DEFAULT_FRAMES) -
     if frames < 1:
         raise OutputError(f"expected 1 frame or more, got {frames}; ask for at least 1")
     if frames > LONGEST:
+        hours = float(LONGEST / args.fps / 3600)
         raise OutputError(
-            f"expected at most {LONGEST} frames ({seconds_text(LONGEST, args.fps)} at {rate_text(args.fps)} fps), got "
-            f"{frames}; make several clips"
+            f"expected at most {LONGEST} frames ({hours:.0f} hours at {rate_text(args.fps)} fps), got {frames}; make "
+            "several clips"
         )
     return Asked(shown, frames, args.fps)

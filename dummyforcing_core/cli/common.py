@@ -22,6 +22,7 @@ from ..vae.tiny_vae_file import is_tiny_decoder, load_tiny_decoder
 from ..vae.wan_vae import WanVAE
 from ..vae.wan_vae_file import load_wan_vae
 from .clip_arguments import add_clip_arguments
+from .time_left import LongRun
 
 ACCELERATORS = ("cuda", "xpu", "mps")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -249,6 +250,7 @@ class Progress:
         # The delay lets what the first call has to say, a warning or an error, stand on a line of its own.
         self._bar = tqdm(total=calls, desc=label, unit="call", mininterval=0.5, delay=0.5, leave=False)
         self._chunks = chunks
+        self._long = LongRun(calls, self._say)
 
     @property
     def on_step(self) -> Callable[[Span, int], None]:
@@ -258,6 +260,11 @@ class Progress:
     def _step(self, span: Span, step: int) -> None:
         self._bar.set_postfix_str(f"chunk {span.chunk + 1} of {self._chunks}", refresh=False)
         self._bar.update()
+        self._long.call(span.chunk)
+
+    def _say(self, text: str) -> None:
+        self._bar.clear()  # a line of its own
+        warn(text)
 
     def __enter__(self) -> "Progress":
         return self

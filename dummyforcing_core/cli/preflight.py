@@ -13,7 +13,8 @@ from ..kv.attention import choose
 from ..loops.run import setting_of
 from ..loops.table import clip_kv_shape, early_plan
 from ..machine import device_memory_bytes, main_memory_bytes
-from ..models.checkpoints import DEMO_PATH, read_checkpoint
+from ..models import checkpoints
+from ..models.checkpoints import read_checkpoint
 from ..models.denoiser import ModelGeometry
 from ..models.families import DEMO, Family
 from ..models.stepcache import NO_STEPS, StepCache
@@ -41,7 +42,7 @@ def known_model(args: argparse.Namespace) -> Known:
     dtype = pick_dtype(args.dtype, device)
     if args.model == DEMO:
         check_demo_family(args.family)
-        weights = read_checkpoint(DEMO_PATH, DEMO)
+        weights = read_checkpoint(checkpoints.DEMO_PATH, DEMO)
     else:
         weights = read_checkpoint(Path(args.model), args.family)
     config = weights.info.geometry

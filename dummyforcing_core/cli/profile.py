@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
                 f"expected --{option.replace('_', '-')} of 1 or more, got {getattr(args, option)}; give at least 1"
             )
     lines = read_prompts(args.prompts)
-    check_count("clips, prompts times --seeds,", len(lines) * args.seeds, MOST_CLIPS)
+    check_count("clips, prompts times --seeds", len(lines) * args.seeds, MOST_CLIPS)
     asked = asked_clip(args)
     claim_outputs(args, ("out", "picture"))
     known = known_model(args)

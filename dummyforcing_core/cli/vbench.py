@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     get_policy(args.policy)  # an unknown name must not cost a model load
     extended = read_prompts(args.extended) if args.extended else None
     suite = pair_up(read_prompts(args.prompts), extended, args.samples)
-    check_count("clips, prompts times --samples,", len(suite) * args.samples, MOST_CLIPS)
+    check_count("clips, prompts times --samples", len(suite) * args.samples, MOST_CLIPS)
     shard = Shard.from_environment(os.environ)
     args.device = _device(args.device, shard)
     folder = ClipFolder(args.out)

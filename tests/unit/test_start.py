@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from dummyforcing_core.cli.common import size
+from dummyforcing_core.cli.clip_arguments import size
 from dummyforcing_core.clips.start import image_pixels, start_from_image
 from dummyforcing_core.clips.video import read_frames
 from dummyforcing_core.errors import OutputError
