@@ -58,11 +58,6 @@ class Clip:
     fps: Fraction = OWN_RATE
 
     @property
-    def made_size(self) -> tuple[int, int]:
-        """Width and height of what is decoded."""
-        return self.shape.width * SPATIAL, self.shape.height * SPATIAL
-
-    @property
     def shown_frames(self) -> int:
         """Pixel frames of the video."""
         made = pixel_frames(self.shape.frames)
@@ -71,7 +66,7 @@ class Clip:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the video, before it is enlarged."""
-        return self.crop or self.made_size
+        return self.crop or (self.shape.width * SPATIAL, self.shape.height * SPATIAL)
 
 
 @dataclass(frozen=True)
@@ -261,13 +256,13 @@ def shown_conditions(size: tuple[int, int], frames: int, fps: Fraction) -> dict[
     return {"size": "{}x{}".format(*size), "frames": frames, "fps": rate_text(fps)}
 
 
-def made_conditions(clip: Clip) -> dict[str, str]:
-    """How long the video is, and what was made for it if more than it shows."""
-    size, frames = clip.made_size, pixel_frames(clip.shape.frames)
-    length = {"length": seconds_text(clip.shown_frames, clip.fps)}
-    if (size, frames) == (clip.size, clip.shown_frames):
+def made_conditions(size: tuple[int, int], frames: int, fps: Fraction, shape: LatentShape) -> dict[str, str]:
+    """How long a video of this size is, and what was made for it if that is more than it shows."""
+    made_size, made_frames = (shape.width * SPATIAL, shape.height * SPATIAL), pixel_frames(shape.frames)
+    length = {"length": seconds_text(frames, fps)}
+    if (made_size, made_frames) == (size, frames):
         return length
-    return length | {"made": "{}x{}, {} frames ({} latent)".format(*size, frames, clip.shape.frames)}
+    return length | {"made": "{}x{}, {} frames ({} latent)".format(*made_size, made_frames, shape.frames)}
 
 
 def conditions(pipeline: Pipeline, clip: Clip) -> dict[str, Any]:
@@ -281,7 +276,7 @@ def conditions(pipeline: Pipeline, clip: Clip) -> dict[str, Any]:
         **script_conditions(clip.script),
         **shown_conditions(clip.size, clip.shown_frames, clip.fps),
         "seed": clip.seed,
-        **made_conditions(clip),
+        **made_conditions(clip.size, clip.shown_frames, clip.fps, clip.shape),
         "device": device_name(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": pipeline.backend.title,
