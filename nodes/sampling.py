@@ -23,7 +23,7 @@ class ClipSize(io.ComfyNode):
         return schema(
             node_id="DummyForcingClipSize",
             display_name="Clip Size",
-            description="The empty canvas: size, length and batch of a clip at 16 frames per second.",
+            description="The empty canvas: size, length and batch of a clip.",
             search_aliases=["empty latent video", "resolution"],
             inputs=[
                 io.Combo.Input(

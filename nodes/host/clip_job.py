@@ -19,9 +19,9 @@ from ...dummyforcing_core.rates import OWN_RATE
 from ...dummyforcing_core.schedule import Schedule
 from .decoder import check_vae, streams
 from .denoiser import check_shape, geometry_of
-from .memory import Needs, check_fits, fits_together, needs_of
+from .memory import Needs, check_fits, check_main_memory, fits_together, needs_of
 from .settings import family_of, settings_of
-from .shown import Shown, fitted, made_side, shown_of
+from .shown import Shown, extended, made_side, shown_of
 from .sigmas import schedule_by
 
 
@@ -96,24 +96,18 @@ def clip_job(
     sigmas: Tensor | None = None,
 ) -> ClipJob:
     """The job of a Streaming Sampler's inputs; DummyForcingError if it cannot be done."""
-    canvas = latent["samples"]
-    if canvas.ndim != 5 or latent.get("noise_mask") is not None:
-        raise DummyForcingError(
-            "expected an empty video latent (batch, 16, frames, h, w) without a mask, got shape "
-            f"{tuple(canvas.shape)}{' with a noise mask' if 'noise_mask' in latent else ''}; connect Clip Size"
-        )
+    _check_canvas(latent)
     family, known_from = family_of(model)
     schedule = schedule_by(sigmas, family.schedule)
     shown, shape = _made(latent, fps, family, schedule)
-    check_shape(shape)
-    canvas = fitted(canvas, shape)
     start = None if start_latent is None else _checked_start(start_latent["samples"], shape)
     settings = settings_of(model)
     policy = settings.policy or own_policy(family)
     notes = settings.notes
-    setting = setting_of(geometry_of(model), shape, family, 0 if start is None else start.shape[2])
+    given = 0 if start is None else start.shape[2]
+    setting = setting_of(geometry_of(model), shape, family, given)
     early_plan(setting, schedule, policy, settings.listed_steps(schedule))
-    clip = model, shape, policy, family, 0 if start is None else start.shape[2], len(conditioning) - 1
+    clip = model, shape, policy, family, given, len(conditioning) - 1
     if vae is not None:
         check_vae(vae, shape.channels)
     live = vae is not None and streams(vae)
@@ -125,7 +119,7 @@ def clip_job(
     return ClipJob(
         model,
         conditioning,
-        canvas,
+        extended(latent["samples"], shape),
         shown,
         fps,
         start,
@@ -141,6 +135,15 @@ def clip_job(
     )
 
 
+def _check_canvas(latent: dict) -> None:
+    canvas = latent["samples"]
+    if canvas.ndim != 5 or latent.get("noise_mask") is not None:
+        raise DummyForcingError(
+            "expected an empty video latent (batch, 16, frames, h, w) without a mask, got shape "
+            f"{tuple(canvas.shape)}{' with a noise mask' if 'noise_mask' in latent else ''}; connect Clip Size"
+        )
+
+
 def _made(latent: dict, fps: Fraction, family: Family, schedule: Schedule) -> tuple[Shown, LatentShape]:
     """What the video shows, and the shape of what has to be made for it."""
     canvas, shown = latent["samples"], shown_of(latent)
@@ -148,7 +151,10 @@ def _made(latent: dict, fps: Fraction, family: Family, schedule: Schedule) -> tu
         shown = shown.at(fps)
     batch, channels, _, height, width = canvas.shape
     frames = loop_of(family).made_frames(family, schedule, shown.latent_frames)
-    return shown, LatentShape(batch, channels, frames, made_side(height), made_side(width))
+    shape = LatentShape(batch, channels, frames, made_side(height), made_side(width))
+    check_shape(shape)
+    check_main_memory(shape)
+    return shown, shape
 
 
 def policy_text(policy: Policy) -> str:
@@ -163,7 +169,7 @@ def policy_text(policy: Policy) -> str:
 
 def _checked_start(start: Tensor, shape: LatentShape) -> Tensor:
     if start.ndim == 5 and (made_side(start.shape[3]), made_side(start.shape[4])) == (shape.height, shape.width):
-        start = fitted(start, replace(shape, frames=start.shape[2]))
+        start = extended(start, replace(shape, frames=start.shape[2]))
     wanted = (shape.channels, shape.height, shape.width)
     if start.ndim != 5 or (start.shape[1], *start.shape[3:]) != wanted or start.shape[0] not in (1, shape.batch):
         raise DummyForcingError(

@@ -59,10 +59,9 @@ def made_side(latents: int) -> int:
     return -(-latents // PATCH) * PATCH
 
 
-def fitted(samples: Tensor, shape: LatentShape) -> Tensor:
-    """Latents (B, C, T, h, w) at a shape that is larger around the middle or at the end, or shorter: edges repeat."""
+def extended(samples: Tensor, shape: LatentShape) -> Tensor:
+    """Latents (B, C, T, h, w) at a longer or larger shape, or a shorter one: last frame, row and column repeat."""
     samples = samples[:, :, : shape.frames]
     frames, height, width = samples.shape[2:]
-    rows, columns = shape.height - height, shape.width - width
-    sides = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2, 0, shape.frames - frames)
+    sides = (0, shape.width - width, 0, shape.height - height, 0, shape.frames - frames)
     return pad(samples, sides, mode="replicate") if any(sides) else samples

@@ -42,7 +42,7 @@ def small(prompt: Prompt) -> Prompt:
 
 
 def frames_of(seconds: float) -> int:
-    """Pixel frames of a clip: one latent frame, then four pixels frames for each."""
+    """Frames of a video at 16 per second."""
     return math.ceil(16 * seconds)
 
 
