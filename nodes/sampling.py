@@ -41,19 +41,16 @@ class ClipSize(io.ComfyNode):
                 io.Int.Input(
                     "height", default=480, min=16, max=8192, step=2, advanced=True, tooltip="For custom only."
                 ),
-                io.MultiType.Input(
-                    io.Float.Input(
-                        "fps",
-                        default=FPS,
-                        min=1,
-                        max=120,
-                        step=1,
-                        round=0.001,
-                        optional=True,
-                        advanced=True,
-                        tooltip="Of the video, for Sampler (Streaming); the Streaming Sampler goes by its own fps.",
-                    ),
-                    types=[io.Float, io.Int],
+                io.Float.Input(
+                    "fps",
+                    default=FPS,
+                    min=1,
+                    max=120,
+                    step=1,
+                    round=0.001,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Of the video, for Sampler (Streaming); the Streaming Sampler goes by its own fps.",
                 ),
             ],
             outputs=[io.Latent.Output(display_name="LATENT")],
@@ -105,18 +102,15 @@ class StreamingSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Chunk k of a seed is the same however long the clip is.",
                 ),
-                io.MultiType.Input(
-                    io.Float.Input(
-                        "fps",
-                        default=FPS,
-                        min=1,
-                        max=120,
-                        step=1,
-                        round=0.001,
-                        advanced=True,
-                        tooltip="Of the video: 24, 23.976 ...; motion is made for 16.",
-                    ),
-                    types=[io.Float, io.Int],
+                io.Float.Input(
+                    "fps",
+                    default=FPS,
+                    min=1,
+                    max=120,
+                    step=1,
+                    round=0.001,
+                    advanced=True,
+                    tooltip="Of the video: 24, 23.976 ...; motion is made for 16.",
                 ),
                 io.String.Input(
                     "filename_prefix", default="video/streaming", advanced=True, tooltip="In the output folder."
@@ -189,10 +183,7 @@ class StreamingDecode(io.ComfyNode):
             inputs=[
                 io.Latent.Input("latent"),
                 io.Vae.Input("vae"),
-                io.MultiType.Input(
-                    io.Float.Input("fps", default=FPS, min=1, max=120, step=1, round=0.001),
-                    types=[io.Float, io.Int],
-                ),
+                io.Float.Input("fps", default=FPS, min=1, max=120, step=1, round=0.001),
                 io.String.Input(
                     "filename_prefix", default="video/streaming", advanced=True, tooltip="In the output folder."
                 ),

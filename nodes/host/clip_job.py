@@ -96,14 +96,12 @@ def clip_job(
     sigmas: Tensor | None = None,
 ) -> ClipJob:
     """The job of a Streaming Sampler's inputs; DummyForcingError if it cannot be done."""
-    _check_canvas(latent)
     family, known_from = family_of(model)
     schedule = schedule_by(sigmas, family.schedule)
     shown, shape = _made(latent, fps, family, schedule)
     start = None if start_latent is None else _checked_start(start_latent["samples"], shape)
     settings = settings_of(model)
-    policy = settings.policy or own_policy(family)
-    notes = settings.notes
+    policy, notes = settings.policy or own_policy(family), settings.notes
     given = 0 if start is None else start.shape[2]
     setting = setting_of(geometry_of(model), shape, family, given)
     early_plan(setting, schedule, policy, settings.listed_steps(schedule))
@@ -146,6 +144,7 @@ def _check_canvas(latent: dict) -> None:
 
 def _made(latent: dict, fps: Fraction, family: Family, schedule: Schedule) -> tuple[Shown, LatentShape]:
     """What the video shows, and the shape of what has to be made for it."""
+    _check_canvas(latent)
     canvas, shown = latent["samples"], shown_of(latent)
     if not canvas.any():
         shown = shown.at(fps)

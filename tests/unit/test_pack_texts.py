@@ -39,9 +39,7 @@ def read_nodes(source: str) -> dict[str, Node]:
         if "node_id" not in said:
             continue  # the definition's own call of io.Schema
         node = Node(ast.literal_eval(said["display_name"]), ast.literal_eval(said["description"]))
-        for given in elements(said["inputs"]):
-            wrapped = given.args and isinstance(given.args[0], ast.Call)  # MultiType around the input that it widens
-            put = given.args[0] if wrapped else given
+        for put in elements(said["inputs"]):
             options = {keyword.arg: keyword.value for keyword in put.keywords}
             name = ast.literal_eval(put.args[0])
             node.inputs[name] = ast.literal_eval(options["tooltip"]) if "tooltip" in options else None
