@@ -41,37 +41,19 @@ class ClipSize(io.ComfyNode):
                 io.Int.Input(
                     "height", default=480, min=16, max=8192, step=2, advanced=True, tooltip="For custom only."
                 ),
-                io.Float.Input(
-                    "fps",
-                    default=FPS,
-                    min=1,
-                    max=120,
-                    step=1,
-                    round=0.001,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Of the video, for Sampler (Streaming); the Streaming Sampler goes by its own fps.",
-                ),
             ],
             outputs=[io.Latent.Output(display_name="LATENT")],
         )
 
     @classmethod
     def execute(
-        cls,
-        preset: str,
-        orientation: str,
-        seconds: float,
-        batch_size: int,
-        width: int,
-        height: int,
-        fps: float = FPS,
+        cls, preset: str, orientation: str, seconds: float, batch_size: int, width: int, height: int
     ) -> io.NodeOutput:
         if preset != CUSTOM:
             width, height = SIZES[preset.lower()]
             if orientation == PORTRAIT:
                 width, height = height, width
-        return io.NodeOutput(empty_clip((width, height), seconds, rate_of(fps), batch_size))
+        return io.NodeOutput(empty_clip((width, height), seconds, batch_size))
 
 
 class StreamingSampler(io.ComfyNode):

@@ -20,7 +20,7 @@ from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import TEMPORAL, LatentShape, Span, check_shown_size, made_size, pixel_frames
 from ...dummyforcing_core.loops.run import ChunkResult, Run
 from ...dummyforcing_core.loops.table import clip_kv_shape, loop_of
-from ...dummyforcing_core.rates import frames_in, seconds_text
+from ...dummyforcing_core.rates import OWN_RATE, frames_in, seconds_text
 from ...dummyforcing_core.transfer import wait_for
 from .chunks import over_latent, stream
 from .clip_job import ClipJob
@@ -43,10 +43,10 @@ class Destination:
     hidden: Any
 
 
-def empty_clip(size: tuple[int, int], seconds: float, fps: Fraction, batch: int) -> dict[str, Any]:
-    """A LATENT of zeros for a clip of this size and length, (batch, 16, frames, h, w)."""
+def empty_clip(size: tuple[int, int], seconds: float, batch: int) -> dict[str, Any]:
+    """A LATENT of zeros for a clip of this size and length, (batch, 16, frames, h, w) as 16 frames per second take."""
     check_shown_size(*size)
-    frames = frames_in(seconds, fps)
+    frames = frames_in(seconds, OWN_RATE)
     made = LatentShape.of_pixels(*made_size(*size), frames, batch)
     check_main_memory(made)
     device = comfy.model_management.intermediate_device()
