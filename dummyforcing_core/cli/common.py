@@ -14,7 +14,7 @@ from ..clips.pipeline import Compute, Decoder, Pipeline, Weights, is_demo, load_
 from ..clips.text_features import TextFiles
 from ..errors import MESSAGE, CheckpointError, DummyForcingError, OutputError, shown
 from ..files import make_folder, real_path
-from ..geometry import SIZES, LatentShape, Span, made_size
+from ..geometry import Span
 from ..models.families import DEMO, FAMILIES
 from ..models.lora import Lora
 from ..models.weight_files import flat_names, read_weights
@@ -24,9 +24,9 @@ from ..vae.tiny_vae import TinyDecoder
 from ..vae.tiny_vae_file import is_tiny_decoder, load_tiny_decoder
 from ..vae.wan_vae import WanVAE
 from ..vae.wan_vae_file import load_wan_vae
+from .clip_arguments import add_clip_arguments
+from .time_left import LongRun
 
-DEMO_SIZE = (64, 64)
-DEFAULT_SIZE = (832, 480)
 ACCELERATORS = ("cuda", "xpu", "mps")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -44,13 +44,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, frames: str = "81") -> No
     )
     parser.add_argument("--tokenizer", type=Path, metavar="PATH", help="its tokenizer, if that lies elsewhere")
     parser.add_argument("--text-embedding", type=Path, metavar="FILE", help="saved text features, instead of both")
-    parser.add_argument(
-        "--size",
-        type=size,
-        metavar="WxH",
-        help="pixels, multiples of 16 (default: 64x64 for the demo, whose video shows every pixel six times larger)",
-    )
-    parser.add_argument("--frames", type=int, help=f"pixel frames, rounded up to 4n + 1 (default: {frames})")
+    add_clip_arguments(parser, frames)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)")
     parser.add_argument(
@@ -63,17 +57,6 @@ def add_run_arguments(parser: argparse.ArgumentParser, frames: str = "81") -> No
     )
     parser.add_argument("--dtype", help=f"{', '.join(DTYPES)} (default: bf16 on a GPU, fp32 on the CPU)")
     parser.add_argument("--attention", default="auto", help="attention backend; `doctor` lists them (default: auto)")
-
-
-def size(text: str) -> tuple[int, int]:
-    """ "WxH" or a size's name as (width, height) shown."""
-    name = text.strip().lower()
-    match = re.fullmatch(r"(\d+)[x*](\d+)", name)
-    if name not in SIZES and not match:
-        raise argparse.ArgumentTypeError(
-            f"expected WIDTHxHEIGHT, got '{shown(text)}'; write e.g. 832x480, or {', '.join(SIZES)}"
-        )
-    return (int(match[1]), int(match[2])) if match else SIZES[name]
 
 
 def tile(text: str) -> tuple[int, int]:
@@ -189,19 +172,6 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def clip_shape(args: argparse.Namespace, default_frames: int = 81) -> LatentShape:
-    """Latents of the clip that --size and --frames describe, of `default_frames` pixel frames without --frames."""
-    width, height = shown_size(args)
-    if (width, height) in SIZES.values():
-        width, height = made_size(width, height)
-    return LatentShape.of_pixels(width, height, default_frames if args.frames is None else args.frames)
-
-
-def shown_size(args: argparse.Namespace) -> tuple[int, int]:
-    """Width and height of the video that --size describes."""
-    return args.size or (DEMO_SIZE if is_demo(args.model) else DEFAULT_SIZE)
-
-
 def load(args: argparse.Namespace, prompts: Sequence[str] = ()) -> Pipeline:
     """The model that the run arguments name, on their device; a text encoder reads all `prompts` before it."""
     device = pick_device(args.device)
@@ -254,11 +224,16 @@ def _check_texts(args: argparse.Namespace, prompts: Sequence[str]) -> None:
 
 def _vae(path: Path, device: torch.device, dtype: torch.dtype) -> WanVAE | TinyDecoder:
     """The VAE in a file, or the tiny decoder."""
+    load_file = load_tiny_decoder if holds_tiny_decoder(path) else load_wan_vae
+    return load_file(path, device, dtype)
+
+
+def holds_tiny_decoder(path: Path) -> bool:
+    """Whether the file is a tiny decoder, which cannot encode."""
     try:
-        tiny = is_tiny_decoder(flat_names(read_weights(path)[0]))
+        return is_tiny_decoder(flat_names(read_weights(path)[0]))
     except CheckpointError as error:
         raise CheckpointError(f"{shown(path, 200)}: {error}") from error
-    return load_tiny_decoder(path, device, dtype) if tiny else load_wan_vae(path, device, dtype)
 
 
 def load_demo(device: torch.device) -> Pipeline:
@@ -290,6 +265,7 @@ class Progress:
         # The delay lets what the first call has to say, a warning or an error, stand on a line of its own.
         self._bar = tqdm(total=calls, desc=label, unit="call", mininterval=0.5, delay=0.5, leave=False)
         self._chunks = chunks
+        self._long = LongRun(calls, self._say)
 
     @property
     def on_step(self) -> Callable[[Span, int], None]:
@@ -299,6 +275,11 @@ class Progress:
     def _step(self, span: Span, step: int) -> None:
         self._bar.set_postfix_str(f"chunk {span.chunk + 1} of {self._chunks}", refresh=False)
         self._bar.update()
+        self._long.call(span.chunk)
+
+    def _say(self, text: str) -> None:
+        self._bar.clear()  # a line of its own
+        warn(text)
 
     def __enter__(self) -> "Progress":
         return self

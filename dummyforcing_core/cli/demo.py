@@ -7,7 +7,8 @@ from ..clips.render import Clip
 from ..clips.script import Script
 from ..geometry import LatentShape
 from ..policies import DummyForcing, Full
-from .common import DEMO_SIZE, claimed_folder, load_demo, pick_device
+from .clip_arguments import DEMO_SIZE
+from .common import claimed_folder, load_demo, pick_device
 from .compare import compare
 
 # One prompt per chunk. The colours are named while the light is on, then never again: what comes back when the

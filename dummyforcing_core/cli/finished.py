@@ -8,7 +8,7 @@ from ..clips.video import frame_count
 from ..errors import OutputError, shown
 from ..reading import parse_json, read_text
 
-LEFT_OUT: dict[str, Any] = {"switches": [], "blend chunks": 0}  # what a report without them means
+LEFT_OUT: dict[str, Any] = {"switches": [], "blend chunks": 0, "fps": "16"}  # what a report without them means
 
 
 def check_finished(video: Path, asked: Mapping[str, Any]) -> None:

@@ -5,34 +5,37 @@ import re
 import unicodedata
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 from torch import Tensor
 
 from ..clips.pipeline import Pipeline
-from ..clips.render import Clip, Outputs, Rendered, asked_conditions, conditions, render
+from ..clips.render import Clip, Outputs, Rendered, conditions, render, script_conditions
 from ..clips.script import Script
-from ..clips.start import start_from_image, start_from_latents
+from ..clips.start import image_pixels, start_from_image, start_from_latents
 from ..errors import OutputError
 from ..files import is_device
 from ..geometry import LatentShape, chunk_spans
 from ..loops.table import loop_of
 from ..models.families import DEMO
-from ..policies import Full, get_policy
+from ..models.stepcache import NO_STEPS, StepCache
+from ..policies import get_policy
+from .clip_arguments import Asked, asked_clip
 from .common import (
     Progress,
     add_run_arguments,
     claimed_folder,
     claimed_outputs,
-    clip_shape,
+    holds_tiny_decoder,
     load,
     read_prompts,
-    shown_size,
     warn,
     whole_numbers,
 )
 from .finished import LEFT_OUT, check_finished
-from .policy_arguments import add_policy_arguments, add_step_arguments, pick_policy, pick_steps, refuse_together
+from .policy_arguments import add_policy_arguments, add_step_arguments, listed, pick_policy, pick_steps, refuse_together
+from .preflight import Known, Wanted, check_run, known_model
 
 Job = tuple[Script, Outputs]
 
@@ -65,34 +68,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Makes the clips and prints a report for each."""
-    shape = clip_shape(args)
-    get_policy(args.policy)  # an unknown name must not cost a model load
+    asked = asked_clip(args)
+    get_policy(args.policy)  # an unknown name must not cost a look at the model
     scripts, into_folder = _scripts(args)
     with _claimed(args, into_folder):
-        jobs, there = _folder_jobs(args, shape, scripts) if into_folder else ([(scripts[0], _outputs(args))], [])
+        jobs, there = _folder_jobs(args, asked, scripts) if into_folder else ([(scripts[0], _outputs(args))], [])
         if jobs:
-            _make(args, shape, jobs, there)
+            _make(args, asked, jobs, there)
     return 0
 
 
-def _make(args: argparse.Namespace, shape: LatentShape, jobs: list[Job], there: list[Path]) -> None:
+def _make(args: argparse.Namespace, asked: Asked, jobs: list[Job], there: list[Path]) -> None:
+    known = known_model(args)
+    shape, policy, steps = asked.shape(known.family), pick_policy(args, known), pick_steps(args, known)
+    start = _start(args, known, shape, asked.size)
+    skipped = steps if isinstance(steps, StepCache) else NO_STEPS
+    given = 0 if start is None else start.shape[2]
+    switches = max(len(script.lines) for script, _ in jobs) - 1
+    check_run(known, Wanted(shape, policy, skipped, given, switches, args.save_latents is not None))
     pipeline = load(args, [prompt for script, _ in jobs for prompt in script.prompts])
-    policy, steps = pick_policy(args, pipeline), pick_steps(args, pipeline)
-    start = _start(args, pipeline, shape)
-    clips = [Clip(script, shape, args.seed, policy, steps, start, shown_size(args)) for script, _ in jobs]
-    now = conditions(pipeline, clips[0])
+    clip = Clip(jobs[0][0], shape, args.seed, policy, listed(steps, pipeline), None, *_shown(asked))
+    if start is not None:
+        clip = replace(clip, start=_started(args, start, pipeline))
+    now = conditions(pipeline, clip)
     for video in there:
         check_finished(video, {name: now[name] for name in ("family", "policy", "skipped steps", "dtype")})
-    for clip, (_, outputs) in zip(clips, jobs, strict=True):
-        make_clip(pipeline, clip, outputs)
+    for script, outputs in jobs:
+        make_clip(pipeline, replace(clip, script=script), outputs)
 
 
-def _start(args: argparse.Namespace, pipeline: Pipeline, shape: LatentShape) -> Tensor | None:
+def _shown(asked: Asked) -> tuple[tuple[int, int], int, Fraction]:
+    """A Clip's crop, frames and fps."""
+    return asked.size, asked.frames, asked.fps
+
+
+def _start(args: argparse.Namespace, known: Known, shape: LatentShape, shown: tuple[int, int]) -> Tensor | None:
+    """The given start as it is read before the model is there: latents, or pixels of an image that becomes one."""
     if args.start_latents is not None:
-        return start_from_latents(args.start_latents, shape).to(pipeline.denoiser.geometry.device)
+        return start_from_latents(args.start_latents, shape)
+    if args.start_image is None:
+        return None
+    if known.family.name != DEMO and (args.vae is None or holds_tiny_decoder(args.vae)):
+        raise OutputError("a start image needs an encoder, which this model has not; give --vae a whole Wan2.1 VAE")
+    return image_pixels(args.start_image, shape, warn, shown)
+
+
+def _started(args: argparse.Namespace, start: Tensor, pipeline: Pipeline) -> Tensor:
+    """Latents (1, 16, n, h, w) of the start, on the model's device."""
     if args.start_image is not None:
-        return start_from_image(args.start_image, pipeline, shape, warn, shown_size(args))
-    return None
+        return start_from_image(start, pipeline)
+    return start.to(pipeline.denoiser.geometry.device)
 
 
 def make_clip(pipeline: Pipeline, clip: Clip, outputs: Outputs, verbose: bool = True) -> Rendered:
@@ -117,7 +142,7 @@ def _scripts(args: argparse.Namespace) -> tuple[list[Script], bool]:
         return [Script.constant(args.prompt)], False
     if args.prompts is not None:
         return [Script.constant(prompt) for prompt in read_prompts(args.prompts)], True
-    scripts = Script.read(args.schedule, args.switch_frames or ())
+    scripts = Script.read(args.schedule, args.switch_frames or (), args.fps)
     scripts = [replace(script, blend_chunks=args.blend_chunks or 0) for script in scripts]
     return scripts, args.schedule.suffix.lower() == ".jsonl"
 
@@ -141,15 +166,15 @@ def _outputs(args: argparse.Namespace) -> Outputs:
     return Outputs(args.out, latents=args.save_latents, report=args.report)
 
 
-def _folder_jobs(args: argparse.Namespace, shape: LatentShape, scripts: list[Script]) -> tuple[list[Job], list[Path]]:
+def _folder_jobs(args: argparse.Namespace, asked: Asked, scripts: list[Script]) -> tuple[list[Job], list[Path]]:
     """One clip per script into the folder --out, those that are there apart; OutputError if one is another clip."""
     model = args.model if args.model == DEMO else Path(args.model).name
     jobs, there = [], []
     for number, script in enumerate(scripts):
         video = args.out / f"{number:03d}_{slug(script.prompts[0])}.mp4"
         if video.exists():
-            clip = Clip(script, shape, args.seed, Full(), crop=shown_size(args))
-            check_finished(video, LEFT_OUT | asked_conditions(clip) | {"model": model})
+            wanted = LEFT_OUT | script_conditions(script) | asked.conditions | {"seed": args.seed, "model": model}
+            check_finished(video, wanted)
             there.append(video)
             print(f"{video} is there already, skipped")
         else:

@@ -19,12 +19,15 @@ from ..clips.script import Script
 from ..errors import MESSAGE, DummyForcingError, shown
 from ..evaluation.vbench import SAMPLES, Sample, Shard, Suite, pair_up
 from ..evaluation.vbench_folder import ClipFolder
-from ..geometry import LatentShape, pixel_frames
-from ..models.stepcache import StepCache
+from ..models.stepcache import NO_STEPS, StepCache
 from ..policies import Policy, get_policy
-from .common import add_run_arguments, clip_shape, load, lora_strength, pick_device, read_prompts, shown_size, warn
-from .policy_arguments import add_policy_arguments, add_step_arguments, pick_policy, pick_steps
+from ..rates import OWN_RATE, rate_text
+from .clip_arguments import Asked, asked_clip
+from .common import add_run_arguments, load, lora_strength, pick_device, read_prompts, warn
+from .policy_arguments import add_policy_arguments, add_step_arguments, listed, pick_policy, pick_steps
+from .preflight import Wanted, check_count, check_run, known_model
 
+MOST_CLIPS = 1_000_000
 FAILURES = 3  # in a row: then it is not the clip
 
 
@@ -45,19 +48,20 @@ def run(args: argparse.Namespace) -> int:
     """Samples what is missing of this rank's share, one line per clip."""
     if args.samples < 1:
         raise DummyForcingError(f"expected --samples of 1 or more, got {args.samples}; give at least 1")
-    shape = clip_shape(args)
+    asked = asked_clip(args)
     get_policy(args.policy)  # an unknown name must not cost a model load
     extended = read_prompts(args.extended) if args.extended else None
     suite = pair_up(read_prompts(args.prompts), extended, args.samples)
+    check_count("clips, prompts times --samples", len(suite) * args.samples, MOST_CLIPS)
     shard = Shard.from_environment(os.environ)
     args.device = _device(args.device, shard)
     folder = ClipFolder(args.out)
     folder.make()
     if folder.ignores_case():
         suite = _one_per_case(suite)
-    folder.check(_asked(args, shape), suite)
+    folder.check(_asked(args, asked), suite)
     with folder.share(shard):
-        _sample_share(args, shape, folder, suite, shard)
+        _sample_share(args, asked, folder, suite, shard)
     if shard.world == 1:  # another rank may be about to write there
         folder.tidy()
     share = "this rank's share" if shard.world > 1 else "all"
@@ -65,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sample_share(args: argparse.Namespace, shape: LatentShape, folder: ClipFolder, suite: Suite, shard: Shard) -> None:
+def _sample_share(args: argparse.Namespace, asked: Asked, folder: ClipFolder, suite: Suite, shard: Shard) -> None:
     """Loads the model and makes what is missing of this rank's prompts."""
     mine = shard.part(suite)
     folder.clear_unfinished(mine)
@@ -74,15 +78,18 @@ def _sample_share(args: argparse.Namespace, shape: LatentShape, folder: ClipFold
     _say(
         shard, f"{len(samples)} clips of {len(mine)} prompts, {len(samples) - len(jobs)} are there, {len(jobs)} to make"
     )
+    known = known_model(args)
+    shape, policy, chosen = asked.shape(known.family), pick_policy(args, known), pick_steps(args, known)
+    check_run(known, Wanted(shape, policy, chosen if isinstance(chosen, StepCache) else NO_STEPS))
     # With nothing to make as well: only the model tells whether the clips that are there are those asked for.
     pipeline = load(args, list(dict.fromkeys(job.text for job in jobs)))
-    policy, steps = pick_policy(args, pipeline), pick_steps(args, pipeline)
-    conditions = _asked(args, shape) | _loaded(pipeline, policy, steps)
+    steps = listed(chosen, pipeline)
+    conditions = _asked(args, asked) | _loaded(pipeline, policy, steps)
     folder.record(conditions, _made_with(pipeline), suite, lambda prompt: _seeds(prompt, args))
 
     def make(sample: Sample, video: Path) -> RunReport:
         script, seed = Script.constant(sample.text), sample.seed(args.seed)
-        clip = Clip(script, shape, seed, policy, steps, crop=shown_size(args))
+        clip = Clip(script, shape, seed, policy, steps, None, asked.size, asked.frames, asked.fps)
         return render(pipeline, clip, Outputs(video, keep_unfinished=False)).report
 
     _sample(jobs, folder, shard, make)
@@ -124,7 +131,7 @@ def _seeds(prompt: str, args: argparse.Namespace) -> list[int]:
     return [Sample(prompt, prompt, index).seed(args.seed) for index in range(args.samples)]
 
 
-def _asked(args: argparse.Namespace, shape: LatentShape) -> dict[str, Any]:
+def _asked(args: argparse.Namespace, asked: Asked) -> dict[str, Any]:
     """Conditions that the arguments alone settle, so that a wrong folder costs no model load. Names, no paths."""
 
     def name(path: Path | None) -> str:
@@ -132,8 +139,9 @@ def _asked(args: argparse.Namespace, shape: LatentShape) -> dict[str, Any]:
 
     lora = f"{args.lora.name} x {lora_strength(args):g}" if args.lora else "none"
     return {
-        "size": "{}x{}".format(*shown_size(args)),
-        "frames": pixel_frames(shape.frames),
+        "size": "{}x{}".format(*asked.size),
+        "frames": asked.frames,
+        **({} if asked.fps == OWN_RATE else {"fps": rate_text(asked.fps)}),
         "seed": args.seed,
         "lora": lora,
         "vae": name(args.vae),

@@ -96,6 +96,10 @@ class Decoder:
     vae: WanVAE | TinyDecoder | None = None
     tile: tuple[int, int] | None = None
 
+    def __post_init__(self) -> None:
+        if self.tile is not None and isinstance(self.vae, TinyDecoder):
+            raise CheckpointError("expected no --vae-tile for a tiny decoder, which needs none, got one; leave it out")
+
 
 NO_TEXT, NO_DECODER = TextFiles(), Decoder()
 
@@ -144,8 +148,7 @@ def _loaded(
     """The model on its device, and its umt5, which has read the prompts and left memory before."""
     model, family, device, dtype = weights.model, weights.family, compute.device, compute.dtype
     if model == DEMO:
-        if family is not None and get_family(family).name != DEMO:
-            raise CheckpointError(f"expected --family {DEMO} or none for --model demo, got {family}; leave it out")
+        check_demo_family(family)
         if weights.lora is not None:
             raise CheckpointError(
                 f"{weights.lora.path}: the demo model takes no LoRA; name its base checkpoint with --model"
@@ -178,10 +181,14 @@ def _pixels(decoder: Decoder) -> tuple[NewDecoder, EncodePixels | None]:
     if vae is None:
         return LatentPreview, None
     if isinstance(vae, TinyDecoder):
-        if tile is not None:
-            raise CheckpointError("expected no --vae-tile for a tiny decoder, which needs none, got one; leave it out")
         return partial(TinyStream, vae), None
     return partial(WanVAEDecoder, vae, tile), partial(encode_video, vae, tile=tile)
+
+
+def check_demo_family(family: str | None) -> None:
+    """CheckpointError if the bundled model is asked for under another family."""
+    if family is not None and get_family(family).name != DEMO:
+        raise CheckpointError(f"expected --family {DEMO} or none for --model demo, got {family}; leave it out")
 
 
 def is_demo(model: str) -> bool:

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from .. import __version__
 from ..errors import DummyForcingError, OutputError
 from ..files import real_path, rename_whole, write_atomic
-from ..geometry import FPS, SPATIAL, TEMPORAL, LatentShape, chunk_spans, pixel_frames
+from ..geometry import SPATIAL, TEMPORAL, LatentShape, chunk_spans, pixel_frames
 from ..kv.plan import HeadPlan
 from ..kv.scoring import HeadScores
 from ..loops.run import ChunkResult, OnStep, Run
@@ -27,6 +28,7 @@ from ..noise import SeededNoise
 from ..ownership import owned
 from ..policies.base import Policy
 from ..prompts import PromptSchedule
+from ..rates import OWN_RATE, rate_text, seconds_text
 from ..transfer import wait_for
 from ..vae.streaming import to_uint8
 from .contact_sheet import ContactSheet
@@ -42,8 +44,10 @@ from .video import VideoWriter
 class Clip:
     """What to make.
 
-    start -- latents (1, 16, n, h, w) of a given image or clip, the first n latent frames
-    crop  -- width and height that are shown of what is decoded
+    start  -- latents (1, 16, n, h, w) of a given image or clip, the first n latent frames
+    crop   -- width and height that are shown of what is decoded
+    frames -- pixel frames that are shown of what is decoded; None: all. Latents are kept whole
+    fps    -- of the video; motion is made for 16
     """
 
     script: Script
@@ -53,6 +57,14 @@ class Clip:
     steps: StepCache = NO_STEPS
     start: Tensor | None = None
     crop: tuple[int, int] | None = None
+    frames: int | None = None
+    fps: Fraction = OWN_RATE
+
+    @property
+    def shown_frames(self) -> int:
+        """Pixel frames of the video."""
+        made = pixel_frames(self.shape.frames)
+        return made if self.frames is None else min(self.frames, made)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -101,10 +113,11 @@ def render(pipeline: Pipeline, clip: Clip, outputs: Outputs, on_step: OnStep = l
     """
     prompts, began = prompt_schedule(pipeline, clip), time.perf_counter()
     record = _Record(pipeline, clip, prompts, began, outputs.latents is not None)
+    run = replace(clip_run(pipeline, clip, prompts), on_step=on_step)
     with owned(*outputs.all):
         try:
             with _writer(pipeline, clip, outputs.part) as video:
-                _fill(video, record, pipeline, replace(clip_run(pipeline, clip, prompts), on_step=on_step))
+                _fill(video, record, pipeline, run, clip)
             rename_whole(outputs.part, outputs.video)
         except BaseException:
             record.keep_unfinished(outputs)
@@ -112,10 +125,9 @@ def render(pipeline: Pipeline, clip: Clip, outputs: Outputs, on_step: OnStep = l
         return record.written(outputs)
 
 
-def _fill(video: VideoWriter, record: "_Record", pipeline: Pipeline, run: Run) -> None:
+def _fill(video: VideoWriter, record: "_Record", pipeline: Pipeline, run: Run, clip: Clip) -> None:
     """Samples, decodes and writes, chunk by chunk."""
     decoder, stills = pipeline.new_decoder(), pipeline.kept_stills()
-    size = (video.width, video.height)
     for chunk, diffuse_ms in _timed(sample(replace(run, still=stills)), run.denoise.geometry.device):
         chunk.check_finite()
         record.add_latent(chunk.latent)
@@ -123,14 +135,14 @@ def _fill(video: VideoWriter, record: "_Record", pipeline: Pipeline, run: Run) -
         pixels = decoder.push(chunk.latent)
         if stills is not None:
             stills.keep(pixels)
-        frames = to_uint8(pixels, size)[0]
+        frames = _shown(clip, video, pixels)
         decode_ms = ms_since(decode_began)
         video.write(frames)
         record.add_frames(frames)
         record.add(chunk, diffuse_ms, decode_ms)
     rest = decoder.flush()
     if rest.shape[2]:
-        frames = to_uint8(rest, size)[0]
+        frames = _shown(clip, video, rest)
         video.write(frames)
         record.add_frames(frames)
 
@@ -144,7 +156,7 @@ class _Record:
         self._report = RunReport(conditions(pipeline, clip), init_ms=pipeline.init_ms)
         shape = clip_kv_shape(pipeline.denoiser.geometry, clip.shape, pipeline.family, len(prompts.entries) - 1)
         self._memory = MemoryUse(shape)
-        self.sheet = ContactSheet(pixel_frames(clip.shape.frames))
+        self.sheet = ContactSheet(clip.shown_frames, fps=float(clip.fps))
         self.latents: list[Tensor] = []
         self.frames = 0  # in the video
 
@@ -237,7 +249,7 @@ def prompt_schedule(pipeline: Pipeline, clip: Clip) -> PromptSchedule:
     prompts = PromptSchedule(tuple((start, contexts[prompt]) for start, prompt in clip.script.lines))
     given = 0 if clip.start is None else clip.start.shape[2]
     starts = [span.start for span in chunk_spans(clip.shape.frames, pipeline.family.chunk_frames, given)]
-    prompts.warn_unused(starts, TEMPORAL / FPS)
+    prompts.warn_unused(starts, float(TEMPORAL / clip.fps))
     warn_doubts(pipeline.family, clip.shape, len(contexts) > 1, clip.start)
     return prompts.blended(clip.script.blend_chunks, starts)
 
@@ -247,24 +259,39 @@ def _writer(pipeline: Pipeline, clip: Clip, path: Path) -> VideoWriter:
     return VideoWriter(
         path,
         *clip.size,
-        FPS,
+        clip.fps,
         scale=pipeline.video_scale,
         metadata={"title": clip.script.title, "comment": comment},
     )
 
 
-def asked_conditions(clip: Clip) -> dict[str, Any]:
-    """Of `conditions`, what is known without a model; where prompts switch (first latent frames) only if they do."""
-    script = clip.script
+def _shown(clip: Clip, video: VideoWriter, pixels: Tensor) -> np.ndarray:
+    """Of decoded pixels (1, 3, f, H, W) what the video shows, (f, H, W, 3) uint8: cut to its size and length."""
+    return to_uint8(pixels, clip.size)[0][: clip.shown_frames - video.frames_written]
+
+
+def script_conditions(script: Script) -> dict[str, Any]:
+    """Prompts as a report has them; where they switch (first latent frames) only if they do."""
     switches = [start for start, _ in script.lines[1:]]
     return {
         "prompt": script.title,
         **({"switches": switches} if switches else {}),
         **({"blend chunks": script.blend_chunks} if script.blend_chunks else {}),
-        "size": "{}x{}".format(*clip.size),
-        "frames": pixel_frames(clip.shape.frames),
-        "seed": clip.seed,
     }
+
+
+def shown_conditions(size: tuple[int, int], frames: int, fps: Fraction) -> dict[str, Any]:
+    """The video as a report has it."""
+    return {"size": "{}x{}".format(*size), "frames": frames, "fps": rate_text(fps)}
+
+
+def made_conditions(size: tuple[int, int], frames: int, fps: Fraction, shape: LatentShape) -> dict[str, str]:
+    """How long a video of this size is, and what was made for it if that is more than it shows."""
+    made_size, made_frames = (shape.width * SPATIAL, shape.height * SPATIAL), pixel_frames(shape.frames)
+    length = {"length": seconds_text(frames, fps)}
+    if (made_size, made_frames) == (size, frames):
+        return length
+    return length | {"made": "{}x{}, {} frames ({} latent)".format(*made_size, made_frames, shape.frames)}
 
 
 def conditions(pipeline: Pipeline, clip: Clip) -> dict[str, Any]:
@@ -275,7 +302,10 @@ def conditions(pipeline: Pipeline, clip: Clip) -> dict[str, Any]:
         "family": pipeline.family.name,
         "policy": str(clip.policy),
         "skipped steps": ", ".join(map(str, sorted(clip.steps.skipped))) or "none",
-        **asked_conditions(clip),
+        **script_conditions(clip.script),
+        **shown_conditions(clip.size, clip.shown_frames, clip.fps),
+        "seed": clip.seed,
+        **made_conditions(clip.size, clip.shown_frames, clip.fps, clip.shape),
         "device": device_name(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": pipeline.backend.title,

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 from ..errors import DummyForcingError, shown
-from ..geometry import FPS, TEMPORAL
+from ..geometry import TEMPORAL
+from ..rates import OWN_RATE
 from ..reading import parse_json, read_text
 from .timed_lines import has_times, timed_lines, written_lines
-
-LATENTS_PER_SECOND = FPS / TEMPORAL
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,23 @@ class Script:
         return cls(tuple((i * chunk_frames, p) for i, p in lines if i == 0 or p != prompts[i - 1]))
 
     @classmethod
-    def parse(cls, text: str) -> "Script":
-        """Lines `0:15 | prompt`: from that minute and second on, in any of the spellings of `timed_lines`."""
+    def parse(cls, text: str, fps: Fraction = OWN_RATE) -> "Script":
+        """Lines `0:15 | prompt`: from that minute and second of a video of `fps` on, as `timed_lines` reads it."""
         lines = timed_lines(text)
-        starts = [round(line.seconds * LATENTS_PER_SECOND) for line in lines]
+        starts = [round(line.seconds * fps / TEMPORAL) for line in lines]
         for (before, start), (after, other) in pairwise(zip(lines, starts, strict=True)):
             if start == other:
                 raise DummyForcingError(
                     f"{before.place} and {after.place} are too close to be told apart; leave "
-                    f"{1 / LATENTS_PER_SECOND:g} seconds between them"
+                    f"{float(TEMPORAL / fps):g} seconds between them"
                 )
         return cls(tuple((start, line.prompt) for start, line in zip(starts, lines, strict=True)))
 
     @classmethod
-    def of_text(cls, text: str) -> "Script":
+    def of_text(cls, text: str, fps: Fraction = OWN_RATE) -> "Script":
         """A schedule if any line of the text has a time, else one prompt of all its lines."""
         if has_times(text):
-            return cls.parse(text)
+            return cls.parse(text, fps)
         return cls.constant("\n".join(line for _, line in written_lines(text)))
 
     @classmethod
@@ -96,14 +96,15 @@ class Script:
         return scripts
 
     @classmethod
-    def read(cls, path: Path, switch_frames: Sequence[int] = ()) -> list["Script"]:
-        """The clips of a file: one in the text form, one per line of a .jsonl."""
+    def read(cls, path: Path, switch_frames: Sequence[int] = (), fps: Fraction = OWN_RATE) -> list["Script"]:
+        """The clips of a file: one in the text form, whose times are those of a video of `fps`, one per line of a
+        .jsonl."""
         text = read_text(path, "schedule", DummyForcingError)
         try:
             jsonl = path.suffix.lower() == ".jsonl"
             if switch_frames and not jsonl:
                 raise DummyForcingError("switch frames belong to a .jsonl schedule; a text schedule has its own times")
-            scripts = cls.parse_jsonl(text, switch_frames) if jsonl else [cls.parse(text)]
+            scripts = cls.parse_jsonl(text, switch_frames) if jsonl else [cls.parse(text, fps)]
         except DummyForcingError as error:
             raise DummyForcingError(f"{path}: {error}") from error
         if not scripts:

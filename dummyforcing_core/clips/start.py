@@ -49,22 +49,23 @@ def start_from_latents(path: Path, shape: LatentShape) -> Tensor:
     return latent.float()
 
 
-def start_from_image(
-    path: Path,
-    pipeline: Pipeline,
-    shape: LatentShape,
-    warn: Callable[[str], None],
-    crop: tuple[int, int] | None = None,
+def start_from_image(pixels: Tensor, pipeline: Pipeline) -> Tensor:
+    """One latent frame (1, 16, 1, h, w) of an image as `image_pixels` reads it."""
+    if pipeline.encode_pixels is None:
+        raise OutputError("a start image needs an encoder, which this model has not; give --start-latents instead")
+    return pipeline.encode_pixels(pixels.to(pipeline.denoiser.geometry.device))
+
+
+def image_pixels(
+    path: Path, shape: LatentShape, warn: Callable[[str], None], crop: tuple[int, int] | None = None
 ) -> Tensor:
-    """One latent frame (1, 16, 1, h, w) of an image, scaled to cover the clip's size and cropped to its middle.
+    """Pixels (1, 3, 1, H, W) in [-1, 1] of an image, scaled to cover the clip's size and cropped to its middle.
 
     crop -- width and height of the middle that will be shown, if less is shown than made: the image fills that, and
             its edge rows and columns are repeated around it
     """
     from PIL import Image, ImageOps
 
-    if pipeline.encode_pixels is None:
-        raise OutputError("a start image needs an encoder, which this model has not; give --start-latents instead")
     size = shape.width * SPATIAL, shape.height * SPATIAL
     if why := unreadable(path):
         raise OutputError(f"cannot read the image {shown(path, 200)}: {why}")
@@ -83,7 +84,7 @@ def start_from_image(
     left, top = (size[0] - width) // 2, (size[1] - height) // 2  # where streaming.crop takes the middle from
     sides = ((top, size[1] - height - top), (left, size[0] - width - left), (0, 0))
     pixels = torch.from_numpy(np.pad(fitted, sides, mode="edge")).permute(2, 0, 1).float() / 127.5 - 1
-    return pipeline.encode_pixels(pixels[None, :, None].to(pipeline.denoiser.geometry.device))
+    return pixels[None, :, None]
 
 
 def _upright_rgb(path: Path) -> "PILImage":

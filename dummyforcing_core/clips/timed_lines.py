@@ -52,7 +52,7 @@ class TimedLine:
     """One prompt of a schedule.
 
     number  -- of its line in the text, from 1
-    seconds -- from which it speaks; `until` is the end of a range, if one was written
+    seconds -- from which it is active; `until` is the end of a range, if one was written
     sure    -- whether the line alone shows that times were meant
     """
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import Any
 
 import comfy.model_management
@@ -93,7 +94,7 @@ def remember_early_end(*widgets: Any) -> None:
 
 
 @contextmanager
-def live_view(node: str | None, chunks: int, calls: int, fps: int) -> Iterator["LiveView"]:
+def live_view(node: str | None, chunks: int, calls: int, fps: Fraction) -> Iterator["LiveView"]:
     """A view of one run, registered while it lasts."""
     view = LiveView(str(node or ""), chunks, calls, fps)
     _running[view.node] = view
@@ -117,7 +118,7 @@ def live_view(node: str | None, chunks: int, calls: int, fps: int) -> Iterator["
 class LiveView:
     """Progress of one run of so many chunks and model calls."""
 
-    def __init__(self, node: str, chunks: int, calls: int, fps: int):
+    def __init__(self, node: str, chunks: int, calls: int, fps: Fraction):
         self.node, self.finish_asked = node, threading.Event()
         self.newest = b""  # the newest chunk as mp4
         self.kept = False  # whether frames of the clip are on disk

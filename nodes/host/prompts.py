@@ -1,17 +1,19 @@
 """Prompts over time as CONDITIONING: every entry may carry the second from which it is active."""
 
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...dummyforcing_core.clips.script import LATENTS_PER_SECOND, Script
+from ...dummyforcing_core.clips.script import Script
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import TEMPORAL
 from ...dummyforcing_core.prompts import PromptSchedule
 
 STARTS = "dummyforcing_start_seconds"
 NOTES = "dummyforcing_notes"  # lines that the report of a clip with this prompt must show
+MILLISECONDS = Fraction(1000 * TEMPORAL)  # a rate at which latent frames count them
 
 
 def starts_at(conditioning: list, seconds: float) -> list:
@@ -40,9 +42,9 @@ def scheduled(clip: Any, text: str) -> list:
             "the CLIP input is empty: the checkpoint has no text encoder; load umt5-xxl with Load CLIP, type wan"
         )
     entries: list = []
-    for start, prompt in Script.of_text(text).lines:
+    for start, prompt in Script.of_text(text, MILLISECONDS).lines:
         encoded = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
-        entries += starts_at(encoded[:1], start / LATENTS_PER_SECOND)
+        entries += starts_at(encoded[:1], start / 1000)
     return entries
 
 

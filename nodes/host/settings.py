@@ -45,6 +45,12 @@ class ARSettings:
         """The steps to skip on this schedule."""
         if isinstance(self.steps, TeaCache):
             return self.steps.pattern(denoise, schedule)
+        return self.listed_steps(schedule)
+
+    def listed_steps(self, schedule: Schedule) -> StepCache:
+        """Those of them that are known without the model."""
+        if isinstance(self.steps, TeaCache):
+            return NO_STEPS
         return StepCache.explicit(self.steps, schedule) if self.steps else NO_STEPS
 
 

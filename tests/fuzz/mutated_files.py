@@ -25,7 +25,7 @@ import torch
 
 from dummyforcing_core.cli.common import read_prompts
 from dummyforcing_core.clips.script import Script
-from dummyforcing_core.clips.start import start_from_image, start_from_latents
+from dummyforcing_core.clips.start import image_pixels, start_from_latents
 from dummyforcing_core.clips.text_features import TextFiles, features_of
 from dummyforcing_core.errors import DummyForcingError
 from dummyforcing_core.evaluation.vbench_folder import ClipFolder
@@ -59,7 +59,6 @@ class Reader:
 
 
 # As much of a pipeline as an image needs.
-ENCODER: Any = SimpleNamespace(
     encode_pixels=lambda pixels: pixels, denoiser=SimpleNamespace(geometry=SimpleNamespace(device="cpu"))
 )
 
@@ -94,7 +93,7 @@ def _tokenizer(path: Path) -> object:
 
 
 def _image(path: Path) -> object:
-    return start_from_image(path, ENCODER, SHAPE, lambda text: None)
+    return image_pixels(path, SHAPE, lambda text: None)
 
 
 def _manifest(path: Path) -> object:

@@ -139,7 +139,7 @@ BAD_WORDS: dict[str, tuple[str, str]] = {
     "lc 0": ("--local-chunks 0", "expected --local-chunks of 1 or more, got 0"),
     "observe chunk 0": ("--observe-chunk 0", "expected --observe-chunk of 1 or more, got 0"),
     "missing profile": ("--profile {tmp}/none.json", "cannot read the head profile"),
-    "bad size": ("--size 20x20", "multiples of 16"),
+    "bad size": ("--size 20x21", "even sides"),
     "out under a file": ("--out {tmp}/file/new", "cannot make the folder"),
 }  # fmt: skip
 

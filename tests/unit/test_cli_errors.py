@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from dummyforcing_core.__main__ import build_parser
 from dummyforcing_core.cli import vbench
-from dummyforcing_core.cli.common import clip_shape, load, read_prompts
+from dummyforcing_core.cli.clip_arguments import asked_clip
+from dummyforcing_core.cli.common import load, read_prompts
 from dummyforcing_core.clips.video import VideoWriter, frame_count
 from dummyforcing_core.models import checkpoints
 from dummyforcing_core.models.wan import CausalWan, WanConfig
@@ -27,8 +28,8 @@ BAD_WORDS: dict[str, tuple[str, str]] = {
     "zero frames": ("--frames 0", "ask for at least 1"),
     "negative frames": ("--frames -5", "expected 1 frame or more, got -5"),
     "frames in words": ("--frames many", "--frames: invalid int value: 'many'"),
-    "size not a multiple of 16": ("--size 100x64", "multiples of 16 pixels, got 100x64; use e.g. 96x64"),
-    "size zero": ("--size 0x64", "multiples of 16"),
+    "odd size": ("--size 101x64", "even sides from 2 to 8192 pixels, got 101x64; use e.g. 100x64"),
+    "size zero": ("--size 0x64", "even sides"),
     "malformed size": ("--size 64", "WIDTHxHEIGHT"),
     "malformed size, words": ("--size axb", "WIDTHxHEIGHT"),
     "unknown family": ("--family nope", "unknown model family 'nope'; known families: causal_forcing"),
@@ -334,4 +335,4 @@ def test_a_loras_strength(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...
     args = build_parser(known).parse_args([*known, *words])
     load(args)
     assert read == [(Path("l.pt"), strength)]
-    assert vbench._asked(args, clip_shape(args))["lora"] == f"l.pt x {strength:g}"
+    assert vbench._asked(args, asked_clip(args))["lora"] == f"l.pt x {strength:g}"

@@ -6,8 +6,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -16,7 +14,7 @@ from safetensors.torch import save_file
 from dummyforcing_core.cli.common import read_prompts
 from dummyforcing_core.clips.pipeline import is_demo
 from dummyforcing_core.clips.script import Script
-from dummyforcing_core.clips.start import start_from_image, start_from_latents
+from dummyforcing_core.clips.start import image_pixels, start_from_latents
 from dummyforcing_core.clips.text_features import _saved_features
 from dummyforcing_core.errors import DummyForcingError
 from dummyforcing_core.evaluation.vbench_scores import read_results
@@ -34,8 +32,7 @@ SHAPE = LatentShape(1, 16, 3, 4, 4)
 
 
 def read_image(path: Path) -> object:
-    with_encoder: Any = SimpleNamespace(encode_pixels=lambda pixels: pixels)
-    return start_from_image(path, with_encoder, SHAPE, lambda text: None)
+    return image_pixels(path, SHAPE, lambda text: None)
 
 
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {

@@ -33,8 +33,6 @@ def guided(call: Any, conditioning: Any, canvas: Any, ours: Any) -> Callable[...
 @pytest.mark.parametrize(
     "inputs, words",
     [
-        ({"latent": latent(1, 16, 7, 9, 8)}, ["8 columns and 9 rows", "16", "832x480"]),
-        ({"latent": latent(1, 16, 7, 8, 7)}, ["7 columns and 8 rows", "16"]),
         ({"latent": latent(1, 4, 7, 8, 8)}, ["got 4", "Clip Size"]),
         ({"latent": latent(1, 48, 7, 8, 8)}, ["got 48", "Clip Size"]),
         ({"latent": latent(1, 16, 8, 8)}, ["(1, 16, 8, 8)", "Clip Size"]),
@@ -108,18 +106,9 @@ def test_a_patch_that_wants_the_negative_prompt_read_too_changes_nothing(
     torch.testing.assert_close(guided(patched, "CFGGuider", cfg=1.0, **both), plain, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "samples, words",
-    [
-        (latent(1, 16, 7, 9, 8), ["8 columns and 9 rows"]),
-        (latent(1, 16, 7, 8, 8, noise_mask=torch.ones(1, 1, 7, 8, 8)), ["mask"]),
-    ],
-    ids=["odd", "mask"],
-)
-def test_our_sampler_refuses_latents(
-    guided: Any, ar_model: Any, refused: Any, conditioning: Any, samples: Any, words: list[str]
-) -> None:
-    refused(lambda: guided(ar_model(), "BasicGuider", samples, conditioning=conditioning(1)), *words)
+def test_our_sampler_refuses_masks(guided: Any, ar_model: Any, refused: Any, conditioning: Any) -> None:
+    masked = latent(1, 16, 7, 8, 8, noise_mask=torch.ones(1, 1, 7, 8, 8))
+    refused(lambda: guided(ar_model(), "BasicGuider", masked, conditioning=conditioning(1)), "mask")
 
 
 @pytest.mark.parametrize("node", ["ApplyDummyForcing", "ApplyCacheWindow", "TeaCache"])
