@@ -1,10 +1,11 @@
 """Arguments that several commands share, and what they mean."""
 
 import argparse
+import contextlib
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,11 +13,12 @@ import torch
 from ..clips.pipeline import Compute, Decoder, Pipeline, Weights, is_demo, load_pipeline
 from ..clips.text_features import TextFiles
 from ..errors import CheckpointError, DummyForcingError, OutputError
-from ..files import make_folder
+from ..files import make_folder, real_path
 from ..geometry import SIZES, LatentShape, Span, made_size
 from ..models.families import DEMO, FAMILIES
 from ..models.lora import Lora
 from ..models.weight_files import flat_names, read_weights
+from ..ownership import owned
 from ..reading import read_text, short
 from ..vae.tiny_vae import TinyDecoder
 from ..vae.tiny_vae_file import is_tiny_decoder, load_tiny_decoder
@@ -149,24 +151,36 @@ INPUTS = (
 )  # fmt: skip
 
 
-def claim_outputs(
+@contextlib.contextmanager
+def claimed_outputs(
     args: argparse.Namespace, options: Sequence[str], unfinished: Mapping[str, Path] | None = None
-) -> None:
-    """Makes the folders of the files that these options name. OutputError if one is a folder, an input, another's file
-    or one of those called `unfinished` by what they are."""
+) -> Iterator[None]:
+    """Makes the folders of the files that these options name, and owns the files while the block runs. OutputError if
+    one is a folder, an input, another run's or another option's file, or one of those called `unfinished` by what they
+    are."""
     given = {_option(name): getattr(args, name) for name in options if getattr(args, name) is not None}
     inputs = {_option(name): getattr(args, name, None) for name in INPUTS if name not in options}
     if inputs["--model"] == DEMO:
         del inputs["--model"]
-    taken = {Path(path).resolve(): name for name, path in inputs.items() if path is not None}
+    taken = {real_path(path): name for name, path in inputs.items() if path is not None}
     for name, path in {**(unfinished or {}), **given}.items():
-        other = taken.setdefault(path.resolve(), name)
+        other = taken.setdefault(real_path(path), name)
         if other != name:
             raise OutputError(f"{other} and {name} name the same file, {path}; give each its own")
     for path in given.values():
+        make_folder(path.parent)
         if path.is_dir():
             raise OutputError(f"cannot write {path}: that is a folder; name a file in it")
-        make_folder(path.parent)
+    with owned(*given.values()):
+        yield
+
+
+@contextlib.contextmanager
+def claimed_folder(folder: Path) -> Iterator[None]:
+    """Makes an output folder and owns it while the block runs."""
+    make_folder(folder)
+    with owned(folder):
+        yield
 
 
 def _option(name: str) -> str:

@@ -13,10 +13,10 @@ from ..clips.render import Clip, Outputs
 from ..clips.script import Script
 from ..errors import DummyForcingError
 from ..evaluation.comparison import Row, compare_row, side_by_side, table, write_rows
-from ..files import make_folder
+from ..geometry import LatentShape
 from ..loops.run import setting_of
 from ..policies import POLICIES, Policy, get_policy
-from .common import add_run_arguments, clip_shape, load
+from .common import add_run_arguments, claimed_folder, clip_shape, load
 from .generate import make_clip
 from .policy_arguments import add_policy_options, pick_policy, refuse_surplus
 
@@ -37,7 +37,11 @@ def run(args: argparse.Namespace) -> int:
         raise DummyForcingError(f"--policies {args.policies!r} names no policy; give some of {', '.join(POLICIES)}")
     refuse_surplus(args, [get_policy(name) for name in names])
     shape = clip_shape(args)
-    make_folder(args.out)
+    with claimed_folder(args.out):
+        return _compare(args, names, shape)
+
+
+def _compare(args: argparse.Namespace, names: Sequence[str], shape: LatentShape) -> int:
     pipeline = load(args, [args.prompt])
     policies = [pick_policy(args, pipeline, name) for name in names]
     for policy in policies:  # a plan that cannot be must not cost a clip

@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError
+from ..files import is_device
 from ..models.checkpoints import convert_checkpoint
 from ..models.families import FAMILIES
+from ..ownership import owned
 from .common import DTYPES, named_dtype
 
 
@@ -34,7 +36,10 @@ def run(args: argparse.Namespace) -> int:
         raise CheckpointError(f"{target}: the target must end in .safetensors; rename it")
     if os.path.exists(target) and os.path.exists(source) and source.samefile(target):
         raise CheckpointError(f"{target}: source and target are the same file; give another target, the source is kept")
-    info, family, size = convert_checkpoint(source, target, args.family, dtype)
+    if is_device(target):
+        raise CheckpointError(f"expected a file to write, got {target}, which is a device or a pipe; name a file")
+    with owned(target):
+        info, family, size = convert_checkpoint(source, target, args.family, dtype)
     c = info.geometry
     container = info.container or "bare tensors"
     print(f"read     {source} ({container}, {info.tensors} tensors, mostly {_name(info.dtype)})")

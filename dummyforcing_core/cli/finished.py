@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..clips.video import frame_count
 from ..errors import OutputError
 from ..reading import parse_json, read_text
 
@@ -11,18 +12,26 @@ LEFT_OUT: dict[str, Any] = {"switches": [], "blend chunks": 0}  # what a report 
 
 
 def check_finished(video: Path, asked: Mapping[str, Any]) -> None:
-    """OutputError that names the first condition in which `video`'s report differs from what is asked for.
+    """OutputError that names the first condition in which `video`'s report differs from what is asked for, or its
+    number of frames, if `asked` has one.
 
-    A clip without a readable report is taken as it is; so is a condition that the report does not have.
+    A condition that the report does not have is taken as it is; so are all of a clip without a readable report.
     """
-    try:
-        found = LEFT_OUT | parse_json(read_text(video.with_suffix(".json"), "report", OutputError))["conditions"]
-    except (OutputError, ValueError, TypeError, KeyError):
-        return
+    found = _conditions(video)
     for name, value in asked.items():
         if name in found and found[name] != value:
             raise OutputError(
                 f"expected {name} {found[name]!r}, which {video} was made with, got {value!r}; choose another folder, "
-                "or "
-                "delete it"
+                "or delete it"
             )
+    if "frames" in asked and (frames := frame_count(video)) != asked["frames"]:
+        raise OutputError(
+            f"expected {asked['frames']} frames in {video}, got {frames}; choose another folder, or delete it"
+        )
+
+
+def _conditions(video: Path) -> dict[str, Any]:
+    try:
+        return LEFT_OUT | parse_json(read_text(video.with_suffix(".json"), "report", OutputError))["conditions"]
+    except (OutputError, ValueError, TypeError, KeyError):
+        return {}

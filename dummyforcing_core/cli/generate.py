@@ -3,6 +3,7 @@
 import argparse
 import re
 import unicodedata
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ..clips.render import Clip, Outputs, Rendered, asked_conditions, conditions
 from ..clips.script import Script
 from ..clips.start import start_from_image, start_from_latents
 from ..errors import OutputError
-from ..files import make_folder
+from ..files import is_device
 from ..geometry import LatentShape, chunk_spans
 from ..loops.table import loop_of
 from ..models.families import DEMO
@@ -21,7 +22,8 @@ from ..policies import Full, get_policy
 from .common import (
     Progress,
     add_run_arguments,
-    claim_outputs,
+    claimed_folder,
+    claimed_outputs,
     clip_shape,
     load,
     read_prompts,
@@ -65,9 +67,15 @@ def run(args: argparse.Namespace) -> int:
     """Makes the clips and prints a report for each."""
     shape = clip_shape(args)
     get_policy(args.policy)  # an unknown name must not cost a model load
-    jobs, there = _jobs(args, shape)
-    if not jobs:
-        return 0
+    scripts, into_folder = _scripts(args)
+    with _claimed(args, into_folder):
+        jobs, there = _folder_jobs(args, shape, scripts) if into_folder else ([(scripts[0], _outputs(args))], [])
+        if jobs:
+            _make(args, shape, jobs, there)
+    return 0
+
+
+def _make(args: argparse.Namespace, shape: LatentShape, jobs: list[Job], there: list[Path]) -> None:
     pipeline = load(args, [prompt for script, _ in jobs for prompt in script.prompts])
     policy, steps = pick_policy(args, pipeline), pick_steps(args, pipeline)
     start = _start(args, pipeline, shape)
@@ -77,7 +85,6 @@ def run(args: argparse.Namespace) -> int:
         check_finished(video, {name: now[name] for name in ("family", "policy", "skipped steps", "dtype")})
     for clip, (_, outputs) in zip(clips, jobs, strict=True):
         make_clip(pipeline, clip, outputs)
-    return 0
 
 
 def _start(args: argparse.Namespace, pipeline: Pipeline, shape: LatentShape) -> Tensor | None:
@@ -94,49 +101,48 @@ def make_clip(pipeline: Pipeline, clip: Clip, outputs: Outputs, verbose: bool = 
     given = 0 if clip.start is None else clip.start.shape[2]
     chunks = chunk_spans(frames, family.chunk_frames, given)
     calls = loop_of(family).model_calls(family, family.schedule, frames, given)
-    try:
-        with Progress(len(chunks), calls, outputs.video.name) as progress:
-            result = render(pipeline, clip, outputs, progress.on_step)
-    except KeyboardInterrupt:
-        if outputs.part.exists():
-            warn(f"interrupted; what was finished plays in {outputs.part}")
-        raise
+    with Progress(len(chunks), calls, outputs.video.name) as progress:
+        result = render(pipeline, clip, outputs, progress.on_step)
     if verbose:
         print(result.report.table())
         print(f"wrote {outputs.video}")
     return result
 
 
-def _jobs(args: argparse.Namespace, shape: LatentShape) -> tuple[list[Job], list[Path]]:
-    """(script, files) of every clip still to be made, and the videos that are there; checks all outputs before any
-    work is done."""
+def _scripts(args: argparse.Namespace) -> tuple[list[Script], bool]:
+    """What the clips say, and whether they go into a folder."""
     if args.schedule is None:
         refuse_together(args, "--schedule is not given", ("blend_chunks", "switch_frames"))
     if args.prompt is not None:
-        return [(Script.constant(args.prompt), _single(args))], []
+        return [Script.constant(args.prompt)], False
     if args.prompts is not None:
-        return _folder_jobs(args, shape, [Script.constant(prompt) for prompt in read_prompts(args.prompts)])
+        return [Script.constant(prompt) for prompt in read_prompts(args.prompts)], True
     scripts = Script.read(args.schedule, args.switch_frames or ())
     scripts = [replace(script, blend_chunks=args.blend_chunks or 0) for script in scripts]
-    if args.schedule.suffix.lower() == ".jsonl":
-        return _folder_jobs(args, shape, scripts)
-    return [(scripts[0], _single(args))], []
+    return scripts, args.schedule.suffix.lower() == ".jsonl"
 
 
-def _single(args: argparse.Namespace) -> Outputs:
+def _claimed(args: argparse.Namespace, into_folder: bool) -> AbstractContextManager[None]:
+    """Owns what the run writes, all of which is checked before any work is done."""
+    if into_folder:
+        if args.save_latents or args.report:
+            raise OutputError("--save-latents and --report name one file; with --prompts they are not available")
+        return claimed_folder(args.out)
+    names = ("out", "save_latents", "report")
+    return claimed_outputs(args, names, {"the unfinished video": _outputs(args).part})
+
+
+def _outputs(args: argparse.Namespace) -> Outputs:
     """Files of the one clip that --out names."""
     if args.out.suffix.lower() != ".mp4":
         raise OutputError(f"--out {args.out} must end in .mp4")
-    outputs = Outputs(args.out, latents=args.save_latents, report=args.report)
-    claim_outputs(args, ("out", "save_latents", "report"), {"the unfinished video": outputs.part})
-    return outputs
+    if is_device(args.out):
+        raise OutputError(f"expected a file for --out, got {args.out}, which is a device or a pipe; name a file")
+    return Outputs(args.out, latents=args.save_latents, report=args.report)
 
 
 def _folder_jobs(args: argparse.Namespace, shape: LatentShape, scripts: list[Script]) -> tuple[list[Job], list[Path]]:
     """One clip per script into the folder --out, those that are there apart; OutputError if one is another clip."""
-    if args.save_latents or args.report:
-        raise OutputError("--save-latents and --report name one file; with --prompts they are not available")
-    make_folder(args.out)
     model = args.model if args.model == DEMO else Path(args.model).name
     jobs, there = [], []
     for number, script in enumerate(scripts):

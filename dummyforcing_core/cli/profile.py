@@ -22,7 +22,7 @@ from ..kv.scoring import HeadScores
 from ..policies.head_programming import ROLES, assign_roles
 from ..policies.profile import HeadProfile
 from ..prompts import PromptSchedule
-from .common import add_run_arguments, claim_outputs, clip_shape, load, read_prompts
+from .common import add_run_arguments, claimed_outputs, clip_shape, load, read_prompts
 
 RATIO = 0.5
 
@@ -46,7 +46,11 @@ def run(args: argparse.Namespace) -> int:
             )
     lines = read_prompts(args.prompts)
     shape: LatentShape = clip_shape(args)
-    claim_outputs(args, ("out", "picture"))
+    with claimed_outputs(args, ("out", "picture")):
+        return _profile(args, lines, shape)
+
+
+def _profile(args: argparse.Namespace, lines: list[str], shape: LatentShape) -> int:
     pipeline = load(args, lines)
     prompts = [PromptSchedule.constant(pipeline.encode(line)) for line in lines]
     clips = ProfilePlan(prompts, range(args.seed, args.seed + args.seeds), shape, args.local_chunks)

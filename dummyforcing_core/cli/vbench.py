@@ -55,8 +55,19 @@ def run(args: argparse.Namespace) -> int:
     folder.make()
     if folder.ignores_case():
         suite = _one_per_case(suite)
-    mine = shard.part(suite)
     folder.check(_asked(args, shape), suite)
+    with folder.share(shard):
+        _sample_share(args, shape, folder, suite, shard)
+    if shard.world == 1:  # another rank may be about to write there
+        folder.tidy()
+    share = "this rank's share" if shard.world > 1 else "all"
+    _say(shard, f"done with {share}; to score: vbench evaluate --videos_path {folder.videos} --dimension ...")
+    return 0
+
+
+def _sample_share(args: argparse.Namespace, shape: LatentShape, folder: ClipFolder, suite: Suite, shard: Shard) -> None:
+    """Loads the model and makes what is missing of this rank's prompts."""
+    mine = shard.part(suite)
     folder.clear_unfinished(mine)
     samples = [Sample(prompt, text, index) for prompt, text in mine.items() for index in range(args.samples)]
     jobs = folder.missing(samples)
@@ -72,14 +83,9 @@ def run(args: argparse.Namespace) -> int:
     def make(sample: Sample, video: Path) -> RunReport:
         script, seed = Script.constant(sample.text), sample.seed(args.seed)
         clip = Clip(script, shape, seed, policy, steps, crop=shown_size(args))
-        return render(pipeline, clip, Outputs(video)).report
+        return render(pipeline, clip, Outputs(video, keep_unfinished=False)).report
 
     _sample(jobs, folder, shard, make)
-    if shard.world == 1:  # another rank may be about to write there
-        folder.tidy()
-    share = "this rank's share" if shard.world > 1 else "all"
-    _say(shard, f"done with {share}; to score: vbench evaluate --videos_path {folder.videos} --dimension ...")
-    return 0
 
 
 def _sample(

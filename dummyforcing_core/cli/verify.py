@@ -31,7 +31,7 @@ from ..models.weight_files import read_header
 from ..policies import DummyForcing, Policy, own_policy
 from ..prompts import PromptSchedule
 from ..reading import unreadable
-from .common import add_run_arguments, claim_outputs, clip_shape, load, pick_device, read_prompts, shown_size
+from .common import add_run_arguments, claimed_outputs, clip_shape, load, pick_device, read_prompts, shown_size
 from .generate import make_clip
 
 LATENTS = 12  # four chunks of three, two of them after the heads are sorted
@@ -59,13 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the page. 0: nothing failed; 1: something did."""
-    claim_outputs(args, ("out", "json"))
-    page = verify(args)
-    print(page.text())
-    for path, text in ((args.out, page.markdown()), (args.json, page.json())):
-        if path is not None:
-            write_atomic(path, text.encode("utf-8"))
-            print(f"wrote {path}")
+    with claimed_outputs(args, ("out", "json")):
+        page = verify(args)
+        print(page.text())
+        for path, text in ((args.out, page.markdown()), (args.json, page.json())):
+            if path is not None:
+                write_atomic(path, text.encode("utf-8"))
+                print(f"wrote {path}")
     return 1 if page.verdict == "FAIL" else 0
 
 

@@ -107,6 +107,7 @@ class VideoWriter:
         try:
             if self.frames_written:
                 self._append(self._encoder.encode(None))
+                self._check_size()
         finally:
             self._release()
 
@@ -207,6 +208,8 @@ class VideoWriter:
         self._fragments += sum(box[4:8] == b"moof" for box in boxes)
 
     def _write_bytes(self, data: bytes) -> None:
+        if self._good_bytes:
+            self._check_size()
         self._torn = True
         if not self._good_bytes and os.fstat(self._file.fileno()).st_size:
             self._file.truncate(0)
@@ -215,6 +218,16 @@ class VideoWriter:
             rest = rest[self._file.write(rest) :]
         self._good_bytes += len(data)
         self._torn = False
+
+    def _check_size(self) -> None:
+        """OutputError if the file is not what was written here: its frames would not be those that were counted."""
+        found = os.fstat(self._file.fileno()).st_size
+        if found != self._good_bytes:
+            self._release()
+            raise OutputError(
+                f"expected {self.path} to hold the {self._good_bytes} bytes that were written, got {found}: something "
+                "else writes or cuts it; choose another name"
+            )
 
     def _release(self) -> None:
         """Let go of the file, and drop a fragment of which only a part was written."""
@@ -249,6 +262,18 @@ def read_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
                     dst_color_range=_FULL_RANGE,
                 )
                 yield rgb.to_ndarray()
+    except (OSError, av.error.FFmpegError) as error:
+        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def frame_count(path: str | os.PathLike[str]) -> int:
+    """Frames of a video file, counted without decoding them. OutputError if it cannot be read."""
+    av = _import_av()
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise OutputError(f"cannot read {path}: there is no video in it")
+            return sum(1 for packet in container.demux(video=0) if packet.size)
     except (OSError, av.error.FFmpegError) as error:
         raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
 

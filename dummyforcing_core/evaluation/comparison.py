@@ -14,7 +14,7 @@ from ..clips.pipeline import Pipeline
 from ..clips.render import Clip, clip_run, prompt_schedule
 from ..clips.report import RunReport
 from ..clips.video import VideoWriter, read_frames
-from ..files import write_atomic
+from ..files import rename_whole, write_atomic
 from ..geometry import FPS
 from ..kv.plan import HeadPlan
 from ..loops.table import clip_kv_shape, pass_flops
@@ -108,16 +108,18 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
 
 
 def side_by_side(videos: Sequence[Path], out: Path) -> None:
-    """One video of all, left to right, frame by frame."""
+    """One video of all, left to right, frame by frame; it gets its name when it is whole."""
+    part = out.with_name(f"{out.stem}.part{out.suffix}")
     writer: VideoWriter | None = None
     try:
         for joined, _ in joined_frames(videos):
             if writer is None:
-                writer = VideoWriter(out, joined.shape[1], joined.shape[0], FPS)
+                writer = VideoWriter(part, joined.shape[1], joined.shape[0], FPS)
             writer.write(joined[None])
     finally:
         if writer is not None:
             writer.close()
+    rename_whole(part, out)
 
 
 def joined_frames(videos: Sequence[Path]) -> Iterator[tuple[np.ndarray, tuple[np.ndarray | None, ...]]]:

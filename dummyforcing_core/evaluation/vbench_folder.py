@@ -11,16 +11,16 @@ file name of its own: a process that outlived its killed run cannot spoil the on
 import contextlib
 import hashlib
 import json
-import os
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
-from ..files import make_folder, output_error, write_atomic
+from ..files import make_folder, output_error, rename_whole, write_atomic
+from ..ownership import free_of_owners, owned
 from ..reading import cause, parse_json, read_text, short
-from .vbench import SEED_RULE, Sample, Suite
+from .vbench import SEED_RULE, Sample, Shard, Suite
 
 FORMAT = "dummyforcing.vbench"
 VERSION = 1
@@ -54,13 +54,19 @@ class ClipFolder:
         """The samples whose clip is not there yet."""
         return [sample for sample in samples if not (self.videos / sample.file_name).exists()]
 
+    @contextlib.contextmanager
+    def share(self, shard: Shard) -> Iterator[None]:
+        """Owns one rank's share of the folder while the block runs; OutputError if another run has it."""
+        with owned(self.path / f"rank-{shard.rank}-of-{shard.world}"):
+            yield
+
     def clear_unfinished(self, prompts: Iterable[str]) -> None:
-        """Drops what killed runs left of these prompts' clips."""
+        """Drops what killed runs left of these prompts' clips, and nothing that is being written."""
         keys = {_key(prompt) for prompt in prompts}
-        for path in self.unfinished.iterdir():
-            if path.name.split("-")[0] in keys:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+        left = [path for path in self.unfinished.iterdir() if path.name.split("-")[0] in keys]
+        for path in free_of_owners(left):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def working_file(self, sample: Sample) -> Path:
         """A new name to write a clip under."""
@@ -69,10 +75,7 @@ class ClipFolder:
     def finish(self, written: Path, sample: Sample) -> Path:
         """Gives a whole clip its own name."""
         target = self.videos / sample.file_name
-        try:
-            os.replace(written, target)
-        except OSError as error:
-            raise output_error(target, error) from error
+        rename_whole(written, target)
         return target
 
     def tidy(self) -> None:

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError, OutputError
+from ..files import real_path
 from ..reading import short, unreadable
 from .plain_tree import plain_tree
 from .scaled_fp8 import dequantised
@@ -175,6 +176,31 @@ def write_safetensors(
         raise CheckpointError(f"{path}: cannot write {unknown.pop()}, one of {known} was expected; pass a dtype")
     # Widest first, so that every tensor starts at a multiple of its item size.
     ordered = sorted(tensors.items(), key=lambda item: -(dtype or item[1].dtype).itemsize)
+    start, end = _beginning(ordered, metadata, dtype)
+    target = real_path(path)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(start)
+            for name, tensor in ordered:
+                whole = dequantised(tensor.detach(), (scales or {}).get(name)).to("cpu", dtype or tensor.dtype)
+                file.write(whole.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        part.replace(target)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); "
+            f"{len(start) + end:,} bytes in a writable folder are needed; choose another target"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    return len(start) + end
+
+
+def _beginning(
+    ordered: Sequence[tuple[str, Tensor]], metadata: Mapping[str, str], dtype: torch.dtype | None
+) -> tuple[bytes, int]:
+    """What stands before the numbers of a .safetensors file, and how many bytes the numbers have."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for name, tensor in ordered:
@@ -183,20 +209,4 @@ def write_safetensors(
         header[name] = {"dtype": CODES[kind], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode("utf-8")
     text += b" " * (-len(text) % 8)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name, tensor in ordered:
-                whole = dequantised(tensor.detach(), (scales or {}).get(name)).to("cpu", dtype or tensor.dtype)
-                file.write(whole.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}); "
-            f"{8 + len(text) + end:,} bytes in a writable folder are needed; choose another target"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-    return 8 + len(text) + end
+    return len(text).to_bytes(8, "little") + text, end

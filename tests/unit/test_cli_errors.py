@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dummyforcing_core.__main__ import build_parser
 from dummyforcing_core.cli import vbench
 from dummyforcing_core.cli.common import clip_shape, load, read_prompts
-from dummyforcing_core.clips.video import VideoWriter
+from dummyforcing_core.clips.video import VideoWriter, frame_count
 from dummyforcing_core.models import checkpoints
 from dummyforcing_core.models.wan import CausalWan, WanConfig
 from tests.unit.refusals import assert_refused, files
@@ -41,7 +41,7 @@ BAD_WORDS: dict[str, tuple[str, str]] = {
     "device with no memory": ("--device meta", "device 'meta' cannot be used"),
     "device without its module": ("--device hpu", "device 'hpu' cannot be used"),
     "window < sink + chunk": ("--policy window --window 5 --sink 3", "expected a window of at least 6 frames"),
-    "negative sink": ("--policy window --window 12 --sink -1", "expected sink_frames of 0 or more, got -1"),
+    "negative sink": ("--policy window --window 12 --sink -1", "expected --sink of 0 or more, got -1"),
     "window with full": ("--policy full --window 12", "--window: expected --policy window"),
     "sink with full": ("--policy full --sink 3", "--sink: expected --policy window"),
     "two kinds of prompt": ("--prompts {tmp}/file", "not allowed with argument"),
@@ -220,8 +220,15 @@ def test_full_disk(run, tiny_demo, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     result = run("generate", *DEMO, "--frames", 33, *(w for o, n in names.items() for w in (o, tmp_path / n)))
     assert calls == chunk + 1
     assert_refused(result.code, result.err, "the disk is full; free some space")
-    assert "kept" not in result.err
-    assert files(tmp_path) == {}
+    left = ["c.part.mp4", "l.safetensors"] if chunk else ["l.safetensors"]
+    assert sorted(files(tmp_path)) == left and all(f"{tmp_path / name}" in result.err for name in left)
+    assert load_file(tmp_path / "l.safetensors")["latent"].shape[2] == 3 * (chunk + 1)
+    if chunk:
+        assert frame_count(tmp_path / "c.part.mp4") == 9
+    monkeypatch.setattr(VideoWriter, "_write_bytes", write)
+    go_on = "--start-latents", tmp_path / "l.safetensors", "--out", tmp_path / "rest.mp4"
+    assert run("generate", *DEMO, "--frames", 33, *go_on).code == 0
+    assert frame_count(tmp_path / "rest.mp4") == 33
 
 
 @pytest.mark.parametrize(

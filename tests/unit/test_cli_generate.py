@@ -411,8 +411,9 @@ def test_ctrl_c_keeps_what_was_finished(run, tiny_demo, tmp_path: Path, monkeypa
     result = run("generate", "--prompt", PROMPT, "--frames", 45, *SMALL, *files)
     assert result.code == 130
     assert "Traceback" not in result.err
-    assert names(tmp_path) == ["c.part.mp4"]
-    assert str(tmp_path / "c.part.mp4") in result.err
+    assert names(tmp_path) == ["c.part.mp4", "l.safetensors"]
+    assert f"21 frames, plays in {tmp_path / 'c.part.mp4'}; its latents" in result.err
+    assert load_file(tmp_path / "l.safetensors")["latent"].shape[2] == 6
     assert video_size(tmp_path / "c.part.mp4") == (21, 16 * DEMO_SCALE, 16 * DEMO_SCALE)
 
 
