@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from . import __version__
-from .errors import DummyForcingError
+from .errors import MESSAGE, DummyForcingError, shown
 
 # Module of cli/ -> what it does. Only the one that is asked for is imported: the others would import torch for nothing.
 COMMANDS = {
@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
     """Prints one line for a bad argument, without the usage in front."""
 
     def error(self, message: str):
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"error: {shown(message, MESSAGE)} (see {self.prog} --help)\n")
 
 
 def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -60,7 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     args = build_parser(words).parse_args(words)
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *rest, **more: print(
+            f"warning: {shown(message, MESSAGE)}", file=sys.stderr
+        )
         try:
             _end_by_interrupt()
             code: int = args.run(args)

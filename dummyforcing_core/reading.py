@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from .errors import DummyForcingError
+from .errors import DummyForcingError, shown
 
 MOST_TEXT_BYTES = 64 * 2**20
 _NO_RIGHTS = "this account may not read it or enter its folder; change the permissions or copy it"
@@ -44,7 +44,7 @@ def unreadable(path: str | os.PathLike[str]) -> str:
 def cause(error: Exception) -> str:
     """What a failure of the file system means to who named the file, and what to do."""
     known = _CAUSES.get(getattr(error, "errno", None) or 0)
-    return known or f"it cannot be read ({getattr(error, 'strerror', None) or short(error)}); check the path"
+    return known or f"it cannot be read ({getattr(error, 'strerror', None) or shown(error)}); check the path"
 
 
 def read_text(path: Path, what: str, kind: type[DummyForcingError]) -> str:
@@ -53,20 +53,20 @@ def read_text(path: Path, what: str, kind: type[DummyForcingError]) -> str:
     A byte order mark in front, as Windows editors write it, is left out.
     """
     if why := unreadable(path):
-        raise kind(f"cannot read the {what} {short(path, 200)}: {why}")
+        raise kind(f"cannot read the {what} {shown(path, 200)}: {why}")
     try:
         size = path.stat().st_size
         if size > MOST_TEXT_BYTES:
             raise kind(
-                f"cannot read the {what} {short(path, 200)}: it has {size:,} bytes, at most {MOST_TEXT_BYTES:,} were "
+                f"cannot read the {what} {shown(path, 200)}: it has {size:,} bytes, at most {MOST_TEXT_BYTES:,} were "
                 "expected; give another file"
             )
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise kind(f"cannot read the {what} {short(path, 200)}: {cause(error)}") from error
+        raise kind(f"cannot read the {what} {shown(path, 200)}: {cause(error)}") from error
     except UnicodeDecodeError as error:
         raise kind(
-            f"cannot read the {what} {short(path, 200)}: byte {error.start:,} is no UTF-8 text; give a UTF-8 text file"
+            f"cannot read the {what} {shown(path, 200)}: byte {error.start:,} is no UTF-8 text; give a UTF-8 text file"
         ) from error
 
 
@@ -77,20 +77,12 @@ def parse_json(text: str) -> Any:
     except RecursionError as error:
         raise ValueError("not JSON of a depth that can be read") from error
     except ValueError as error:  # a number of thousands of digits is one too
-        where = f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else short(error)
+        where = f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else shown(error)
         raise ValueError(f"not JSON: {where}") from error
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{short(text)} is no finite number")
+        raise ValueError(f"{shown(text)} is no finite number")
     return number
-
-
-def short(text: object, most: int = 80) -> str:
-    """`text` in one line of at most `most` printable characters, its middle left out if it is longer."""
-    line = str(text)
-    if len(line) > most:
-        line = f"{line[: most - 13]}...{line[-10:]}"
-    return "".join(c if c.isprintable() else " " for c in line)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from comfy_api.latest import InputImpl, io, ui
 
-from ..dummyforcing_core.geometry import FPS, SIZES, SPATIAL, latent_frames, made_size
+from ..dummyforcing_core.geometry import FPS, SIZES, LatentShape, made_size
 from .host.chunks import full_clip_sampler
 from .host.clip_job import clip_job
 from .host.live import early_ends
@@ -54,8 +54,8 @@ class ClipSize(io.ComfyNode):
             width, height = made_size(*SIZES[preset.lower()])
             if orientation == PORTRAIT:
                 width, height = height, width
-        frames = latent_frames(max(1, round(seconds * FPS)))
-        return io.NodeOutput(empty_latent(batch_size, frames, height // SPATIAL, width // SPATIAL))
+        shape = LatentShape.of_pixels(width, height, max(1, round(seconds * FPS)), batch_size)
+        return io.NodeOutput(empty_latent(shape.batch, shape.frames, shape.height, shape.width))
 
 
 class StreamingSampler(io.ComfyNode):

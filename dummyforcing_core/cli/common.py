@@ -12,14 +12,14 @@ import torch
 
 from ..clips.pipeline import Compute, Decoder, Pipeline, Weights, is_demo, load_pipeline
 from ..clips.text_features import TextFiles
-from ..errors import CheckpointError, DummyForcingError, OutputError
+from ..errors import MESSAGE, CheckpointError, DummyForcingError, OutputError, shown
 from ..files import make_folder, real_path
 from ..geometry import SIZES, LatentShape, Span, made_size
 from ..models.families import DEMO, FAMILIES
 from ..models.lora import Lora
 from ..models.weight_files import flat_names, read_weights
 from ..ownership import owned
-from ..reading import read_text, short
+from ..reading import read_text
 from ..vae.tiny_vae import TinyDecoder
 from ..vae.tiny_vae_file import is_tiny_decoder, load_tiny_decoder
 from ..vae.wan_vae import WanVAE
@@ -71,7 +71,7 @@ def size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)[x*](\d+)", name)
     if name not in SIZES and not match:
         raise argparse.ArgumentTypeError(
-            f"expected WIDTHxHEIGHT, got {text!r}; write e.g. 832x480, or {', '.join(SIZES)}"
+            f"expected WIDTHxHEIGHT, got '{shown(text)}'; write e.g. 832x480, or {', '.join(SIZES)}"
         )
     return (int(match[1]), int(match[2])) if match else SIZES[name]
 
@@ -81,7 +81,7 @@ def tile(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower())
     if not match or min(int(match[1]), int(match[2])) < 4:
         raise argparse.ArgumentTypeError(
-            f"expected ROWSxCOLUMNS in latents, got {text!r}; write e.g. 32x32, from 4x4 up"
+            f"expected ROWSxCOLUMNS in latents, got '{shown(text)}'; write e.g. 32x32, from 4x4 up"
         )
     return int(match[1]), int(match[2])
 
@@ -93,14 +93,14 @@ def finite(text: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}; write e.g. 0.8")
+        raise argparse.ArgumentTypeError(f"expected a finite number, got '{shown(text)}'; write e.g. 0.8")
     return number
 
 
 def whole_numbers(text: str) -> list[int]:
     """ "40,80" as numbers."""
     if not re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", text):
-        raise argparse.ArgumentTypeError(f"expected whole numbers, got {text!r}; write e.g. 40,80,120")
+        raise argparse.ArgumentTypeError(f"expected whole numbers, got '{shown(text)}'; write e.g. 40,80,120")
     return [int(part) for part in text.split(",")]
 
 
@@ -118,7 +118,9 @@ def pick_device(name: str) -> torch.device:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
-        raise DummyForcingError(f"device {name!r} cannot be used: {reason}; try --device auto") from error
+        raise DummyForcingError(
+            f"device '{shown(name)}' cannot be used: {shown(reason, 200)}; try --device auto"
+        ) from error
     return device
 
 
@@ -132,7 +134,7 @@ def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
 def named_dtype(name: str) -> torch.dtype:
     """The dtype called `name`; unknown names list the known ones."""
     if name not in DTYPES:
-        raise DummyForcingError(f"unknown dtype {name!r}; known dtypes: {', '.join(DTYPES)}")
+        raise DummyForcingError(f"unknown dtype '{shown(name)}'; known dtypes: {', '.join(DTYPES)}")
     return DTYPES[name]
 
 
@@ -239,7 +241,8 @@ def _check_texts(args: argparse.Namespace, prompts: Sequence[str]) -> None:
             prompt.encode("utf-8")
         except UnicodeEncodeError as error:
             raise DummyForcingError(
-                f"the prompt {prompt[:60]!r} is no Unicode text (character {error.start} is half of one); write it anew"
+                f"the prompt '{shown(prompt)}' is no Unicode text (character {error.start} is half of one); "
+                "write it anew"
             ) from error
     texts = len(set(prompts))
     if args.text_embedding is not None and texts > 1:
@@ -254,7 +257,7 @@ def _vae(path: Path, device: torch.device, dtype: torch.dtype) -> WanVAE | TinyD
     try:
         tiny = is_tiny_decoder(flat_names(read_weights(path)[0]))
     except CheckpointError as error:
-        raise CheckpointError(f"{short(path, 200)}: {error}") from error
+        raise CheckpointError(f"{shown(path, 200)}: {error}") from error
     return load_tiny_decoder(path, device, dtype) if tiny else load_wan_vae(path, device, dtype)
 
 
@@ -271,8 +274,8 @@ def _one_thread(device: torch.device) -> None:
 
 
 def warn(text: str) -> None:
-    """One line on stderr."""
-    print(f"warning: {text}", file=sys.stderr)
+    """One line on stderr, whatever the text holds."""
+    print(f"warning: {shown(text, MESSAGE)}", file=sys.stderr)
 
 
 class Progress:

@@ -11,7 +11,7 @@ from ..clips.head_map import head_map
 from ..clips.pipeline import Pipeline
 from ..clips.render import Clip, Outputs
 from ..clips.script import Script
-from ..errors import DummyForcingError
+from ..errors import DummyForcingError, shown
 from ..evaluation.comparison import Row, compare_row, side_by_side, table, write_rows
 from ..geometry import LatentShape
 from ..loops.run import setting_of
@@ -34,7 +34,9 @@ def run(args: argparse.Namespace) -> int:
     """Renders, measures, and writes videos, head maps, compare.json."""
     names = [name.strip() for name in args.policies.split(",") if name.strip()]
     if not names:
-        raise DummyForcingError(f"--policies {args.policies!r} names no policy; give some of {', '.join(POLICIES)}")
+        raise DummyForcingError(
+            f"--policies '{shown(args.policies)}' names no policy; give some of {', '.join(POLICIES)}"
+        )
     refuse_surplus(args, [get_policy(name) for name in names])
     shape = clip_shape(args)
     with claimed_folder(args.out):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..clips.video import frame_count
-from ..errors import OutputError
+from ..errors import OutputError, shown
 from ..reading import parse_json, read_text
 
 LEFT_OUT: dict[str, Any] = {"switches": [], "blend chunks": 0}  # what a report without them means
@@ -21,8 +21,8 @@ def check_finished(video: Path, asked: Mapping[str, Any]) -> None:
     for name, value in asked.items():
         if name in found and found[name] != value:
             raise OutputError(
-                f"expected {name} {found[name]!r}, which {video} was made with, got {value!r}; choose another folder, "
-                "or delete it"
+                f"expected {name} {shown(repr(found[name]))}, which {video} was made with, got {shown(repr(value))}; "
+                "choose another folder, or delete it"
             )
     if "frames" in asked and (frames := frame_count(video)) != asked["frames"]:
         raise OutputError(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..clips.pipeline import Pipeline
-from ..errors import DummyForcingError
+from ..errors import DummyForcingError, shown
 from ..models.stepcache import StepCache, TeaCache
 from ..policies import POLICIES, Option, Policy, SlidingWindow, get_policy
 from ..policies.options import default_of, options_of
@@ -74,7 +74,7 @@ def _or_word(number: type, word: str) -> Any:
         try:
             return number(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"expected a number or {word!r}, got {text!r}") from None
+            raise argparse.ArgumentTypeError(f"expected a number or {word!r}, got '{shown(text)}'") from None
 
     return read
 
@@ -146,4 +146,4 @@ def _numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected numbers, got {text!r}; write e.g. 12.5,-3,0.1") from error
+        raise argparse.ArgumentTypeError(f"expected numbers, got '{shown(text)}'; write e.g. 12.5,-3,0.1") from error

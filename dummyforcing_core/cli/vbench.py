@@ -16,7 +16,7 @@ from ..clips.pipeline import Pipeline
 from ..clips.render import Clip, Outputs, device_name, render
 from ..clips.report import RunReport
 from ..clips.script import Script
-from ..errors import DummyForcingError
+from ..errors import MESSAGE, DummyForcingError, shown
 from ..evaluation.vbench import SAMPLES, Sample, Shard, Suite, pair_up
 from ..evaluation.vbench_folder import ClipFolder
 from ..geometry import LatentShape, pixel_frames
@@ -115,7 +115,8 @@ def _sample(
         _say(shard, f"{number}/{len(jobs)} {job.file_name}: {_speed(report)}, {_duration(left)} left")
     if failed:
         raise DummyForcingError(
-            f"{len(failed)} of {len(jobs)} clips failed, the first is {failed[0]!r}; run again to try them once more"
+            f"{len(failed)} of {len(jobs)} clips failed, the first is '{shown(failed[0])}'; run again to try them once "
+            "more"
         )
 
 
@@ -183,7 +184,10 @@ def _one_per_case(suite: Suite) -> Suite:
     for prompt, text in suite.items():
         other = seen.setdefault(prompt.casefold(), prompt)
         if other != prompt:
-            warn(f"{prompt!r} is left out: this disk cannot tell it from {other!r}; VBench elsewhere will miss it")
+            warn(
+                f"'{shown(prompt)}' is left out: this disk cannot tell it from '{shown(other)}'; VBench "
+                "elsewhere will miss it"
+            )
             continue
         kept[prompt] = text
     return kept
@@ -200,4 +204,4 @@ def _duration(seconds: float) -> str:
 
 
 def _say(shard: Shard, text: str) -> None:
-    print(f"[rank {shard.rank} of {shard.world}] {text}" if shard.world > 1 else text, flush=True)
+    print(shown(f"[rank {shard.rank} of {shard.world}] {text}" if shard.world > 1 else text, MESSAGE), flush=True)

@@ -30,6 +30,7 @@ from ..prompts import PromptSchedule
 from ..transfer import wait_for
 from ..vae.streaming import to_uint8
 from .contact_sheet import ContactSheet
+from .doubts import warn_doubts
 from .memory_use import MemoryUse
 from .pipeline import Pipeline
 from .report import RunReport, ms_since
@@ -237,6 +238,7 @@ def prompt_schedule(pipeline: Pipeline, clip: Clip) -> PromptSchedule:
     given = 0 if clip.start is None else clip.start.shape[2]
     starts = [span.start for span in chunk_spans(clip.shape.frames, pipeline.family.chunk_frames, given)]
     prompts.warn_unused(starts, TEMPORAL / FPS)
+    warn_doubts(pipeline.family, clip.shape, len(contexts) > 1, clip.start)
     return prompts.blended(clip.script.blend_chunks, starts)
 
 

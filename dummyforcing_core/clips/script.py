@@ -1,13 +1,14 @@
 """Prompts over time as people write them: lines of text, or the interactive JSONL of LongLive."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-from ..errors import DummyForcingError
+from ..errors import DummyForcingError, shown
 from ..geometry import FPS, TEMPORAL
-from ..reading import parse_json, read_text, short
+from ..reading import parse_json, read_text
+from .timed_lines import has_times, timed_lines, written_lines
 
 LATENTS_PER_SECOND = FPS / TEMPORAL
 
@@ -27,6 +28,8 @@ class Script:
             raise DummyForcingError(
                 f"expected a blend over 0 chunks or more, got {self.blend_chunks}; 0 is a hard switch"
             )
+        if not all(prompt.strip() for _, prompt in self.lines):
+            raise DummyForcingError("expected a prompt, got an empty text; say what is to be seen")
         starts = [start for start, _ in self.lines]
         if not starts or starts[0] != 0:
             raise DummyForcingError(
@@ -50,20 +53,23 @@ class Script:
 
     @classmethod
     def parse(cls, text: str) -> "Script":
-        """Lines `0:15 | prompt`: from that minute and second on (`15`, `0:15` and `0:15.5` are times)."""
-        lines = []
-        for number, line in enumerate(text.splitlines(), start=1):
-            if not line.strip() or line.lstrip().startswith("#"):
-                continue
-            match = re.fullmatch(r"\s*(?:(\d+):)?(\d+(?:\.\d+)?)\s*\|\s*(\S.*?)\s*", line)
-            if not match:
-                got = repr(short(line.strip()))
-                raise DummyForcingError(f"line {number} is {got}; write TIME | PROMPT, e.g. 0:15 | a cat")
-            if max(len(match[1] or ""), len(match[2])) > 12:
-                raise DummyForcingError(f"line {number} begins after {short(match[2])} seconds; no clip is as long")
-            seconds = 60 * int(match[1] or 0) + float(match[2])
-            lines.append((round(seconds * LATENTS_PER_SECOND), match[3]))
-        return cls(tuple(lines))
+        """Lines `0:15 | prompt`: from that minute and second on, in any of the spellings of `timed_lines`."""
+        lines = timed_lines(text)
+        starts = [round(line.seconds * LATENTS_PER_SECOND) for line in lines]
+        for (before, start), (after, other) in pairwise(zip(lines, starts, strict=True)):
+            if start == other:
+                raise DummyForcingError(
+                    f"{before.place} and {after.place} are too close to be told apart; leave "
+                    f"{1 / LATENTS_PER_SECOND:g} seconds between them"
+                )
+        return cls(tuple((start, line.prompt) for start, line in zip(starts, lines, strict=True)))
+
+    @classmethod
+    def of_text(cls, text: str) -> "Script":
+        """A schedule if any line of the text has a time, else one prompt of all its lines."""
+        if has_times(text):
+            return cls.parse(text)
+        return cls.constant("\n".join(line for _, line in written_lines(text)))
 
     @classmethod
     def parse_jsonl(cls, text: str, switch_frames: Sequence[int]) -> list["Script"]:
@@ -75,11 +81,11 @@ class Script:
             try:
                 entry = parse_json(line)
             except ValueError as error:
-                raise DummyForcingError(f"line {number} is {short(error)}; write one object per line") from error
+                raise DummyForcingError(f"line {number} is {shown(error)}; write one object per line") from error
             prompts = entry.get("prompts") if isinstance(entry, dict) else None
             if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) for p in prompts):
                 raise DummyForcingError(
-                    f'line {number} is no object with "prompts", a list of texts: {short(line, 60)}'
+                    f'line {number} is no object with "prompts", a list of texts: {shown(line, 60)}'
                 )
             if len(prompts) != len(switch_frames) + 1:
                 raise DummyForcingError(

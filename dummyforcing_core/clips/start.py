@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, OutputError
+from ..errors import shown as quoted
 from ..geometry import SPATIAL, LatentShape
 from ..models.tensor_check import READABLE
 from ..models.weight_files import read_weights
-from ..reading import short, unreadable
+from ..reading import unreadable
 from .pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -21,18 +22,21 @@ if TYPE_CHECKING:
 
 def start_from_latents(path: Path, shape: LatentShape) -> Tensor:
     """The tensor "latent" (1, 16, n, h, w) of a .safetensors file; it counts in the clip's length."""
-    name = short(path, 200)
+    name = quoted(path, 200)
     try:
         latent = read_weights(path)[0].get("latent")
     except CheckpointError as error:
         raise OutputError(f"{name}: {error}; save latents with --save-latents") from error
     wanted = (1, shape.channels, shape.height, shape.width)
     if not isinstance(latent, Tensor) or latent.ndim != 5 or (*latent.shape[:2], *latent.shape[3:]) != wanted:
-        got = f"a latent of shape {tuple(latent.shape)}" if isinstance(latent, Tensor) else 'no tensor "latent"'
+        got, use = 'no tensor "latent"', "a file of --save-latents"
+        if isinstance(latent, Tensor):
+            got = f"a latent of shape {tuple(latent.shape)}"
+            if latent.ndim == 5 and tuple(latent.shape[:2]) == wanted[:2]:
+                use = f"--size {latent.shape[4] * SPATIAL}x{latent.shape[3] * SPATIAL}"
         raise OutputError(
             f"{name}: expected a latent (1, {shape.channels}, frames, {shape.height}, {shape.width}) for this clip, "
-            f"got {got}; "
-            "make the clip of the same size"
+            f"got {got}; use {use}"
         )
     if not 0 < latent.shape[2] < shape.frames:
         raise OutputError(
@@ -64,14 +68,14 @@ def start_from_image(
         raise OutputError("a start image needs an encoder, which this model has not; give --start-latents instead")
     size = shape.width * SPATIAL, shape.height * SPATIAL
     if why := unreadable(path):
-        raise OutputError(f"cannot read the image {short(path, 200)}: {why}")
+        raise OutputError(f"cannot read the image {quoted(path, 200)}: {why}")
     try:
         image = _upright_rgb(path)
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes the parsers raise almost anything
         raise OutputError(
-            f"cannot read the image {short(path, 200)}: {short(error, 200)}; give another file"
+            f"cannot read the image {quoted(path, 200)}: {quoted(error, 200)}; give another file"
         ) from error
     width, height = size if shown is None or image.size == size else shown
     if image.width * height != image.height * width:

@@ -7,13 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from ..models.checkpoints import LoadedModel
 from ..models.families import DEMO
 from ..models.names import listing
 from ..models.tensor_check import READABLE
 from ..models.weight_files import read_weights
-from ..reading import short
 from ..text.demo_text import TEXT_DIM, TEXT_LEN, encode_prompt
 from ..text.umt5 import padded
 
@@ -62,7 +61,7 @@ def _demo_encoder(warn: Warn) -> Callable[[str], Tensor]:
     def encode(prompt: str) -> Tensor:
         features, unknown = encode_prompt(prompt)
         if unknown:
-            warn(f"the demo world does not know: {', '.join(dict.fromkeys(unknown))} (ignored)")
+            warn(f"the demo world does not know: {shown(', '.join(dict.fromkeys(unknown)), 200)} (ignored)")
         return features
 
     return encode
@@ -70,7 +69,7 @@ def _demo_encoder(warn: Warn) -> Callable[[str], Tensor]:
 
 def _saved_features(path: Path, text_len: int, text_dim: int) -> Tensor:
     """Features (1, text_len, text_dim) from a file, zero rows added behind the prompt's."""
-    name = short(path, 200)
+    name = shown(path, 200)
     try:
         tree, _ = read_weights(path)
     except CheckpointError as error:

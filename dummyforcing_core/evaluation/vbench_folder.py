@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError
+from ..errors import OutputError, shown
 from ..files import make_folder, output_error, rename_whole, write_atomic
 from ..ownership import free_of_owners, owned
-from ..reading import cause, parse_json, read_text, short
+from ..reading import cause, parse_json, read_text
 from .vbench import SEED_RULE, Sample, Shard, Suite
 
 FORMAT = "dummyforcing.vbench"
@@ -90,7 +90,7 @@ class ClipFolder:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise OutputError(f"cannot read {short(self.manifest, 200)}: {cause(error)}") from error
+            raise OutputError(f"cannot read {shown(self.manifest, 200)}: {cause(error)}") from error
         try:
             document = parse_json(read_text(self.manifest, "manifest", OutputError))
             known = (document["format"], document["version"]) == (FORMAT, VERSION)
@@ -109,16 +109,16 @@ class ClipFolder:
         for name, value in conditions.items():
             if name in found["conditions"] and found["conditions"][name] != value:
                 raise OutputError(
-                    f"expected {name} {found['conditions'][name]}, as of the clips in {self.path}, got {name} "
-                    f"{value}; repeat "
+                    f"expected {name} {shown(found['conditions'][name])}, as of the clips in {self.path}, got {name} "
+                    f"{shown(value)}; repeat "
                     "what they were made with, or choose another folder"
                 )
         for prompt, text in suite.items():
             entry = found["prompts"].get(prompt)
             if entry is not None and entry["text"] != text:
                 raise OutputError(
-                    f"expected {prompt[:60]!r} sampled as {entry['text'][:40]!r}, as in {self.path}, got "
-                    f"{text[:40]!r}; "
+                    f"expected '{shown(prompt)}' sampled as '{shown(entry['text'], 40)}', as in {self.path}, got "
+                    f"'{shown(text, 40)}'; "
                     "repeat the --extended file they were made with, or choose another folder"
                 )
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import OutputError
-from ..reading import parse_json, read_text, short
+from ..errors import OutputError, shown
+from ..reading import parse_json, read_text
 
 # dimension -> (low, high, weight)
 QUALITY: dict[str, tuple[float, float, float]] = {
@@ -73,7 +73,7 @@ def read_results(paths: Iterable[Path]) -> dict[str, float]:
             read = {str(name).replace(" ", "_"): float(value[0]) for name, value in document.items()}
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
             raise OutputError(
-                f"{short(path, 200)} is no result of VBench ({short(error)}); give "
+                f"{shown(path, 200)} is no result of VBench ({shown(error)}); give "
                 f"its *_eval_results.json: {{dimension: [score, ...]}}"
             ) from error
         found |= read

@@ -8,8 +8,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from ..errors import PlanError
-from ..reading import parse_json, short
+from ..errors import PlanError, shown
+from ..reading import parse_json
 
 FORMAT = "dummyforcing.head_plan"
 VERSION = 1
@@ -31,10 +31,10 @@ class HeadMemory:
         for frames in (self.sink_frames, 0 if self.recent_frames is None else self.recent_frames):
             if type(frames) is not int or frames < 0:
                 raise PlanError(
-                    f"{short(self)} has a count of {short(repr(frames))} frames; give whole numbers, 0 or more"
+                    f"{shown(self)} has a count of {shown(repr(frames))} frames; give whole numbers, 0 or more"
                 )
         if self.positions not in ("absolute", "rank"):
-            raise PlanError(f"positions {short(repr(self.positions))} are unknown; known: absolute, rank")
+            raise PlanError(f"positions {shown(repr(self.positions))} are unknown; known: absolute, rank")
 
     def within(self, clip_frames: int) -> "HeadMemory":
         """The same memory with every count resolved for a clip of `clip_frames`."""
@@ -74,7 +74,7 @@ class KVShape:
 def _natural(number: object) -> int:
     """A whole number from 0 up; TypeError for anything else that JSON can hold."""
     if type(number) is not int or number < 0:
-        raise TypeError(f"{short(repr(number))} is no whole number from 0 up")
+        raise TypeError(f"{shown(repr(number))} is no whole number from 0 up")
     return number
 
 
@@ -173,10 +173,10 @@ class HeadPlan:
             found = document["format"], document["version"]
         except (ValueError, TypeError, KeyError) as error:
             raise PlanError(
-                f"expected a head plan, JSON with format {FORMAT!r}, got {short(repr(error))}; save it again"
+                f"expected a head plan, JSON with format {FORMAT!r}, got {shown(repr(error))}; save it again"
             ) from error
         if found != (FORMAT, VERSION):
-            said = ", ".join(short(repr(part)) for part in found)
+            said = ", ".join(shown(repr(part)) for part in found)
             raise PlanError(f"expected a head plan of format {FORMAT!r}, version {VERSION}, got {said}; save it again")
         try:
             memories = [HeadMemory(**entry) for entry in document["memories"]]
@@ -187,5 +187,5 @@ class HeadPlan:
             )
             plan.check(_natural(document["layers"]), _natural(document["heads"]))
         except (KeyError, TypeError, IndexError) as error:
-            raise PlanError(f"the head plan is damaged: {short(repr(error), 200)}; save it again") from error
+            raise PlanError(f"the head plan is damaged: {shown(repr(error), 200)}; save it again") from error
         return plan

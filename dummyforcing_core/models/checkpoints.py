@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
-from ..reading import short
+from ..errors import CheckpointError, shown
 from .families import Family, get_family
 from .lora import Lora
 from .metadata import build_metadata, parse_metadata, resolve_family, unknown_family
@@ -146,7 +145,7 @@ def read_checkpoint(path: str | Path, family: str | None = None, read: Read = re
         return _read(path, family, read)
     except CheckpointError as error:
         # One line whatever a tensor in the file is called.
-        raise CheckpointError(f"{short(path, 200)}: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{shown(path, 200)}: {' '.join(str(error).split())}") from error
 
 
 def _read(path: Path, wanted: str | None, read: Read) -> Weights:

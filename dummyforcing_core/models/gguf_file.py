@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
-from ..reading import short, unreadable
+from ..errors import CheckpointError, shown
+from ..reading import unreadable
 
 SHAPE_FIELD = "comfy.gguf.orig_shape."
 
@@ -32,7 +32,7 @@ def read_gguf(path: Path) -> dict[str, Tensor]:
         reader = library.GGUFReader(path)
         return {tensor.name: _plain(library, tensor, _shape(reader, tensor)) for tensor in reader.tensors}
     except Exception as error:  # a damaged file makes the parser raise almost anything
-        reason = short(str(error) or type(error).__name__, 120)
+        reason = shown(str(error) or type(error).__name__, 120)
         raise CheckpointError(f"truncated, corrupt or not a .gguf file ({reason}); download it again") from error
 
 

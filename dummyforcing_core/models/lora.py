@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
-from ..reading import short
+from ..errors import CheckpointError, shown
 from .lora_names import EXPECTED, part_of
 from .names import listing
 from .tensor_check import READABLE
@@ -79,7 +78,7 @@ class Lora:
             tensors, _ = open_container(tree, CONTAINERS)
             return cls(path, _updates(tensors, strength))
         except CheckpointError as error:
-            raise CheckpointError(f"{short(path, 200)}: {error}") from error
+            raise CheckpointError(f"{shown(path, 200)}: {error}") from error
 
     def merged(self, name: str, weight: Tensor) -> Tensor:
         """`weight` with this adapter's update in float32, for the caller to round once; unchanged if there is none."""
@@ -111,7 +110,7 @@ class Lora:
         foreign = sorted(set(self.updates) - set(shapes))
         if foreign:
             raise CheckpointError(
-                f"{short(self.path, 200)}: changes {listing(foreign)}, which this model does not have; give the LoRA "
+                f"{shown(self.path, 200)}: changes {listing(foreign)}, which this model does not have; give the LoRA "
                 "of this model"
             )
         for name, update in self.updates.items():
@@ -120,7 +119,7 @@ class Lora:
     def _check(self, name: str, update: LowRank | Difference, shape: torch.Size) -> None:
         if not update.fits(shape):
             raise CheckpointError(
-                f"{short(self.path, 200)}: the update of {name} is {update}, the model's weight {tuple(shape)}; "
+                f"{shown(self.path, 200)}: the update of {name} is {update}, the model's weight {tuple(shape)}; "
                 "give the LoRA that belongs to this model"
             )
 
@@ -130,11 +129,11 @@ def _updates(tensors: Mapping[str, Tensor], strength: float) -> dict[str, LowRan
     for name, tensor in tensors.items():
         weight, kind = part_of(name)
         if tensor.dtype not in READABLE:
-            raise CheckpointError(f"{short(name)} is {tensor.dtype}, floating point was expected; get the LoRA again")
+            raise CheckpointError(f"{shown(name)} is {tensor.dtype}, floating point was expected; get the LoRA again")
         if not tensor.float().isfinite().all():
-            raise CheckpointError(f"{short(name)} holds NaN or infinite numbers; get the LoRA again")
+            raise CheckpointError(f"{shown(name)} holds NaN or infinite numbers; get the LoRA again")
         if kind in parts[weight]:
-            raise CheckpointError(f"{short(name)} is a second update of {short(weight)}, one adapter was expected; "
+            raise CheckpointError(f"{shown(name)} is a second update of {shown(weight)}, one adapter was expected; "
                                   "save the one to use alone")  # fmt: skip
         parts[weight][kind] = tensor
     if not parts:
@@ -155,11 +154,11 @@ def _update(weight: str, parts: Mapping[str, Tensor], strength: float) -> LowRan
     ):
         shapes = {kind: tuple(part.shape) for kind, part in parts.items()}
         raise CheckpointError(
-            f"{short(weight)} has {shapes}, down (A) of (rank, in) and up (B) of (out, rank), or diff alone, were "
+            f"{shown(weight)} has {shapes}, down (A) of (rank, in) and up (B) of (out, rank), or diff alone, were "
             "expected; get it again"
         )
     if alpha is not None and alpha.numel() != 1:
-        raise CheckpointError(f"the alpha of {short(weight)} is {tuple(alpha.shape)}, one number was expected; "
+        raise CheckpointError(f"the alpha of {shown(weight)} is {tuple(alpha.shape)}, one number was expected; "
                               "get it again")  # fmt: skip
     rank = down.shape[0]
     scale = strength * (1.0 if alpha is None else float(alpha) / rank)

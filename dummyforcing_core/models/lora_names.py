@@ -9,8 +9,7 @@ the modulation in M.
 import re
 from typing import NamedTuple
 
-from ..errors import CheckpointError
-from ..reading import short
+from ..errors import CheckpointError, shown
 from .names import DIFFUSERS_BLOCK, DIFFUSERS_TOP, official_name, strip_prefixes
 
 EXPECTED = (
@@ -57,7 +56,7 @@ def part_of(name: str) -> Part:
     )
     if kind is None or any(pattern.search(name) for pattern in _UNREAD):
         what = next((said for pattern, said in _UNREAD.items() if pattern.search(name)), "is no update known here")
-        raise CheckpointError(f"{short(name)} {what}; {EXPECTED}; give such a LoRA of this model")
+        raise CheckpointError(f"{shown(name)} {what}; {EXPECTED}; give such a LoRA of this model")
     module = _module(module)
     if kind == "diff_m":
         return Part(f"{module}.modulation", "diff")

@@ -8,8 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..errors import CheckpointError
-from ..reading import short
+from ..errors import CheckpointError, shown
 
 # Wrappers may sit anywhere in a name: FSDP wraps every block, torch.compile may wrap a part.
 WRAPPERS = frozenset({"_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_module"})
@@ -79,7 +78,7 @@ def listing(names: Iterable[str], show: int = 3) -> str:
     """The first `show` names, each shortened, and the count of the rest."""
     names = list(names)
     rest = f" and {len(names) - show} more" if len(names) > show else ""
-    return ", ".join(short(name, 120) for name in names[:show]) + rest
+    return ", ".join(shown(name, 120) for name in names[:show]) + rest
 
 
 def refuse_foreign(names: Iterable[str]) -> None:
@@ -88,7 +87,7 @@ def refuse_foreign(names: Iterable[str]) -> None:
     for pattern, message in REFUSED:
         hit = next((name for name in names if pattern.search(name)), None)
         if hit is not None:
-            raise CheckpointError(f"{message} (found {short(hit)})")
+            raise CheckpointError(f"{message} (found {shown(hit)})")
 
 
 def strip_prefixes(name: str) -> str:
@@ -131,7 +130,7 @@ def official_names(names: Iterable[str]) -> dict[str, str]:
     for name, bare in stripped.items():
         if official.setdefault(bare, name) != name:
             raise CheckpointError(
-                f"both {short(official[bare])} and {short(name)} are {short(bare)}, one set of weights was expected; "
+                f"both {shown(official[bare])} and {shown(name)} are {shown(bare)}, one set of weights was expected; "
                 "save the set to use alone"
             )
     return official

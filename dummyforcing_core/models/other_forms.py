@@ -8,8 +8,8 @@ import re
 import shlex
 from pathlib import Path
 
-from ..errors import CheckpointError
-from ..reading import cause, short, unreadable
+from ..errors import CheckpointError, shown
+from ..reading import cause, unreadable
 from .gguf_file import read_gguf
 from .names import listing
 from .weight_files import Tree, read_weights
@@ -32,11 +32,11 @@ def refuse_other_forms(path: Path) -> None:
     if os.path.isdir(path):
         found = next((path / folder / WHOLE for folder in FOLDERS if os.path.isfile(path / folder / WHOLE)), None)
         if found is not None:
-            raise CheckpointError(f"this is a folder; give the file in it, {short(found, 200)}")
+            raise CheckpointError(f"this is a folder; give the file in it, {shown(found, 200)}")
 
 
 def _command(source: Path) -> str:
-    return f"python -m dummyforcing_core convert {shlex.quote(short(source, 200))} whole.safetensors"
+    return f"python -m dummyforcing_core convert {shlex.quote(shown(source, 200))} whole.safetensors"
 
 
 def shards_of(path: Path) -> list[Path]:
@@ -65,7 +65,7 @@ def _set_in(folder: Path) -> list[Path]:
     count = int(first["count"])
     wanted = [f"{number:05d}" for number in range(1, count + 1)]
     if len({(match["stem"], match["count"]) for match in found.values()}) > 1 or len(found) > count:
-        raise CheckpointError(f"{short(folder, 200)} holds several sets of shards, one was expected; part them")
+        raise CheckpointError(f"{shown(folder, 200)} holds several sets of shards, one was expected; part them")
     if absent := [number for number in wanted if number not in found]:
         raise CheckpointError(
             f"misses {len(absent)} of {count} files ({first['stem']}-{listing(absent)}-of-{first['count']}); "

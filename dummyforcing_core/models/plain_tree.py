@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
-from ..reading import short
+from ..errors import CheckpointError, shown
 
 MOST_DEPTH = 8  # of dictionaries in dictionaries; training states have four
 MOST_ENTRIES = 200_000  # optimizer states of 14B models have some thousands
@@ -44,7 +43,7 @@ class _Walk:
             return value
         if odd := _oddity(value):
             raise CheckpointError(
-                f"holds {short(name)} as {odd}, dense tensors were expected; save it anew with .to_dense(), "
+                f"holds {shown(name)} as {odd}, dense tensors were expected; save it anew with .to_dense(), "
                 ".dequantize() or .clone()"
             )
         return value.detach()

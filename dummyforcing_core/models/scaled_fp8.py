@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
-from ..reading import parse_json, short
+from ..errors import CheckpointError, shown
+from ..reading import parse_json
 from .names import QUANTISED, listing, official_name
 
 FP8 = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
@@ -29,10 +29,10 @@ def stated_formats(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> d
             if leaf == "comfy_quant":
                 stated[module] = parse_json(tensor.numpy().tobytes().decode("utf-8"))["format"]
         if odd := [kind for kind in stated.values() if not isinstance(kind, str)]:
-            raise TypeError(f"a format is {short(odd[0])}")
+            raise TypeError(f"a format is {shown(odd[0])}")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
-            f"its quantisation metadata is malformed ({short(error)}); get the complete file again"
+            f"its quantisation metadata is malformed ({shown(error)}); get the complete file again"
         ) from error
     return stated
 
@@ -56,7 +56,7 @@ def split_scales(
     finite number or missing.
     """
     kinds = {official_name(module): kind for module, kind in formats.items()}
-    if foreign := [f"{short(module)} ({short(kind)})" for module, kind in kinds.items() if kind not in FP8]:
+    if foreign := [f"{shown(module)} ({shown(kind)})" for module, kind in kinds.items() if kind not in FP8]:
         raise CheckpointError(f"holds weights in a format other than float8: {listing(foreign)}; {FIX}")
     weights = {name: tensor for name, tensor in tensors.items() if not QUANTISED.search(name)}
     scales: dict[str, Tensor] = {}
@@ -67,7 +67,7 @@ def split_scales(
             continue
         if scale is None or scale.numel() != 1 or not scale.is_floating_point() or not scale.float().isfinite():
             got = "none" if scale is None else f"{str(scale.dtype)[6:]} {list(scale.shape)}"
-            raise CheckpointError(f"expected one finite scale for {short(name)}, got {got}; {FIX}")
+            raise CheckpointError(f"expected one finite scale for {shown(name)}, got {got}; {FIX}")
         scales[name] = scale
         if tensor.dtype == torch.uint8 and module in kinds:
             weights[name] = tensor.view(FP8[kinds[module]])

@@ -19,9 +19,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..errors import CheckpointError, OutputError
+from ..errors import CheckpointError, OutputError, shown
 from ..files import real_path
-from ..reading import short, unreadable
+from ..reading import unreadable
 from .plain_tree import plain_tree
 from .scaled_fp8 import dequantised
 
@@ -79,7 +79,7 @@ def read_weights(path: Path) -> tuple[Tree, dict[str, str]]:
         raise CheckpointError(f"{why} (a single {', '.join(READERS)} file was expected)")
     if path.suffix.lower() not in READERS:
         raise CheckpointError(
-            f"file type {short(path.suffix) or '(none)'!r} is not readable, one of {', '.join(READERS)} was expected; "
+            f"file type {shown(path.suffix) or '(none)'!r} is not readable, one of {', '.join(READERS)} was expected; "
             "convert or rename the file"
         )
     return read_as(path.suffix.lower(), path)
@@ -110,12 +110,12 @@ def _damaged(path: Path, error: Exception) -> str:
     code = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if code:
         return (
-            f"needs the Python object {short(code[1])}, tensors only were expected (loading objects can run foreign "
+            f"needs the Python object {shown(code[1])}, tensors only were expected (loading objects can run foreign "
             "code); save its state_dict() alone or get a .safetensors file"
         )
     if why := unreadable(path):
         return why
-    reason = short((str(error) or type(error).__name__).splitlines()[0], 120)
+    reason = shown((str(error) or type(error).__name__).splitlines()[0], 120)
     return (
         f"truncated, corrupt or not a {path.suffix.lower()} file ({path.stat().st_size:,} bytes; {reason}); "
         "download it again and compare its size with the source's"

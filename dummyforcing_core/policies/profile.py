@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from ..errors import PlanError
+from ..errors import PlanError, shown
 from ..files import write_atomic
 from ..kv.scoring import HeadScores
-from ..reading import parse_json, read_text, short
+from ..reading import parse_json, read_text
 
 FORMAT = "dummyforcing.head_profile"
 VERSION = 1
@@ -87,17 +87,17 @@ class HeadProfile:
             found = document["format"], document["version"]
         except (ValueError, TypeError, KeyError) as error:
             raise PlanError(
-                f"{short(path, 200)} is not a head profile ({short(repr(error))}); make one with `profile`"
+                f"{shown(path, 200)} is not a head profile ({shown(repr(error))}); make one with `profile`"
             ) from error
         if found != (FORMAT, VERSION):
-            said = f"format {short(repr(found[0]))}, version {short(repr(found[1]))}"
-            raise PlanError(f"{short(path, 200)} has {said}; known: {FORMAT!r}, {VERSION}")
+            said = f"format {shown(repr(found[0]))}, version {shown(repr(found[1]))}"
+            raise PlanError(f"{shown(path, 200)} has {said}; known: {FORMAT!r}, {VERSION}")
         try:
             return cls._of(document)
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, PlanError) as error:
-            reason = short(repr(error), 200)
+            reason = shown(repr(error), 200)
             raise PlanError(
-                f"{short(path, 200)} is a damaged head profile ({reason}); make it again with `profile`"
+                f"{shown(path, 200)} is a damaged head profile ({reason}); make it again with `profile`"
             ) from error
 
     @classmethod

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from ..models.names import listing
 from ..models.scaled_fp8 import FP8, scale_of, stated_formats
 from ..models.tensor_check import READABLE, in_one_line
 from ..models.weight_files import flat_names, open_container, read_as, read_weights
-from ..reading import parse_json, read_text, short
+from ..reading import parse_json, read_text
 from .umt5_names import BIAS, BLOCK, EMBEDDING, EXPECTED, FIX, NORM, NUMBERED, transformers_names
 
 CONTAINERS = ("text_encoder", "state_dict", "model")
@@ -77,7 +77,7 @@ def open_umt5(path: str | Path) -> Umt5File:
         return _open(path)
     except CheckpointError as error:
         # One line whatever a tensor in the file is called.
-        raise CheckpointError(f"{short(path, 200)}: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{shown(path, 200)}: {' '.join(str(error).split())}") from error
 
 
 def _open(path: Path) -> Umt5File:
@@ -115,7 +115,7 @@ def _config(path: Path) -> dict[str, Any]:
     except (CheckpointError, ValueError, AttributeError) as error:
         raise CheckpointError(f"this folder's config.json cannot be read ({error}), {EXPECTED}; {FIX}") from error
     if (kind, gate) != ("umt5", GATE):
-        said = f"{short(repr(kind))} with {short(repr(gate))}"
+        said = f"{shown(repr(kind))} with {shown(repr(gate))}"
         raise CheckpointError(f"config.json says {said}, {EXPECTED} ('umt5' with {GATE!r}); {FIX}")
     return config
 
@@ -153,13 +153,13 @@ def _geometry(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Umt5G
     (words, dim), (inner, _), (ffn_dim, _), (buckets, heads) = shapes
     found = {"d_model": dim, "d_kv": inner // heads, "d_ff": ffn_dim, "num_heads": heads, "num_layers": layers,
              "relative_attention_num_buckets": buckets}  # fmt: skip
-    odd = [f"{key} {short(config[key])} and {value}" for key, value in found.items() if config.get(key, value) != value]
+    odd = [f"{key} {shown(config[key])} and {value}" for key, value in found.items() if config.get(key, value) != value]
     if odd:
         raise CheckpointError(f"config.json and tensors disagree on {', '.join(odd)}: download the folder again")
     distance, eps = (config.get(key, usual) for key, usual in FREE.items())
     if type(distance) is not int or not buckets // 4 < distance < 2**31 or type(eps) is not float or not 0 < eps < 1:
         raise CheckpointError(
-            f"config.json says {short(f'{distance!r} and {eps!r}')} for {' and '.join(FREE)}, {EXPECTED} (128 and "
+            f"config.json says {shown(f'{distance!r} and {eps!r}')} for {' and '.join(FREE)}, {EXPECTED} (128 and "
             f"1e-06); {FIX}"
         )
     return Umt5Geometry(words, dim, inner // heads, ffn_dim, heads, buckets, layers, distance, eps)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, DummyForcingError
-from ..reading import short, unreadable
+from ..errors import CheckpointError, DummyForcingError, shown
+from ..reading import unreadable
 
 Warn = Callable[[str], None]
 EOS = "</s>"
@@ -39,7 +39,7 @@ class Tokenizer:
         ids = self.split(clean(prompt))
         if len(ids) >= longest:
             warn(
-                f"the prompt that begins {prompt.strip()[:40]!r} is {len(ids) + 1} tokens long, "
+                f"the prompt that begins '{shown(prompt.strip()[:40])}' is {len(ids) + 1} tokens long, "
                 f"{longest} fit: its end is not read"
             )
         return [*ids[: longest - 1], self.eos]
@@ -79,7 +79,7 @@ def _find(where: Path, folders: list[str] | tuple[str, ...]) -> Path:
     candidates = [where, *(where / folder / name for folder in folders for name in FILES)]
     found = next((path for path in candidates if os.path.isfile(path)), None)
     if found is None and not os.path.isdir(where):
-        raise CheckpointError(f"{short(where, 200)}: {unreadable(where)}; {FIX}")
+        raise CheckpointError(f"{shown(where, 200)}: {unreadable(where)}; {FIX}")
     if found is None:
         what = f"none of {', '.join(FILES)} is in it or in {', '.join(folders[1:])}" if len(folders) > 1 else (
             f"a folder with one of {', '.join(FILES)}, or such a file, was expected"
@@ -90,7 +90,7 @@ def _find(where: Path, folders: list[str] | tuple[str, ...]) -> Path:
 
 def _read(path: Path) -> Tokenizer:
     if why := unreadable(path):
-        raise CheckpointError(f"{short(path, 200)}: the tokenizer cannot be read: {why}; {FIX}")
+        raise CheckpointError(f"{shown(path, 200)}: the tokenizer cannot be read: {why}; {FIX}")
     return _json(path) if path.suffix.lower() == ".json" else _sentencepiece(path.read_bytes(), path)
 
 
@@ -125,5 +125,5 @@ def _sentencepiece(model: bytes, path: Path) -> Tokenizer:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    reason = short(error, 120)
-    return CheckpointError(f"{short(path, 200)}: its tokenizer is damaged or of another kind ({reason}); {FIX}")
+    reason = shown(error, 120)
+    return CheckpointError(f"{shown(path, 200)}: its tokenizer is damaged or of another kind ({reason}); {FIX}")

@@ -7,11 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from ..models.names import listing
 from ..models.tensor_check import mismatch
 from ..models.weight_files import flat_names, open_container, read_weights
-from ..reading import short
 from .tiny_vae import TinyDecoder
 from .wan_vae import LATENT_CHANNELS
 
@@ -54,7 +53,7 @@ def load_tiny_decoder(
         raw_latents = _takes_raw_latents(path) if raw_latents is None else raw_latents
     except CheckpointError as error:
         # One line whatever a tensor in the file is called.
-        raise CheckpointError(f"{short(path, 200)}: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{shown(path, 200)}: {' '.join(str(error).split())}") from error
     if dtype is None:
         stored = tensors[FIRST].dtype
         fallback = torch.bfloat16 if stored not in NATIVE else stored

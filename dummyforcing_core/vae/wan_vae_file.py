@@ -7,11 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from ..models.names import Refusal, listing
 from ..models.tensor_check import mismatch
 from ..models.weight_files import flat_names, open_container, read_weights
-from ..reading import short
 from .wan_vae import LATENT_CHANNELS, WanVAE, WanVAEConfig
 
 NATIVE = (torch.bfloat16, torch.float16, torch.float32)
@@ -54,7 +53,7 @@ def load_wan_vae(path: str | Path, device: torch.device | str = "cpu", dtype: to
         tensors = _read(path)
     except CheckpointError as error:
         # One line whatever a tensor in the file is called.
-        raise CheckpointError(f"{short(path, 200)}: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{shown(path, 200)}: {' '.join(str(error).split())}") from error
     device = torch.device(device)
     if dtype is None:
         stored = tensors["decoder.conv1.weight"].dtype

@@ -15,6 +15,7 @@ from ...dummyforcing_core.models.families import Family
 from ...dummyforcing_core.policies import Policy, own_policy
 from ...dummyforcing_core.schedule import Schedule
 from .decoder import check_vae, streams
+from .denoiser import check_shape
 from .memory import Needs, check_fits, fits_together, needs_of
 from .settings import family_of, settings_of
 from .sigmas import schedule_by
@@ -62,6 +63,11 @@ class ClipJob:
         """Of the model, as the loop tells of them."""
         return loop_of(self.family).model_calls(self.family, self.schedule, self.shape.frames, self._given_frames)
 
+    @property
+    def _start_condition(self) -> dict[str, str]:
+        given = self._given_frames
+        return {"given start": f"{pixel_frames(given)} frames ({given} latent)"} if given else {}
+
     def conditions(self, seed: int) -> dict[str, Any]:
         """The first lines of its report."""
         return {
@@ -69,6 +75,7 @@ class ClipJob:
             "policy": policy_text(self.policy),
             "size": "{}x{}".format(*screen_size(self.shape.width * SPATIAL, self.shape.height * SPATIAL)),
             "frames": pixel_frames(self.shape.frames),
+            **self._start_condition,
             "prompts": len(self.conditioning),
             "steps": ", ".join(f"{level:.3f}" for level in self.schedule.sigmas),
             "seed": seed,
@@ -94,6 +101,7 @@ def clip_job(
             f"{tuple(canvas.shape)}{' with a noise mask' if 'noise_mask' in latent else ''}; connect Clip Size"
         )
     shape = LatentShape(*canvas.shape)
+    check_shape(shape)
     start = None if start_latent is None else _checked_start(start_latent["samples"], shape)
     family, known_from = family_of(model)
     settings = settings_of(model)
@@ -125,15 +133,28 @@ def policy_text(policy: Policy) -> str:
 
 
 def _checked_start(start: Tensor, shape: LatentShape) -> Tensor:
-    wanted = (shape.channels, shape.height, shape.width)
-    if start.ndim != 5 or (start.shape[1], *start.shape[3:]) != wanted or start.shape[0] not in (1, shape.batch):
+    if start.ndim != 5 or start.shape[1] != shape.channels:
         raise DummyForcingError(
-            f"expected a start_latent of shape ({shape.batch} or 1, {shape.channels}, frames, {shape.height}, "
-            f"{shape.width}) for this clip, got {tuple(start.shape)}; scale the image to "
-            f"{shape.width * SPATIAL}x{shape.height * SPATIAL} before encoding it"
+            f"expected a start_latent (batch, {shape.channels}, frames, h, w) of Wan2.1, got {tuple(start.shape)}; "
+            "encode the image with this model's VAE, or connect a clip that it made"
+        )
+    if start.shape[0] not in (1, shape.batch):
+        one = "1 clip" if shape.batch == 1 else f"1 clip, or one for each of the {shape.batch}"
+        raise DummyForcingError(
+            f"expected a start_latent of {one}, got {start.shape[0]}; change batch_size of Clip Size"
+        )
+    if start.shape[3:] != (shape.height, shape.width):
+        wanted, got = _pixels(shape.height, shape.width), _pixels(*start.shape[3:])
+        image = f"scale the image to {wanted} before encoding it, or " if start.shape[2] == 1 else ""
+        raise DummyForcingError(
+            f"expected a start_latent of {wanted} pixels, as this clip, got {got}; {image}set Clip Size to {got}"
         )
     if start.shape[2] >= shape.frames:
         raise DummyForcingError(
             f"the start has {start.shape[2]} latent frames, the clip {shape.frames} in all; make the clip longer"
         )
     return start.expand(shape.batch, -1, -1, -1, -1)
+
+
+def _pixels(height: int, width: int) -> str:
+    return f"{width * SPATIAL}x{height * SPATIAL}"

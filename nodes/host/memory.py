@@ -112,7 +112,7 @@ def advice(geometry: ModelGeometry, shape: LatentShape, policy: Policy, family: 
     }
     lower = sorted(((size, name) for name, size in options.items() if size < now), reverse=True)
     if not lower:
-        return "make the clip smaller or the batch shorter"
+        return "use a smaller size or a smaller batch"
     return f"K/V now {now / GIB:.2f} GiB; " + "; ".join(f"{name}: {size / GIB:.2f} GiB" for size, name in lower)
 
 

@@ -16,6 +16,8 @@ from ...dummyforcing_core.policies import Policy
 from ...dummyforcing_core.schedule import Schedule
 
 KEY = "dummyforcing"
+TITLES = {"dummy": "Apply Dummy Forcing", "window": "Apply Cache Window"}  # the nodes that set policies, by policy
+REPLACED = "replaced the settings of"
 Wrappers = comfy.patcher_extension.WrappersMP
 
 
@@ -58,6 +60,15 @@ def with_settings(model: Any, **changes: Any) -> Any:
     clone.remove_wrappers_with_key(Wrappers.OUTER_SAMPLE, KEY)
     clone.add_wrapper_with_key(Wrappers.OUTER_SAMPLE, KEY, _guard)
     return clone
+
+
+def with_policy(model: Any, policy: Policy, notes: tuple[str, ...]) -> Any:
+    """A clone of the MODEL with this policy and these notes, and one more if another node's policy is lost by it."""
+    before = settings_of(model).policy
+    kept = tuple(note for note in notes if not note.startswith(REPLACED))
+    if before is not None and before != policy:
+        kept += (f"{REPLACED} {TITLES[before.name]}: a MODEL carries one of them, the last is {TITLES[policy.name]}",)
+    return with_settings(model, policy=policy, notes=kept)
 
 
 def _guard(executor: Any, noise: Any, latent_image: Any, sampler: Any, *args: Any, **kwargs: Any) -> Any:

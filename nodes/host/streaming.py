@@ -25,6 +25,7 @@ from .clip_job import ClipJob
 from .clip_output import ClipOutput
 from .files import OutputFile, workflow_tags
 from .live import LiveView, live_view, remember_early_end
+from .notes import notes_of
 from .preview import preview_for
 from .session import Session, Task, with_session
 from .stills import host_stills
@@ -58,9 +59,11 @@ def sample_clip(job: ClipJob, seed: int, to: Destination) -> Sampled:
     """One clip, streamed."""
     began = time.perf_counter()
     logging.info("Dummy Forcing: predicted memory: %s", job.needs)
+    known = notes_of(job, to.hidden)
     report, chunks = RunReport(job.conditions(seed)), len(job.spans)
     with contextlib.ExitStack() as stack:
         view = stack.enter_context(live_view(to.hidden.unique_id, chunks, job.calls, to.fps))
+        view.tell(known)
         caught = stack.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("always")
         output = None
@@ -73,7 +76,7 @@ def sample_clip(job: ClipJob, seed: int, to: Destination) -> Sampled:
             if not job.live:
                 _decode(latents, output, watched)
             output.finish()
-        notes = [*job.notes, *(str(line.message) for line in caught if issubclass(line.category, UserWarning))]
+        notes = [*known, *(str(line.message) for line in caught if issubclass(line.category, UserWarning))]
     if view.finish_asked.is_set() and len(report.chunks) < chunks:
         remember_early_end(seed, to.fps, to.prefix)
         report.conditions["frames"] = f"{report.pixel_frames} of {pixel_frames(job.shape.frames)}"

@@ -145,7 +145,7 @@ def beside(name: str, *shape: int) -> Callable[[dict], dict]:
         (beside("blocks.0.self_attn.k.reshape_weight", 2), "reshape_weight is no update known here; expected"),
         (beside("blocks.0.self_attn.k.diff_b", 7), r"bias is \(7,\), the model's weight \(256,\)"),
         (beside("blocks.0.cross_attn.k_img.diff", 256, 256), r"changes blocks\.0\.cross_attn\.k_img\.weight"),
-        (beside("x" * 5000, 1), r"x\.\.\.x+ is no update"),
+        (beside("x" * 5000, 1), r"x \.\.\. x+ is no update"),
     ],
 )
 def test_a_lora_that_does_not_fit_is_one_clear_error(base, tmp_path, spoil, message):

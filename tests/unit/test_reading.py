@@ -24,7 +24,7 @@ from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.models.checkpoints import read_checkpoint
 from dummyforcing_core.models.lora import Lora
 from dummyforcing_core.policies.profile import HeadProfile
-from dummyforcing_core.reading import parse_json, short, unreadable
+from dummyforcing_core.reading import parse_json, unreadable
 from dummyforcing_core.text.umt5_file import open_umt5
 from dummyforcing_core.text.umt5_tokenizer import load_tokenizer
 from dummyforcing_core.vae.tiny_vae_file import load_tiny_decoder
@@ -152,13 +152,6 @@ def test_json_is_refused_in_one_short_line(text: str) -> None:
     with pytest.raises(ValueError, match=r"^not JSON") as caught:
         parse_json(text)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 120
-
-
-def test_short_keeps_both_ends_and_no_control_character() -> None:
-    assert short("abc") == "abc"
-    assert short("a\x1b[31m\nb") == "a [31m b"
-    assert short("begin" + "x" * 10**6 + "end").startswith("beginxxx")
-    assert short("x" * 10**6 + "end").endswith("end") and len(short("x" * 10**6)) == 80
 
 
 def test_text_of_a_size_that_no_text_has_is_refused(tmp_path: Path) -> None:
