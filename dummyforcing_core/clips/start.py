@@ -71,8 +71,6 @@ def start_from_image(
         raise OutputError(f"cannot read the image {quoted(path, 200)}: {why}")
     try:
         image = _upright_rgb(path)
-    except MemoryError:
-        raise
     except Exception as error:  # a damaged file makes the parsers raise almost anything
         raise OutputError(
             f"cannot read the image {quoted(path, 200)}: {quoted(error, 200)}; give another file"
