@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, OutputError
-from ..errors import shown as quoted
+from ..errors import CheckpointError, OutputError, shown
 from ..geometry import SPATIAL, LatentShape
 from ..models.tensor_check import READABLE
 from ..models.weight_files import read_weights
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 def start_from_latents(path: Path, shape: LatentShape) -> Tensor:
     """The tensor "latent" (1, 16, n, h, w) of a .safetensors file; it counts in the clip's length."""
-    name = quoted(path, 200)
+    name = shown(path, 200)
     try:
         latent = read_weights(path)[0].get("latent")
     except CheckpointError as error:
@@ -55,12 +54,12 @@ def start_from_image(
     pipeline: Pipeline,
     shape: LatentShape,
     warn: Callable[[str], None],
-    shown: tuple[int, int] | None = None,
+    crop: tuple[int, int] | None = None,
 ) -> Tensor:
     """One latent frame (1, 16, 1, h, w) of an image, scaled to cover the clip's size and cropped to its middle.
 
-    shown -- width and height of the middle that will be shown, if less is shown than made: the image fills that, and
-             its edge rows and columns are repeated around it
+    crop -- width and height of the middle that will be shown, if less is shown than made: the image fills that, and
+            its edge rows and columns are repeated around it
     """
     from PIL import Image, ImageOps
 
@@ -68,14 +67,14 @@ def start_from_image(
         raise OutputError("a start image needs an encoder, which this model has not; give --start-latents instead")
     size = shape.width * SPATIAL, shape.height * SPATIAL
     if why := unreadable(path):
-        raise OutputError(f"cannot read the image {quoted(path, 200)}: {why}")
+        raise OutputError(f"cannot read the image {shown(path, 200)}: {why}")
     try:
         image = _upright_rgb(path)
     except Exception as error:  # a damaged file makes the parsers raise almost anything
         raise OutputError(
-            f"cannot read the image {quoted(path, 200)}: {quoted(error, 200)}; give another file"
+            f"cannot read the image {shown(path, 200)}: {shown(error, 200)}; give another file"
         ) from error
-    width, height = size if shown is None or image.size == size else shown
+    width, height = size if crop is None or image.size == size else crop
     if image.width * height != image.height * width:
         warn(f"{path.name} is {image.width}x{image.height}, another shape than {width}x{height}: its middle is used")
     fitted = np.array(ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS))

@@ -156,6 +156,20 @@ def open_container(tree: Tree, order: Sequence[str]) -> tuple[dict[str, Tensor],
     return tensors, None
 
 
+def _header(
+    ordered: Sequence[tuple[str, Tensor]], metadata: Mapping[str, str], dtype: torch.dtype | None
+) -> tuple[bytes, int]:
+    """The JSON in front of the tensors, and how many bytes follow it."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, tensor in ordered:
+        kind = dtype or tensor.dtype
+        start, end = end, end + tensor.numel() * kind.itemsize
+        header[name] = {"dtype": CODES[kind], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode("utf-8")
+    return text + b" " * (-len(text) % 8), end
+
+
 def write_safetensors(
     path: Path,
     tensors: Mapping[str, Tensor],
@@ -176,12 +190,12 @@ def write_safetensors(
         raise CheckpointError(f"{path}: cannot write {unknown.pop()}, one of {known} was expected; pass a dtype")
     # Widest first, so that every tensor starts at a multiple of its item size.
     ordered = sorted(tensors.items(), key=lambda item: -(dtype or item[1].dtype).itemsize)
-    start, end = _beginning(ordered, metadata, dtype)
+    text, end = _header(ordered, metadata, dtype)
     target = real_path(path)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            file.write(start)
+            file.write(len(text).to_bytes(8, "little") + text)
             for name, tensor in ordered:
                 whole = dequantised(tensor.detach(), (scales or {}).get(name)).to("cpu", dtype or tensor.dtype)
                 file.write(whole.contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -189,24 +203,9 @@ def write_safetensors(
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror or error}); "
-            f"{len(start) + end:,} bytes in a writable folder are needed; choose another target"
+            f"{8 + len(text) + end:,} bytes in a writable folder are needed; choose another target"
         ) from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-    return len(start) + end
-
-
-def _beginning(
-    ordered: Sequence[tuple[str, Tensor]], metadata: Mapping[str, str], dtype: torch.dtype | None
-) -> tuple[bytes, int]:
-    """What stands before the numbers of a .safetensors file, and how many bytes the numbers have."""
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    end = 0
-    for name, tensor in ordered:
-        kind = dtype or tensor.dtype
-        start, end = end, end + tensor.numel() * kind.itemsize
-        header[name] = {"dtype": CODES[kind], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode("utf-8")
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, end
+    return 8 + len(text) + end
