@@ -72,7 +72,7 @@ def start_from_image(
         image = _upright_rgb(path)
     except Exception as error:  # a damaged file makes the parsers raise almost anything
         raise OutputError(
-            f"cannot read the image {shown(path, 200)}: {shown(error, 200)}; give another file"
+            f"cannot read the image {shown(path, 200)}: {shown(str(error) or type(error).__name__, 200)}; give another file"
         ) from error
     width, height = size if crop is None or image.size == size else crop
     if image.width * height != image.height * width:

@@ -44,15 +44,6 @@ def test_the_fuzzer_sees_other_errors_long_messages_and_vast_requests(tmp_path: 
 
         return Reader("x", lambda folder: b"", read, ())
 
-    class Unbounded(CheckpointError):
-        def __str__(self) -> str:
-            return str(self.__cause__)
-
-    def unbounded(text: str) -> Reader:
-        error = Unbounded("")
-        error.__cause__ = ValueError(text)
-        return raises(error)
-
     path = tmp_path / "x"
     assert "KeyError" in fault(raises(KeyError("a")), path)
     assert "characters" in fault(raises(Unbounded("x" * 2000)), path)
