@@ -71,12 +71,9 @@ def image_pixels(
         raise OutputError(f"cannot read the image {shown(path, 200)}: {why}")
     try:
         image = _upright_rgb(path)
-    except MemoryError:
-        raise
     except Exception as error:  # a damaged file makes the parsers raise almost anything
-        raise OutputError(
-            f"cannot read the image {shown(path, 200)}: {shown(error, 200)}; give another file"
-        ) from error
+        reason = shown(str(error) or type(error).__name__, 200)
+        raise OutputError(f"cannot read the image {shown(path, 200)}: {reason}; give another file") from error
     width, height = size if crop is None or image.size == size else crop
     if image.width * height != image.height * width:
         warn(f"{path.name} is {image.width}x{image.height}, another shape than {width}x{height}: its middle is used")

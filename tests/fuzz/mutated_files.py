@@ -27,7 +27,7 @@ from dummyforcing_core.cli.common import read_prompts
 from dummyforcing_core.clips.script import Script
 from dummyforcing_core.clips.start import image_pixels, start_from_latents
 from dummyforcing_core.clips.text_features import TextFiles, features_of
-from dummyforcing_core.errors import DummyForcingError
+from dummyforcing_core.errors import MESSAGE, DummyForcingError
 from dummyforcing_core.evaluation.vbench_folder import ClipFolder
 from dummyforcing_core.evaluation.vbench_scores import read_results
 from dummyforcing_core.geometry import LatentShape
@@ -44,7 +44,6 @@ from tests.fuzz.mutations import Mutation
 from tests.fuzz.seed_files import sound
 
 MOST_BYTES = 2**31  # above what the process has when a case begins
-LONGEST_MESSAGE = 1500  # the library's own sentences, with shortened names in them
 SHAPE = LatentShape(1, 16, 3, 4, 4)
 
 
@@ -193,7 +192,7 @@ def fault(reader: Reader, path: Path) -> str:
             reader.read(path)
     except DummyForcingError as error:
         line = str(error).replace(str(path.parent), "")
-        if len(line) > LONGEST_MESSAGE:
+        if len(line) > MESSAGE:
             return f"a message of {len(line):,} characters: {line[:200]!r}"
         return "" if line.isprintable() else f"a message that is no line of printable characters: {line[:400]!r}"
     except KeyboardInterrupt:
