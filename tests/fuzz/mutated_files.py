@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 
@@ -55,11 +53,6 @@ class Reader:
     make: Callable[[Path], bytes]
     read: Callable[[Path], object]
     mutations: Sequence[Mutation]
-
-
-# As much of a pipeline as an image needs.
-    encode_pixels=lambda pixels: pixels, denoiser=SimpleNamespace(geometry=SimpleNamespace(device="cpu"))
-)
 
 
 def _load(path: Path) -> object:
