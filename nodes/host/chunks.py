@@ -72,8 +72,10 @@ def _noise_of(session: Session, shape: LatentShape) -> NoiseFn:
     seeded, given = session.seeded_noise(shape), session.noise
 
     def first(span: Span) -> Tensor:
-        noise = seeded(0, span).to(given.dtype)
         there = given[:, :, span.start : span.stop]
+        if there.shape[2:] == (span.frames, shape.height, shape.width):
+            return there
+        noise = seeded(0, span).to(given.dtype)
         noise[:, :, : there.shape[2], : there.shape[3], : there.shape[4]] = there
         return noise
 
