@@ -3,7 +3,7 @@
 import math
 from fractions import Fraction
 
-from .errors import OutputError
+from .errors import OutputError, shown
 from .geometry import FPS
 
 OWN_RATE = Fraction(FPS)  # what the models make motion for
@@ -22,7 +22,7 @@ def rate_of(value: str | float | Fraction) -> Fraction:
         rate = Fraction(0)
     if not Fraction(1, 100) <= rate <= HIGHEST:
         raise OutputError(
-            f"expected frames per second from 0.01 to {HIGHEST}, got {str(value)[:20]}; write e.g. 16, 24 or 23.976"
+            f"expected frames per second from 0.01 to {HIGHEST}, got {shown(value, 20)}; write e.g. 16, 24 or 23.976"
         )
     near = next((exact for exact in _NTSC if abs(exact - rate) < Fraction(1, 500)), rate)
     return near.limit_denominator(1001)

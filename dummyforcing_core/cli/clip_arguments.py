@@ -8,7 +8,7 @@ from typing import Any
 
 from ..clips.pipeline import is_demo
 from ..clips.render import shown_conditions
-from ..errors import OutputError
+from ..errors import OutputError, shown
 from ..geometry import SIZES, LatentShape, check_shown_size, made_size, pixel_frames
 from ..loops.table import loop_of
 from ..models.families import ANY_LENGTH, Family
@@ -43,7 +43,7 @@ def size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,9})[x*](\d{1,9})", name)
     if name not in SIZES and not match:
         raise argparse.ArgumentTypeError(
-            f"expected WIDTHxHEIGHT, got {text!r}; write e.g. 832x480, or {', '.join(SIZES)}"
+            f"expected WIDTHxHEIGHT, got '{shown(text)}'; write e.g. 832x480, or {', '.join(SIZES)}"
         )
     return (int(match[1]), int(match[2])) if match else SIZES[name]
 
@@ -78,8 +78,8 @@ class Asked:
 
 def asked_clip(args: argparse.Namespace, default_frames: int = DEFAULT_FRAMES) -> Asked:
     """What the arguments ask for, of `default_frames` if they say nothing of a length. OutputError if it cannot be."""
-    shown = args.size or (DEMO_SIZE if is_demo(args.model) else DEFAULT_SIZE)
-    check_shown_size(*shown)
+    wanted = args.size or (DEMO_SIZE if is_demo(args.model) else DEFAULT_SIZE)
+    check_shown_size(*wanted)
     frames = default_frames if args.frames is None else args.frames
     if args.seconds is not None:
         frames = frames_in(args.seconds, args.fps)
@@ -91,4 +91,4 @@ def asked_clip(args: argparse.Namespace, default_frames: int = DEFAULT_FRAMES) -
             f"expected at most {LONGEST} frames ({hours:.0f} hours at {rate_text(args.fps)} fps), got {frames}; make "
             "several clips"
         )
-    return Asked(shown, frames, args.fps)
+    return Asked(wanted, frames, args.fps)

@@ -153,7 +153,7 @@ class DemoVAE(comfy.sd.VAE):
         self.process_output = lambda image: image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
         self.disable_offload = self.not_video = False
         self.crop_input = True
-        self.pad_channel_value = self.extra_1d_channel = self.size = None
+        self.pad_channel_value = self.extra_1d_channel = self.size = self.format_encoded = None
 
     def vae_output_dtype(self) -> torch.dtype:
         return torch.float32
