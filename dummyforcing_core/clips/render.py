@@ -19,6 +19,7 @@ from ..files import output_error, write_atomic
 from ..geometry import FPS, SPATIAL, TEMPORAL, LatentShape, chunk_spans, pixel_frames
 from ..kv.plan import HeadPlan
 from ..kv.scoring import HeadScores
+from ..loops.latent_check import LatentCheck
 from ..loops.run import ChunkResult, OnStep, Run
 from ..loops.table import clip_kv_shape, sample
 from ..models.stepcache import NO_STEPS, StepCache
@@ -91,11 +92,11 @@ def render(pipeline: Pipeline, clip: Clip, outputs: Outputs, on_step: OnStep = l
     prompts, began = prompt_schedule(pipeline, clip), time.perf_counter()
     record = _Record(pipeline, clip, len(prompts.entries) - 1, began)
     try:
-        with _writer(pipeline, clip, outputs.part) as video:
+        with _writer(pipeline, clip, outputs.part) as video, LatentCheck() as latents:
             decoder, stills = pipeline.new_decoder(), pipeline.kept_stills()
             run = replace(clip_run(pipeline, clip, prompts), on_step=on_step, still=stills)
             for chunk, diffuse_ms in _timed(sample(run), run.denoise.geometry.device):
-                chunk.check_finite()
+                latents.add(chunk)
                 decode_began = time.perf_counter()
                 pixels = decoder.push(chunk.latent)
                 if stills is not None:

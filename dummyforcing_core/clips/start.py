@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import OutputError
 from ..geometry import SPATIAL, LatentShape
+from ..models.finite import is_finite
 from .pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def start_from_latents(path: Path, shape: LatentShape) -> Tensor:
         raise OutputError(
             f"{path}: holds {latent.shape[2]} latent frames, the clip has {shape.frames} in all; use more --frames"
         )
+    if not is_finite(latent):
+        raise OutputError(f"{path}: its latents hold NaN or infinity, finite ones were expected; make that clip again")
     return latent.float()
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..models.checkpoints import LoadedModel
 from ..models.families import DEMO
+from ..models.finite import is_finite
 from ..text.demo_text import TEXT_DIM, TEXT_LEN, encode_prompt
 from ..text.umt5 import padded
 
@@ -79,4 +80,6 @@ def _saved_features(path: Path, text_len: int, text_dim: int) -> Tensor:
         raise CheckpointError(
             f"{path}: holds {shapes}; expected one tensor (rows, {text_dim}) with 1 to {text_len} rows for this model"
         )
+    if not is_finite(rows):
+        raise CheckpointError(f"{path}: holds NaN or infinity, finite text features were expected; save them again")
     return padded(rows, text_len)

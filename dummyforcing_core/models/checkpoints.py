@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .families import Family, get_family
+from .finite import check_loaded, is_finite
 from .lora import Lora
 from .metadata import build_metadata, parse_metadata, resolve_family, unknown_family
 from .names import listing, official_names, refuse_foreign
@@ -75,7 +76,7 @@ def load_model(
 
     dtype None keeps bf16, fp16 and fp32 as stored; other storage (fp8, fp64) becomes fp32 on the CPU, else bf16.
     On the CPU with nothing to convert, parameters stay mapped to the file. A LoRA is merged in float32, weight by
-    weight. Raises CheckpointError, one line.
+    weight. Raises CheckpointError, one line; also for a weight that is NaN or infinite.
     """
     weights = read_checkpoint(path, family)
     if lora is not None:
@@ -87,12 +88,24 @@ def load_model(
     model = empty_model(weights.info.geometry)
     source, state = weights.tensors, {}
     for name in list(source):
-        tensor = source.pop(name)
+        tensor = stored = source.pop(name)
         if lora is not None:
-            tensor = lora.merged(name, tensor)
+            tensor = lora.merged(name, stored)
         state[name] = tensor.to(device=device, dtype=dtype).contiguous()
+        if not is_finite(state[name]):
+            _refuse(weights.info.path, name, stored, tensor, state[name], lora)
     model.load_state_dict(state, assign=True)
     return LoadedModel(model.requires_grad_(False).eval(), weights.family, weights.info)
+
+
+def _refuse(path: Path, name: str, stored: Tensor, merged: Tensor, loaded: Tensor, lora: Lora | None = None) -> None:
+    """CheckpointError for a tensor that came out as NaN or infinity, with the file whose fault it is."""
+    if lora is not None and is_finite(stored) and not is_finite(merged):
+        raise CheckpointError(f"{lora.path}: makes {name} NaN or infinite; get the LoRA again, or lower its strength")
+    try:
+        check_loaded(name, loaded, stored)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def load_demo_model(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LoadedModel:
@@ -116,11 +129,15 @@ def convert_checkpoint(
     """Rewrites any readable checkpoint as save_model would; returns the source's info, its family, bytes written.
 
     Tensors go through one at a time. dtype None keeps bf16, fp16 and fp32 as stored, and makes bf16 of the rest.
+    CheckpointError for a number that is NaN or infinite, or becomes it on the way.
     """
     weights = read_checkpoint(source, family)
     info = weights.info
     dtype = dtype or (info.dtype if info.dtype in NATIVE else torch.bfloat16)
     metadata = build_metadata(weights.family.name, info.geometry)
+    for name, tensor in weights.tensors.items():  # before anything is written
+        if not is_finite(converted := tensor.to(dtype)):
+            _refuse(info.path, name, tensor, tensor, converted)
     return info, weights.family, write_safetensors(Path(target), weights.tensors, metadata, dtype)
 
 

@@ -140,7 +140,7 @@ BAD_CHECKPOINTS = {
     "LoRA": (lora, "LoRA"),
     "Wan2.2 5B": (lambda path, state: torch.save(state | {"patch_embedding.weight": torch.zeros(256, 48, 1, 2, 2)},
                   path), "Wan2.2 5B"),
-    "NaN": (broken, "chunk 1 came out as NaN or infinity"),
+    "NaN": (broken, "m.pt: head.head.bias holds NaN or infinity"),
 }  # fmt: skip
 
 
