@@ -11,6 +11,7 @@ from torch import Tensor
 from ...dummyforcing_core.errors import CheckpointError
 from ...dummyforcing_core.models.checkpoints import CONTAINERS, empty_model, fingerprint
 from ...dummyforcing_core.models.families import DEMO, FAMILIES
+from ...dummyforcing_core.models.finite import check_finite
 from ...dummyforcing_core.models.lora import Lora
 from ...dummyforcing_core.models.metadata import COMFYUI_CONFIG, parse_metadata, resolve_family
 from ...dummyforcing_core.models.names import QUANTISED, official_names, refuse_foreign
@@ -41,7 +42,11 @@ def load_ar_model(path: Path, family: str | None, weight_dtype: str, lora: Path 
                     f"{lora.name}: the update of {name} is {change}, the model's weight {tuple(weights[name].shape)}; "
                     "give the LoRA that belongs to this model"
                 )
-        model, _ = comfy.sd.load_lora_for_models(model, None, adapter.host_names(), strength, 0.0)
+        try:
+            check_finite(patches := adapter.host_names())
+        except CheckpointError as error:
+            raise CheckpointError(f"{lora.name}: {error}") from error
+        model, _ = comfy.sd.load_lora_for_models(model, None, patches, strength, 0.0)
     return model
 
 
@@ -62,6 +67,7 @@ def _load(path: str, family: str | None, weight_dtype: str, disable_dynamic: boo
             )
         config = geometry(tensors, stated)
         _check(tensors, config)
+        check_finite(tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{file.name}: {' '.join(str(error).split())}") from error
     mark = fingerprint(tensors, config)
