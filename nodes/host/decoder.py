@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.vae.streaming import StreamingDecoder
+from .cancel import cancellable
 from .tiled_stream import no_frames
 from .tiny_stream import HostTinyStream
 from .wan_stream import HostWanStream
@@ -86,7 +87,8 @@ class WholeDecode(StreamingDecoder):
         return no_frames(latents)
 
     def flush(self) -> Tensor:
-        pixels = self._vae.decode(torch.cat(self._latents, dim=2))
+        with cancellable(self._vae.first_stage_model):
+            pixels = self._vae.decode(torch.cat(self._latents, dim=2))
         pixels = pixels if pixels.ndim == 5 else pixels[None]
         self.reset()
         return pixels.permute(0, 4, 1, 2, 3).float() * 2 - 1
