@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import CheckpointError
+from ..models.finite import check_finite
 from ..vae.demo_codec import DemoCodec
 
 CODEC_PATH = Path(__file__).resolve().parent.parent / "assets" / "demo_codec.safetensors"
@@ -16,8 +17,10 @@ def load_demo_codec(device: torch.device | str = "cpu") -> DemoCodec:
     """The demo world's codec in float32, ready to encode and decode."""
     codec = DemoCodec()
     try:
-        codec.load_state_dict({name: tensor.float() for name, tensor in load_file(CODEC_PATH).items()})
-    except (OSError, SafetensorError, RuntimeError) as error:
+        tensors = {name: tensor.float() for name, tensor in load_file(CODEC_PATH).items()}
+        check_finite(tensors)
+        codec.load_state_dict(tensors)
+    except (OSError, SafetensorError, RuntimeError, CheckpointError) as error:
         raise CheckpointError(
             f"{CODEC_PATH.name} is missing or damaged ({error}); install the package again"
         ) from error

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..kv.attention import Backend, choose
+from ..kv.interruptible import interruptible
 from ..loops.table import loop_of
 from ..models.checkpoints import LoadedModel, load_demo_model, load_model, read_checkpoint
 from ..models.denoiser import WanDenoiser
@@ -128,13 +129,14 @@ def load_pipeline(
     if new_decoder is LatentPreview:
         warn("no VAE is loaded: the video is a rough preview of the latents; keep them with --save-latents")
     denoiser = WanDenoiser(loaded.model)
+    backend = choose(compute.attention, compute.device, compute.dtype, denoiser.geometry.head_dim)
     return Pipeline(
         name=weights.model if weights.model == DEMO else Path(weights.model).name,
         denoiser=denoiser,
         family=loaded.family,
         encode=encode,
         new_decoder=new_decoder,
-        backend=choose(compute.attention, compute.device, compute.dtype, denoiser.geometry.head_dim),
+        backend=replace(backend, run=interruptible(backend.run)),
         fingerprint=loaded.info.fingerprint,
         init_ms=1000 * (time.perf_counter() - began),
         video_scale=DEMO_VIDEO_SCALE if demo else 1,

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from ..files import real_path, rename_whole, write_atomic
 from ..geometry import SPATIAL, TEMPORAL, LatentShape, chunk_spans, pixel_frames
 from ..kv.plan import HeadPlan
 from ..kv.scoring import HeadScores
+from ..loops.latent_check import LatentCheck
 from ..loops.run import ChunkResult, OnStep, Run
 from ..loops.table import clip_kv_shape, sample
+from ..models.finite import is_finite
 from ..models.stepcache import NO_STEPS, StepCache
 from ..noise import SeededNoise
 from ..ownership import owned
@@ -116,8 +119,8 @@ def render(pipeline: Pipeline, clip: Clip, outputs: Outputs, on_step: OnStep = l
     run = replace(clip_run(pipeline, clip, prompts), on_step=on_step)
     with owned(*outputs.all):
         try:
-            with _writer(pipeline, clip, outputs.part) as video:
-                _fill(video, record, pipeline, run, clip)
+            with _writer(pipeline, clip, outputs.part) as video, LatentCheck() as latents:
+                _fill(video, record, latents, pipeline, run, clip)
             rename_whole(outputs.part, outputs.video)
         except BaseException:
             record.keep_unfinished(outputs)
@@ -125,11 +128,13 @@ def render(pipeline: Pipeline, clip: Clip, outputs: Outputs, on_step: OnStep = l
         return record.written(outputs)
 
 
-def _fill(video: VideoWriter, record: "_Record", pipeline: Pipeline, run: Run, clip: Clip) -> None:
+def _fill(
+    video: VideoWriter, record: "_Record", latents: LatentCheck, pipeline: Pipeline, run: Run, clip: Clip
+) -> None:
     """Samples, decodes and writes, chunk by chunk."""
     decoder, stills = pipeline.new_decoder(), pipeline.kept_stills()
     for chunk, diffuse_ms in _timed(sample(replace(run, still=stills)), run.denoise.geometry.device):
-        chunk.check_finite()
+        latents.add(chunk)
         record.add_latent(chunk.latent)
         decode_began = time.perf_counter()
         pixels = decoder.push(chunk.latent)
@@ -184,9 +189,10 @@ class _Record:
         kept = []
         if self.frames:  # else a part that is there is an earlier run's
             kept.append(f"what was finished, {self.frames} frames, plays in {outputs.part}")
-        if outputs.latents and self.latents:
+        latents = [*takewhile(is_finite, self.latents)]  # the newest may not have been looked at
+        if outputs.latents and latents:
             try:
-                save_latents(outputs.latents, torch.cat(self.latents, dim=2))
+                save_latents(outputs.latents, torch.cat(latents, dim=2))
                 kept.append(f"its latents are in {outputs.latents}, --start-latents goes on from them")
             except OutputError as error:
                 kept.append(str(error))

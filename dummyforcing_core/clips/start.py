@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, OutputError, shown
 from ..geometry import SPATIAL, LatentShape
+from ..models.finite import is_finite
 from ..models.tensor_check import READABLE
 from ..models.weight_files import read_weights
 from ..reading import unreadable
@@ -41,11 +42,12 @@ def start_from_latents(path: Path, shape: LatentShape) -> Tensor:
         raise OutputError(
             f"{name}: holds {latent.shape[2]} latent frames, the clip has {shape.frames} in all; use more --frames"
         )
-    if latent.dtype not in READABLE or not latent.float().isfinite().all():
+    if latent.dtype not in READABLE:
         raise OutputError(
-            f"{name}: expected finite numbers in floating point, got {str(latent.dtype)[6:]} or NaN; save latents with "
-            "--save-latents"
+            f"{name}: expected latents in floating point, got {str(latent.dtype)[6:]}; save them with --save-latents"
         )
+    if not is_finite(latent):
+        raise OutputError(f"{name}: its latents hold NaN or infinity; save them again with --save-latents")
     return latent.float()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import CheckpointError, shown
 from ..models.checkpoints import LoadedModel
 from ..models.families import DEMO
+from ..models.finite import is_finite
 from ..models.names import listing
 from ..models.tensor_check import READABLE
 from ..models.weight_files import read_weights
@@ -84,6 +85,6 @@ def _saved_features(path: Path, text_len: int, text_dim: int) -> Tensor:
             "of floating point for this model"
         )
     rows = tensor.flatten(0, -2).float()
-    if not rows.isfinite().all():
-        raise CheckpointError(f"{name}: holds NaN or infinite numbers; save the text encoder's output again")
+    if not is_finite(rows):
+        raise CheckpointError(f"{name}: holds NaN or infinity, finite text features were expected; save them again")
     return padded(rows, text_len)

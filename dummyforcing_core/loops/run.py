@@ -170,11 +170,3 @@ class ChunkResult:
             predicted_peak_bytes,
             scores,
         )
-
-    def check_finite(self) -> None:
-        """OutputError if the latent holds NaN or infinity. Reads from the device."""
-        if not bool(self.latent.isfinite().all()):
-            raise OutputError(
-                f"chunk {self.span.chunk + 1} came out as NaN or infinity; check that the checkpoint is intact and of "
-                "the family that the report names, and try another dtype (bf16 or fp32)"
-            )

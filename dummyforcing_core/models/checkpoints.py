@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, shown
 from .families import Family, get_family
+from .finite import check_loaded, is_finite
 from .lora import Lora
 from .metadata import build_metadata, parse_metadata, resolve_family, unknown_family
 from .names import listing, official_names, refuse_foreign
@@ -82,7 +83,8 @@ def load_model(
 
     dtype None keeps bf16, fp16 and fp32 as stored; other storage (fp8, fp64) becomes fp32 on the CPU, else bf16.
     On the CPU with nothing to convert, parameters stay mapped to the file. Scales and a LoRA are applied in float32,
-    weight by weight, and the result is rounded once. Raises CheckpointError, one line.
+    weight by weight, and the result is rounded once. Raises CheckpointError, one line; also for a weight that is NaN or
+    infinite.
     """
     weights = read_checkpoint(path, family)
     if lora is not None:
@@ -94,12 +96,24 @@ def load_model(
     model = empty_model(weights.info.geometry)
     source, state = weights.tensors, {}
     for name in list(source):
-        tensor = dequantised(source.pop(name), weights.scales.get(name))
+        tensor = stored = dequantised(source.pop(name), weights.scales.get(name))
         if lora is not None:
-            tensor = lora.merged(name, tensor)
+            tensor = lora.merged(name, stored)
         state[name] = tensor.to(device=device, dtype=dtype).contiguous()
+        if not is_finite(state[name]):
+            _refuse(weights.info.path, name, stored, tensor, state[name], lora)
     model.load_state_dict(state, assign=True)
     return LoadedModel(model.requires_grad_(False).eval(), weights.family, weights.info)
+
+
+def _refuse(path: Path, name: str, stored: Tensor, merged: Tensor, loaded: Tensor, lora: Lora | None = None) -> None:
+    """CheckpointError for a tensor that came out as NaN or infinity, with the file whose fault it is."""
+    if lora is not None and is_finite(stored) and not is_finite(merged):
+        raise CheckpointError(f"{lora.path}: makes {name} NaN or infinite; get the LoRA again, or lower its strength")
+    try:
+        check_loaded(name, loaded, stored)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def load_demo_model(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LoadedModel:
@@ -123,12 +137,16 @@ def convert_checkpoint(
     """Rewrites any readable checkpoint as save_model would; returns the source's info, its family, bytes written.
 
     The source may be a folder of shards. Tensors go through one at a time. dtype None keeps bf16, fp16 and fp32 as
-    stored, and makes bf16 of the rest.
+    stored, and makes bf16 of the rest. CheckpointError for a number that is NaN or infinite, or becomes it on the way.
     """
     weights = read_checkpoint(source, family, read_joined)
     info = weights.info
     dtype = dtype or (info.dtype if info.dtype in NATIVE else torch.bfloat16)
     metadata = build_metadata(weights.family.name, info.geometry)
+    for name, tensor in weights.tensors.items():  # before anything is written
+        whole = dequantised(tensor, weights.scales.get(name))
+        if not is_finite(converted := whole.to(dtype)):
+            _refuse(info.path, name, tensor, whole, converted)
     size = write_safetensors(Path(target), weights.tensors, metadata, dtype, weights.scales)
     return info, weights.family, size
 

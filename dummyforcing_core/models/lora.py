@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, shown
+from .finite import is_finite
 from .lora_names import EXPECTED, part_of
 from .names import listing
 from .tensor_check import READABLE
@@ -130,7 +131,7 @@ def _updates(tensors: Mapping[str, Tensor], strength: float) -> dict[str, LowRan
         weight, kind = part_of(name)
         if tensor.dtype not in READABLE:
             raise CheckpointError(f"{shown(name)} is {tensor.dtype}, floating point was expected; get the LoRA again")
-        if not tensor.float().isfinite().all():
+        if not is_finite(tensor):
             raise CheckpointError(f"{shown(name)} holds NaN or infinite numbers; get the LoRA again")
         if kind in parts[weight]:
             raise CheckpointError(f"{shown(name)} is a second update of {shown(weight)}, one adapter was expected; "

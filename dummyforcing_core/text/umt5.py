@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..models.finite import check_loaded, is_finite
 from ..models.scaled_fp8 import dequantised
 from .umt5_file import Umt5File, Umt5Geometry, open_umt5
 from .umt5_names import BLOCK, EMBEDDING, FIX, NORM
@@ -72,7 +73,10 @@ class TextEncoder:
                 "it is another model's; pass --tokenizer with umt5's own"
             )
         ids = [torch.tensor(tokenizer.ids(prompt, self._text_len, self._warn)) for prompt in new]
-        rows = encode_ids(file, ids, self._device, self._dtype)
+        try:
+            rows = encode_ids(file, ids, self._device, self._dtype)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self._path}: {error}") from error
         if not all(bool(part.isfinite().all()) for part in rows):
             raise CheckpointError(f"{self._path}: its features are NaN or infinite; the file is damaged; {FIX}")
         self._rows |= zip(new, rows, strict=True)
@@ -90,7 +94,10 @@ def padded(rows: Tensor, text_len: int) -> Tensor:
 
 @torch.no_grad()
 def encode_ids(file: Umt5File, ids: Sequence[Tensor], device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-    """Last hidden states (n, dim) on the CPU for token ids (n,) of several prompts, layer by layer."""
+    """Last hidden states (n, dim) on the CPU for token ids (n,) of several prompts, layer by layer.
+
+    CheckpointError, which does not name the file, for a weight that is NaN or infinite.
+    """
     network, norm = _one_layer(file.geometry, dtype)
     hidden = [_embed(file, tokens, device, dtype)[None] for tokens in ids]
     block = network.encoder.block[0]
@@ -131,9 +138,16 @@ def _embed(file: Umt5File, ids: Tensor, device: torch.device, dtype: torch.dtype
     table, scale = file.stored(EMBEDDING)
     # Row by row: not every version of torch can gather float8, and float32 holds every storage dtype exactly.
     rows = torch.stack([table[index].float() for index in ids])
-    return dequantised(rows.to(device), scale).to(dtype)
+    return _checked(EMBEDDING, rows, scale, device, dtype)
 
 
 def _weight(file: Umt5File, module: str, device: torch.device, dtype: torch.dtype) -> Tensor:
-    tensor, scale = file.stored(module)
-    return dequantised(tensor.to(device), scale).to(dtype)
+    return _checked(module, *file.stored(module), device, dtype)
+
+
+def _checked(module: str, tensor: Tensor, scale: Tensor | None, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The tensor on the device in `dtype`; CheckpointError, which does not name the file, for NaN and infinity."""
+    weight = dequantised(tensor.to(device), scale).to(dtype)
+    if not is_finite(weight):
+        check_loaded(f"{module}.weight", weight, dequantised(tensor, scale))
+    return weight

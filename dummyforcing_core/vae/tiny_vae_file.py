@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, shown
+from ..models.finite import check_loaded
 from ..models.names import listing
 from ..models.tensor_check import mismatch
 from ..models.weight_files import flat_names, open_container, read_weights
@@ -51,15 +52,25 @@ def load_tiny_decoder(
     try:
         tensors = _read(path)
         raw_latents = _takes_raw_latents(path) if raw_latents is None else raw_latents
+        return _loaded(tensors, raw_latents, device, dtype)
     except CheckpointError as error:
         # One line whatever a tensor in the file is called.
         raise CheckpointError(f"{shown(path, 200)}: {' '.join(str(error).split())}") from error
+
+
+def _loaded(
+    tensors: dict[str, Tensor], raw_latents: bool, device: torch.device, dtype: torch.dtype | None
+) -> TinyDecoder:
+    """The decoder of a file's tensors; CheckpointError for NaN and infinity in them."""
     if dtype is None:
         stored = tensors[FIRST].dtype
         fallback = torch.bfloat16 if stored not in NATIVE else stored
         dtype = torch.float32 if device.type == "cpu" else fallback
+    state = {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
+    for name, tensor in state.items():
+        check_loaded(name, tensor, tensors[name])
     decoder = _empty(raw_latents)
-    decoder.load_state_dict({name: tensor.to(device, dtype) for name, tensor in tensors.items()}, assign=True)
+    decoder.load_state_dict(state, assign=True)
     return decoder.requires_grad_(False).eval()
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, shown
+from ..models.finite import check_loaded
 from ..models.names import Refusal, listing
 from ..models.tensor_check import mismatch
 from ..models.weight_files import flat_names, open_container, read_weights
@@ -50,17 +51,23 @@ def load_wan_vae(path: str | Path, device: torch.device | str = "cpu", dtype: to
     """
     path = Path(path)
     try:
-        tensors = _read(path)
+        return _loaded(_read(path), torch.device(device), dtype)
     except CheckpointError as error:
         # One line whatever a tensor in the file is called.
         raise CheckpointError(f"{shown(path, 200)}: {' '.join(str(error).split())}") from error
-    device = torch.device(device)
+
+
+def _loaded(tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype | None) -> WanVAE:
+    """The VAE of a file's tensors; CheckpointError for NaN and infinity in them."""
     if dtype is None:
         stored = tensors["decoder.conv1.weight"].dtype
         fallback = torch.float32 if device.type == "cpu" else torch.bfloat16
         dtype = stored if stored in NATIVE else fallback
     vae = _empty(_config(tensors))
-    vae.load_state_dict({name: tensors[name].to(device, dtype) for name in vae.state_dict()}, assign=True)
+    state = {name: tensors[name].to(device, dtype) for name in vae.state_dict()}
+    for name, tensor in state.items():
+        check_loaded(name, tensor, tensors[name])
+    vae.load_state_dict(state, assign=True)
     return vae.requires_grad_(False).eval()
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...dummyforcing_core.geometry import LatentShape, Span
+from ...dummyforcing_core.loops.latent_check import LatentCheck
 from ...dummyforcing_core.loops.run import ChunkResult, Run
 from ...dummyforcing_core.loops.table import loop_of, sample
 from ...dummyforcing_core.noise import NoiseFn
@@ -37,10 +38,12 @@ def stream(session: Session, run: Run, on_chunk: OnChunk = lambda chunk: False) 
     free_for(needed, session.device)
     chunks = sample(replace(run, on_step=on_step))
     try:
-        for chunk in chunks:
-            latents.append(chunk.latent.to(where))
-            if on_chunk(chunk):
-                break
+        with LatentCheck() as check:
+            for chunk in chunks:
+                check.add(chunk)
+                latents.append(chunk.latent.to(where))
+                if on_chunk(chunk):
+                    break
     finally:
         chunks.close()  # the cache dies now, not when the traceback does
     return torch.cat(latents, dim=2)

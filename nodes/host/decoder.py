@@ -11,9 +11,11 @@ from torch import Tensor
 
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.vae.streaming import StreamingDecoder
+from .cancel import cancellable
 from .tiled_stream import no_frames
 from .tiny_stream import HostTinyStream
 from .wan_stream import HostWanStream
+from .weights import check_weights
 
 SMALL_TILE = (32, 32)  # latents; for the second try after a decode ran out of memory
 
@@ -46,7 +48,7 @@ def load(vae: Any, shape: Sequence[int]) -> None:
 
 
 def check_vae(vae: Any, channels: int) -> None:
-    """DummyForcingError unless the VAE decodes videos of so many latent channels."""
+    """DummyForcingError unless the VAE decodes videos of so many latent channels, with weights that are all numbers."""
     if vae is None:
         raise DummyForcingError("the VAE input is empty: the checkpoint has none; connect Load VAE with the Wan2.1 VAE")
     dimensions = getattr(vae, "latent_dim", 3)
@@ -61,6 +63,7 @@ def check_vae(vae: Any, channels: int) -> None:
             f"this VAE decodes {kind} of {vae.latent_channels} latent channels, the clip is a video of {channels}; "
             "connect the Wan2.1 VAE (the demo model has its own)"
         )
+    check_weights(vae.patcher, vae.first_stage_model, "the VAE")
 
 
 def wrong_kind(vae: Any) -> str:
@@ -89,7 +92,8 @@ class WholeDecode(StreamingDecoder):
         return no_frames(latents)
 
     def flush(self) -> Tensor:
-        pixels = self._vae.decode(torch.cat(self._latents, dim=2))
+        with cancellable(self._vae.first_stage_model):
+            pixels = self._vae.decode(torch.cat(self._latents, dim=2))
         pixels = pixels if pixels.ndim == 5 else pixels[None]
         self.reset()
         return pixels.permute(0, 4, 1, 2, 3).float() * 2 - 1

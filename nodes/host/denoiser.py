@@ -7,6 +7,7 @@ DIFFUSION_MODEL wrapper then answers it with the core's forward over the host's 
 from collections.abc import Mapping
 from typing import Any
 
+import comfy.model_management
 import comfy.model_patcher
 import comfy.patcher_extension
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import PATCH, SPATIAL, LatentShape
 from ...dummyforcing_core.kv.attention import AttentionFn
+from ...dummyforcing_core.kv.interruptible import interruptible
 from ...dummyforcing_core.models.denoiser import ModelGeometry, Step, WanDenoiser
 from ...dummyforcing_core.schedule import x0_from_velocity
 from ...dummyforcing_core.transfer import to_device
@@ -72,7 +74,7 @@ def check_shape(shape: LatentShape) -> None:
 
 
 def host_attention(transformer_options: Mapping[str, Any]) -> AttentionFn:
-    """The attention that the user chose for the host (its command line, or an override on the MODEL)."""
+    """The attention that the user chose for the host (its command line, or an override on the MODEL); may be left."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         heads = q.shape[2]
@@ -81,7 +83,7 @@ def host_attention(transformer_options: Mapping[str, Any]) -> AttentionFn:
         )
         return out.unflatten(-1, (heads, -1))
 
-    return attend
+    return interruptible(attend, comfy.model_management.throw_exception_if_processing_interrupted)
 
 
 class HostDenoiser:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...dummyforcing_core.errors import CheckpointError
 from ...dummyforcing_core.models.checkpoints import CONTAINERS, empty_model, fingerprint
 from ...dummyforcing_core.models.families import DEMO, FAMILIES
+from ...dummyforcing_core.models.finite import check_finite
 from ...dummyforcing_core.models.lora import Lora
 from ...dummyforcing_core.models.metadata import COMFYUI_CONFIG, parse_metadata, resolve_family
 from ...dummyforcing_core.models.names import QUANTISED, official_names, refuse_foreign
@@ -79,6 +80,7 @@ def _load(path: str, family: str | None, weight_dtype: str, disable_dynamic: boo
             )
         config = geometry(tensors, stated)
         _check(tensors, config)
+        check_finite(tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{file.name}: {' '.join(str(error).split())}") from error
     mark = fingerprint(tensors, config)

@@ -9,6 +9,7 @@ from torch import Tensor
 from ...dummyforcing_core.clips.script import Script
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import TEMPORAL
+from ...dummyforcing_core.models.finite import is_finite
 from ...dummyforcing_core.prompts import PromptSchedule
 
 STARTS = "dummyforcing_start_seconds"
@@ -69,7 +70,7 @@ def _check_plain(condition: dict) -> None:
             raise DummyForcingError(f"the conditioning carries {what}")
 
 
-def check_width(prompts: PromptSchedule, wanted: int) -> None:
+def check_features(prompts: PromptSchedule, wanted: int) -> None:
     """DummyForcingError unless the model can read these features (B, S, channels)."""
     for _, features in prompts.entries:
         if features.shape[-1] != wanted:
@@ -77,6 +78,10 @@ def check_width(prompts: PromptSchedule, wanted: int) -> None:
                 f"expected text features of {wanted} channels for this model, got {features.shape[-1]}; connect the "
                 "CLIP "
                 "that belongs to it: Load CLIP with umt5-xxl, type wan (the demo model has its own)"
+            )
+        if not is_finite(features):
+            raise DummyForcingError(
+                "the text features hold NaN or infinity; get the text encoder's file again, or load it in another dtype"
             )
 
 

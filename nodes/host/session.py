@@ -22,9 +22,10 @@ from ...dummyforcing_core.prompts import PromptSchedule
 from ...dummyforcing_core.schedule import Schedule
 from .denoiser import HostDenoiser, check_shape, host_attention, wan_of
 from .memory import reserve
-from .prompts import check_width, prompts_of
+from .prompts import check_features, prompts_of
 from .settings import ARSettings, StreamingSamplerBase, family_of, settings_of
 from .sigmas import schedule_by, sigmas_of
+from .weights import check_weights, title_of
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,9 @@ class ARSampler(StreamingSamplerBase, comfy.samplers.Sampler):
         family, _ = family_of(patcher)
         seed, options = int(extra_args.get("seed") or 0), extra_args["model_options"]
         prompts, conditions = prompts_of(model_wrap.conds.get("positive", []), self._fps)
-        check_width(prompts, wan_of(patcher).text_embedding[0].in_features)
+        wan = wan_of(patcher)
+        check_features(prompts, wan.text_embedding[0].in_features)
+        check_weights(patcher, wan, title_of(patcher))
         return self._work(
             Session(
                 denoise=HostDenoiser(model_wrap, options, seed, conditions),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...dummyforcing_core.vae.still_frame import KeptStills
+from .cancel import cancellable
 from .decoder import stream_of
 from .session import Session
 from .tiny_stream import HostTinyStream
@@ -24,7 +25,8 @@ def host_stills(session: Session, vae: Any, frames: int) -> KeptStills:
 
     def encode(pixels: Tensor) -> Tensor:
         images = ((pixels + 1) / 2).permute(0, 2, 3, 4, 1)  # the host's IMAGE: (frames, H, W, 3) of each item
-        encoded = torch.cat([vae.encode(image) for image in images])
+        with cancellable(vae.first_stage_model):
+            encoded = torch.cat([vae.encode(image) for image in images])
         return session.to_model(encoded.to(session.device, torch.float32))
 
     return KeptStills(encode, frames)

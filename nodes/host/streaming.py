@@ -155,7 +155,6 @@ class _Watched:
 
     def chunk(self, chunk: ChunkResult) -> bool:
         """After every chunk; True if the page asked to end here."""
-        chunk.check_finite()
         wait_for(self._session.device)
         diffuse_ms = ms_since(self._chunk_began)
         decode_ms, pixels = 0.0, np.empty((0, 2, 2, 3), np.uint8)

@@ -10,6 +10,7 @@ from ...dummyforcing_core.errors import OutputError
 from ...dummyforcing_core.geometry import SPATIAL, TEMPORAL, pixel_frames
 from ...dummyforcing_core.vae.streaming import StreamingDecoder
 from ...dummyforcing_core.vae.wan_vae_tiles import Tile, tiles
+from .cancel import cancellable
 
 Memory = list[Any]
 """What a decoder keeps of a clip: tensors, and entries that are none yet."""
@@ -40,7 +41,8 @@ class TiledStream(StreamingDecoder):
                 f"{tuple(latents.shape)}; connect the VAE of the model"
             )
         self._nothing = no_frames(latents)
-        pixels = [self._decoded(piece) for piece in self._pieces(latents)]
+        with cancellable(self._vae.first_stage_model):
+            pixels = [self._decoded(piece) for piece in self._pieces(latents)]
         return torch.cat(pixels, dim=2) if pixels else self._nothing
 
     def flush(self) -> Tensor:

@@ -141,7 +141,7 @@ BAD_CHECKPOINTS = {
     "LoRA": (lora, "LoRA"),
     "Wan2.2 5B": (lambda path, state: torch.save(state | {"patch_embedding.weight": torch.zeros(256, 48, 1, 2, 2)},
                   path), "Wan2.2 5B"),
-    "NaN": (broken, "chunk 1 came out as NaN or infinity"),
+    "NaN": (broken, "m.pt: head.head.bias holds NaN or infinity"),
 }  # fmt: skip
 
 
@@ -179,7 +179,7 @@ BAD_EMBEDDINGS = {
     "no tensor": ({}, "expected one tensor"),
     "no safetensors": (b"text", "corrupt or not a .safetensors file"),
     "no file": (None, "no such file"),
-    "NaN": ({"a": torch.full((7, 32), torch.nan)}, "NaN or infinite"),
+    "NaN": ({"a": torch.full((7, 32), torch.nan)}, "NaN or infinity"),
     "whole numbers": ({"a": torch.zeros(7, 32, dtype=torch.int64)}, "floating point"),
     "none given": ("", "needs --text-embedding FILE.safetensors"),
 }

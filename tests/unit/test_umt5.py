@@ -448,7 +448,7 @@ BROKEN: dict[str, tuple[Tensors, str]] = {
     "one bias for all layers": (
         {f"encoder/block/{i}/layer/0/SelfAttention/relative_attention_bias/weight": None for i in (1, 2)}, "T5 or mT5"
     ),
-    "not a number": ({f"{Q}/weight": WEIGHT.float() * float("nan")}, "NaN or infinite"),
+    "not a number": ({f"{Q}/weight": WEIGHT.float() * float("nan")}, f"{Q.replace('/', '.')}.weight holds NaN"),
 }  # fmt: skip
 
 
