@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 
-from ..clips.pipeline import Compute, Decoder, Pipeline, Weights, is_demo, load_pipeline
+from ..clips.pipeline import Compute, Decoder, Pipeline, Weights, is_demo, known_family, load_pipeline
 from ..clips.text_features import TextFiles
 from ..errors import CheckpointError, DummyForcingError, OutputError
 from ..files import make_folder
 from ..geometry import SIZES, LatentShape, Span, made_size
 from ..models.families import DEMO, FAMILIES
 from ..models.lora import Lora
+from ..models.sizes import size_note
 from ..models.weight_files import flat_names, read_weights
 from ..vae.tiny_vae import TinyDecoder
 from ..vae.tiny_vae_file import is_tiny_decoder, load_tiny_decoder
@@ -203,6 +204,7 @@ def load(args: argparse.Namespace, prompts: Sequence[str] = ()) -> Pipeline:
     if args.vae_tile and not args.vae:
         raise DummyForcingError("--vae-tile has no effect here: --vae is not given; leave it out")
     _check_texts(args, prompts)
+    _check_size(args)
     text = TextFiles(args.text_embedding, args.text_encoder, args.tokenizer, prompts)
     lora = Lora.read(args.lora, lora_strength(args)) if args.lora else None
     vae = _vae(args.vae, device, dtype) if args.vae else None
@@ -235,6 +237,13 @@ def _check_texts(args: argparse.Namespace, prompts: Sequence[str]) -> None:
             f"expected one prompt for --text-embedding, which is one text, got {texts}; use --text-encoder, or one "
             "prompt"
         )
+
+
+def _check_size(args: argparse.Namespace) -> None:
+    """OutputError for frames far larger than the model's family was trained on, a warning for larger ones."""
+    family = known_family(args.model, args.family)
+    if family is not None and (note := size_note(*shown_size(args), family)):
+        warn(note)
 
 
 def _vae(path: Path, device: torch.device, dtype: torch.dtype) -> WanVAE | TinyDecoder:

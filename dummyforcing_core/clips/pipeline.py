@@ -16,7 +16,7 @@ from ..models.checkpoints import LoadedModel, load_demo_model, load_model, read_
 from ..models.denoiser import WanDenoiser
 from ..models.families import DEMO, Family, get_family
 from ..models.lora import Lora
-from ..models.metadata import parse_metadata
+from ..models.metadata import parse_metadata, resolve_family
 from ..models.offload import offload_blocks, resident_bytes
 from ..models.wan_geometry import size_mismatch
 from ..models.weight_files import read_header
@@ -194,6 +194,17 @@ def is_demo(model: str) -> bool:
         return parse_metadata(read_header(path)).family == DEMO
     except CheckpointError:  # whoever loads the file says what is wrong with it
         return False
+
+
+def known_family(model: str, family: str | None = None) -> Family | None:
+    """The family of a model before it is loaded, None if nothing tells it; no tensor is read."""
+    path = Path(model)
+    try:
+        if model == DEMO:
+            return get_family(DEMO)
+        return resolve_family(family, parse_metadata(read_header(path)).family, path)
+    except CheckpointError:  # whoever loads the file says what is wrong with it
+        return None
 
 
 def _refuse_parts(decoder: Decoder, text: TextFiles) -> None:

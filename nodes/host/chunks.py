@@ -53,7 +53,7 @@ def full_clip_sampler() -> ARSampler:
 
     def work(session: Session) -> Tensor:
         shape = LatentShape(*session.noise.shape)
-        check_shape(shape)
+        check_shape(shape, session.family)
         run = replace(session.run(shape), noise=_noise_of(session, shape))
         return stream(session, run, _reporting(session, shape))
 

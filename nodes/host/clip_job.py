@@ -12,6 +12,7 @@ from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape, Span, chunk_spans, pixel_frames, screen_size
 from ...dummyforcing_core.loops.table import loop_of
 from ...dummyforcing_core.models.families import Family
+from ...dummyforcing_core.models.sizes import size_note
 from ...dummyforcing_core.policies import Policy, own_policy
 from ...dummyforcing_core.schedule import Schedule
 from .decoder import check_vae, streams
@@ -98,7 +99,8 @@ def clip_job(
     family, known_from = family_of(model)
     settings = settings_of(model)
     policy = settings.policy or own_policy(family)
-    notes = settings.notes
+    note = size_note(*screen_size(shape.width * SPATIAL, shape.height * SPATIAL), family)
+    notes = (*settings.notes, note) if note else settings.notes
     clip = model, shape, policy, family, 0 if start is None else start.shape[2], len(conditioning) - 1
     if vae is not None:
         check_vae(vae, shape.channels)
