@@ -4,16 +4,14 @@ import warnings
 
 from torch import Tensor
 
-from ..geometry import SPATIAL, LatentShape
 from ..models.families import DEMO, FAMILIES, Family
 from .demo_assets import load_demo_codec
 
-DEMO_MOST_PX = 128  # a side; the world was trained on 64x64, and twice that still shows its shapes
 # Mean square of what a latent loses on the way to pixels and back: the world's own lose .016 at most, plain black .06.
 STRANGE = 0.04
 
 
-def doubts(family: Family, shape: LatentShape, switches: bool, start: Tensor | None = None) -> list[str]:
+def doubts(family: Family, switches: bool, start: Tensor | None = None) -> list[str]:
     """One line for each. `switches`: whether the prompt changes; start -- latents (B, 16, n, h, w) of the model."""
     lines = []
     if switches and not family.follows_switches:
@@ -22,23 +20,16 @@ def doubts(family: Family, shape: LatentShape, switches: bool, start: Tensor | N
             f"{family.title} was not trained on prompts that change: a switch may show late or not at all; made for "
             f"them: {', '.join(others)}"
         )
-    if family.name == DEMO:
-        width, height = shape.width * SPATIAL, shape.height * SPATIAL
-        if max(width, height) > DEMO_MOST_PX:
-            lines.append(
-                f"the demo model knows pictures of 64x64 pixels: {width}x{height} takes long and shows no whole "
-                "shapes; use 64x64"
-            )
-        if start is not None and _strange(start[:, :, :1]):
-            lines.append(
-                "the start is no picture of the demo world (flat shapes in a grey room): the clip will not keep it"
-            )
+    if family.name == DEMO and start is not None and _strange(start[:, :, :1]):
+        lines.append(
+            "the start is no picture of the demo world (flat shapes in a grey room): the clip will not keep it"
+        )
     return lines
 
 
-def warn_doubts(family: Family, shape: LatentShape, switches: bool, start: Tensor | None = None) -> None:
+def warn_doubts(family: Family, switches: bool, start: Tensor | None = None) -> None:
     """A warning for each."""
-    for line in doubts(family, shape, switches, start):
+    for line in doubts(family, switches, start):
         warnings.warn(line, stacklevel=2)
 
 

@@ -256,7 +256,7 @@ def prompt_schedule(pipeline: Pipeline, clip: Clip) -> PromptSchedule:
     given = 0 if clip.start is None else clip.start.shape[2]
     starts = [span.start for span in chunk_spans(clip.shape.frames, pipeline.family.chunk_frames, given)]
     prompts.warn_unused(starts, float(TEMPORAL / clip.fps))
-    warn_doubts(pipeline.family, clip.shape, len(contexts) > 1, clip.start)
+    warn_doubts(pipeline.family, len(contexts) > 1, clip.start)
     return prompts.blended(clip.script.blend_chunks, starts)
 
 

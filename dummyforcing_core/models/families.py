@@ -48,6 +48,7 @@ ROWS = (
         "Bundled demo model (synthetic shapes)",
         "this repository, demo/",
         size="",
+        trained_size=(64, 64),
         window_frames=12,
         sink_frames=3,
         follows_switches=True,

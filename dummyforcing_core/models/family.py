@@ -17,6 +17,7 @@ class Family:
     verified -- what this project has checked, in words
     warped   -- whether `steps` are warped by `shift`; False: they are timesteps of the shifted table as they stand
     size     -- of the Wan2.1 that it was made of
+    trained_size -- width and height of its training's frames in pixels
     loop     -- a row of loops/table.py
     """
 
@@ -38,6 +39,7 @@ class Family:
     size: str = "1.3B"
     loop: str = "chunks"
     overlap_frames: int = 0  # of the clips that a long video is made of
+    trained_size: tuple[int, int] = (832, 480)
     hints: tuple[str, ...] = ()
     files: tuple[SourceFile, ...] = ()
     verified: str = "nothing"

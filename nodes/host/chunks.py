@@ -55,7 +55,7 @@ def full_clip_sampler() -> ARSampler:
     def work(session: Session) -> Tensor:
         asked = LatentShape(*session.noise.shape)
         shape = _made(session, asked)
-        check_shape(shape)
+        check_shape(shape, session.family)
         run = replace(session.run(shape), noise=_noise_of(session, shape))
         made = stream(session, run, _reporting(session, asked))
         return made[:, :, : asked.frames, : asked.height, : asked.width]

@@ -14,6 +14,7 @@ from ...dummyforcing_core.geometry import SPATIAL, LatentShape, Span, chunk_span
 from ...dummyforcing_core.loops.run import setting_of
 from ...dummyforcing_core.loops.table import early_plan, loop_of
 from ...dummyforcing_core.models.families import Family
+from ...dummyforcing_core.models.sizes import size_note
 from ...dummyforcing_core.policies import Policy, own_policy
 from ...dummyforcing_core.rates import OWN_RATE
 from ...dummyforcing_core.schedule import Schedule
@@ -108,6 +109,8 @@ def clip_job(
     start = None if start_latent is None else _checked_start(start_latent["samples"], shape)
     settings = settings_of(model)
     policy, notes = settings.policy or own_policy(family), settings.notes
+    if note := size_note(*shown.size, family):
+        notes = (*notes, note)
     given = 0 if start is None else start.shape[2]
     setting = setting_of(geometry_of(model), shape, family, given)
     early_plan(setting, schedule, policy, settings.listed_steps(schedule))
@@ -157,7 +160,7 @@ def _made(latent: dict, fps: Fraction, family: Family, schedule: Schedule) -> tu
     batch, channels, _, height, width = canvas.shape
     frames = loop_of(family).made_frames(family, schedule, shown.latent_frames)
     shape = LatentShape(batch, channels, frames, made_side(height), made_side(width))
-    check_shape(shape)
+    check_shape(shape, family)
     check_main_memory(shape)
     return shown, shape
 

@@ -19,6 +19,8 @@ from ...dummyforcing_core.geometry import PATCH, SPATIAL, LatentShape
 from ...dummyforcing_core.kv.attention import AttentionFn
 from ...dummyforcing_core.kv.interruptible import interruptible
 from ...dummyforcing_core.models.denoiser import ModelGeometry, Step, WanDenoiser
+from ...dummyforcing_core.models.families import Family
+from ...dummyforcing_core.models.sizes import size_note
 from ...dummyforcing_core.schedule import x0_from_velocity
 from ...dummyforcing_core.transfer import to_device
 from .settings import KEY, Wrappers
@@ -58,8 +60,8 @@ def geometry_of(model: Any) -> ModelGeometry:
     return ModelGeometry(len(wan.blocks), wan.num_heads, wan.dim // wan.num_heads, wan.in_dim, model.load_device, dtype)
 
 
-def check_shape(shape: LatentShape) -> None:
-    """DummyForcingError unless a Wan2.1 model can sample this shape."""
+def check_shape(shape: LatentShape, family: Family) -> None:
+    """DummyForcingError unless a Wan2.1 model of this family can sample this shape."""
     if shape.channels != 16:
         raise DummyForcingError(
             f"expected a latent with the 16 channels of Wan2.1, got {shape.channels}, which is another model's; "
@@ -71,6 +73,7 @@ def check_shape(shape: LatentShape) -> None:
             f"expected a latent of even sides (of pixels, multiples of {SPATIAL * PATCH}), got {shape.width} columns "
             f"and {shape.height} rows; make it anew, of e.g. 832x480 pixels"
         )
+    size_note(shape.width * SPATIAL, shape.height * SPATIAL, family)
 
 
 def host_attention(transformer_options: Mapping[str, Any]) -> AttentionFn:

@@ -22,7 +22,7 @@ def notes_of(job: ClipJob, hidden: Any) -> list[str]:
     features = [tensor for tensor, _ in job.conditioning]
     switches = any(not torch.equal(features[0], other) for other in features[1:])
     loras = [*_lora_notes(job.model, hidden.prompt, hidden.unique_id)]
-    return [*job.notes, *dict.fromkeys(said), *loras, *doubts(job.family, job.shape, switches, job.start)]
+    return [*job.notes, *dict.fromkeys(said), *loras, *doubts(job.family, switches, job.start)]
 
 
 def _lora_notes(model: Any, prompt: Any, node: Any) -> Iterator[str]:

@@ -183,7 +183,7 @@ def with_session(task: Task, work: Callable[[Session], Tensor]) -> Tensor:
     wan_of(task.model)
     family, _ = family_of(task.model)
     shape = task.shape
-    check_shape(shape)
+    check_shape(shape, family)
     schedule_by(task.sigmas, family.schedule)  # ComfyUI would answer empty SIGMAS with the empty latent
     model = task.model.clone()
     if task.needed_bytes:

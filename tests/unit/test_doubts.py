@@ -20,28 +20,19 @@ def encoded(pixels: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_prompts_that_change_are_for_families_made_for_them(name):
-    lines = doubts(get_family(name), CLIP, True)
+    lines = doubts(get_family(name), True)
     if name in ("demo", "longlive", "krea_realtime"):
         assert lines == []
     else:
         assert len(lines) == 1 and "longlive, krea_realtime" in lines[0]
-    assert doubts(get_family(name), CLIP, False) == []
-
-
-@pytest.mark.parametrize(
-    ("width", "height", "told"), [(64, 64, False), (128, 96, False), (832, 480, True), (64, 144, True)]
-)
-def test_the_demo_model_is_for_small_pictures(width, height, told):
-    lines = doubts(DEMO, LatentShape.of_pixels(width, height, 9), False)
-    assert [f"{width}x{height}" in line and "64x64" in line for line in lines] == [True] * told
-    assert doubts(get_family("self_forcing"), LatentShape.of_pixels(width, height, 9), False) == []
+    assert doubts(get_family(name), False) == []
 
 
 @pytest.mark.parametrize("clips", [plain_clips(4), crowded_clips(4)], ids=["plain", "crowded"])
 def test_pictures_of_the_demo_world_are_known(clips):
     for frame in (0, 40, 80):
         for picture in render(clips, frame, frame + 1)[:, 0]:
-            assert doubts(DEMO, CLIP, False, encoded(picture)) == []
+            assert doubts(DEMO, False, encoded(picture)) == []
 
 
 @pytest.mark.parametrize("kind", ["noise", "blobs", "white", "black", "grey", "gradient"])
@@ -57,11 +48,11 @@ def test_other_pictures_are_not(kind):
         "grey": torch.zeros(3, 64, 64),
         "gradient": torch.stack([ramp, ramp.T, -ramp]),
     }[kind]
-    lines = doubts(DEMO, CLIP, False, encoded(picture))
+    lines = doubts(DEMO, False, encoded(picture))
     assert len(lines) == 1 and "no picture of the demo world" in lines[0]
 
 
 def test_the_command_line_tells_once(run, tmp_path):
     small = "--frames", "1", "--device", "cpu"
-    result = run("generate", "--prompt", "a red circle", "--size", "144x16", *small, "--out", tmp_path / "a.mp4")
-    assert result.code == 0 and result.err.count("warning: the demo model knows pictures of 64x64") == 1
+    result = run("generate", "--prompt", "a red circle", "--size", "144x64", *small, "--out", tmp_path / "a.mp4")
+    assert result.code == 0 and result.err.count("times the area that Bundled demo model") == 1

@@ -59,7 +59,7 @@ def test_unknown_words_and_empty_prompts_of_the_demo(told: Any, call: Any, demo:
 
 def test_the_demo_at_a_size_it_does_not_know(told: Any, canvas: Any) -> None:
     (note,) = told(latent=canvas(1, width=34, height=8))
-    assert "64x64" in note and "272x64" in note
+    assert "64x64" in note and "272x64 is 4.2 times the area" in note
 
 
 def test_a_start_that_the_demo_does_not_know(part: Any, told: Any) -> None:
