@@ -14,6 +14,7 @@ settings.load_profile("repo")
 torch.set_num_threads(1)  # on tensors this small a second thread costs more than it brings
 
 
+@pytest.hookimpl(tryfirst=True)  # before the workers read the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With --dist loadgroup a worker takes a file whole, or a whole folder."""
     for item in items:
