@@ -13,10 +13,10 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/python -m dummyforcing_core demo --out $(OUT)
 
-# Headless tests side by side, one file a worker; then those inside ComfyUI and on its page, which share one host.
+# Side by side, one file a worker; those inside ComfyUI and on its page, which take longest, first.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/unit tests/property tests/golden tests/slow
-	$(BIN)/python -m pytest tests/host tests/web
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder \
+	  tests/host tests/web tests/slow tests/golden tests/fuzz tests/property tests/unit
 
 # Long proofs (a thousand chunks) of what `make test` shows on short clips.
 proof: $(STAMP)

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measure import Bench
 from benchmarks.rows import FAMILY, LONG_FRAMES, Row, add_ratios, all_rows
 from benchmarks.tables import report
-from dummyforcing_core.cli.common import size
+from dummyforcing_core.cli.clip_arguments import size
 from dummyforcing_core.errors import DummyForcingError
 from dummyforcing_core.models.wan import WanConfig
 

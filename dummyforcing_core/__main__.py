@@ -4,13 +4,15 @@ import argparse
 import contextlib
 import io
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
 from . import __version__
-from .errors import DummyForcingError
+from .errors import MESSAGE, DummyForcingError, shown
 
 # Module of cli/ -> what it does. Only the one that is asked for is imported: the others would import torch for nothing.
 COMMANDS = {
@@ -26,11 +28,17 @@ COMMANDS = {
 }
 
 
+OUT_OF_MEMORY = (
+    "memory ran out; choose a smaller --size, fewer --frames or a policy that holds less (--policy dummy), or keep the "
+    "weights in main memory with --offload"
+)
+
+
 class Parser(argparse.ArgumentParser):
     """Prints one line for a bad argument, without the usage in front."""
 
     def error(self, message: str):
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"error: {shown(message, MESSAGE)} (see {self.prog} --help)\n")
 
 
 def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -48,12 +56,15 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command. 0: done; 1: nobody reads the output; 2: bad input, one line on stderr; 130: interrupted."""
+    """Runs a command. 0: done; 1: nobody reads the output; 2: bad input, one line on stderr; 128 + n: by signal n."""
     words = sys.argv[1:] if argv is None else argv
     args = build_parser(words).parse_args(words)
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *rest, **more: print(
+            f"warning: {shown(message, MESSAGE)}", file=sys.stderr
+        )
         try:
+            _end_by_interrupt()
             code: int = args.run(args)
             sys.stdout.flush()  # what cannot be written is told of here, not at the interpreter's end
             return code
@@ -65,13 +76,37 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         except OSError as error:
             if error.filename is not None:  # of a file, so not of stdout
-                raise
+                print(f"error: {error.filename}: {error.strerror}; name another path", file=sys.stderr)
+                return 2
             _drop_stdout()
             print(f"error: cannot write the output: {error.strerror or error}; send it elsewhere", file=sys.stderr)
             return 2
-        except KeyboardInterrupt:
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            print(f"error: {OUT_OF_MEMORY}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt as error:
             print("interrupted", file=sys.stderr)
-            return 130
+            return 128 + (error.args[0] if error.args else signal.SIGINT)
+
+
+def _end_by_interrupt() -> None:
+    """A kill that can be answered leaves what an interruption leaves: the part of the clip and its latents."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
+                signal.signal(getattr(signal, name), interrupt)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: torch says so in a RuntimeError of its own or by its text."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _drop_stdout() -> None:

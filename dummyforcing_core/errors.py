@@ -1,8 +1,39 @@
 """Errors a user can act on. Each message says what was expected, what it got, and what to do."""
 
+import unicodedata
+
+MESSAGE = 800  # characters that any message may have, a few lines of a terminal
+
+
+def shown(value: object, longest: int = 60) -> str:
+    """Foreign text (of a file, a name, an argument, a library) as a message may quote it: one line, no control
+    characters, the middle left out of what is longer than `longest` characters."""
+    text = " ".join(_cut(str(value), longest).split())
+    return _cut("".join(map(_printable, text)), longest)
+
+
+def _cut(text: str, longest: int) -> str:
+    end = (longest - 5) // 3
+    return text if len(text) <= longest else f"{text[: longest - 5 - end]} ... {text[len(text) - end :]}"
+
+
+def _printable(letter: str) -> str:
+    # What a letter is made of (accents, joiners) is no threat to a terminal; what moves its cursor is.
+    threat = unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+    return letter.encode("unicode_escape").decode() if threat else letter
+
 
 class DummyForcingError(Exception):
     """Base of every error that is the input's fault; command lines print it in one line and exit with 2."""
+
+    # Hosts show a class by module and name, and as part of a pack this module's name is the path of a folder.
+    __module__ = "dummyforcing"
+
+    def __init_subclass__(cls) -> None:
+        cls.__module__ = DummyForcingError.__module__
+
+    def __init__(self, message: str):
+        super().__init__(shown(message, MESSAGE))
 
 
 class CheckpointError(DummyForcingError):

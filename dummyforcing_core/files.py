@@ -3,32 +3,74 @@
 import contextlib
 import errno
 import os
+import stat
 from pathlib import Path
 
 from .errors import OutputError
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
+    errno.EDQUOT: "your quota on this disk is used up; free some space or choose another folder",
+    errno.EFBIG: "files may not grow larger here; raise the limit (ulimit -f) or choose another folder",
     errno.EACCES: "no permission to write there; choose another folder",
     errno.EPERM: "no permission to write there; choose another folder",
     errno.EROFS: "the disk is read-only; choose another folder",
     errno.ENOENT: "the folder does not exist; create it or choose another one",
     errno.ENOTDIR: "a part of that path is a file, not a folder; choose another one",
     errno.EISDIR: "that is a folder; name a file in it",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.ELOOP: "the links there lead round in a circle; choose another name",
 }
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes a small file (a picture, a report) whole or not at all; OutputError if it cannot be written."""
-    target = Path(path)
-    unfinished = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    """Writes a small file (a picture, a report) whole or not at all; OutputError if it cannot be written.
+
+    Links are followed; a device or a pipe is written to.
+    """
     try:
-        unfinished.write_bytes(data)
-        os.replace(unfinished, target)
+        if is_device(path):
+            Path(path).write_bytes(data)
+            return
+        target = real_path(path)
+        unfinished = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+        try:
+            unfinished.write_bytes(data)
+            os.replace(unfinished, target)
+        finally:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-        raise output_error(target, error) from error
+        raise output_error(path, error) from error
+
+
+def rename_whole(part: Path, path: Path) -> None:
+    """Gives a finished file its name, a link's to the file that it points to; OutputError if that cannot be done."""
+    try:
+        part.replace(real_path(path))
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def is_device(path: str | os.PathLike[str]) -> bool:
+    """Whether a name is that of a device, a pipe or an open file (/dev/stdout): to be written to, never replaced."""
+    folder = Path(os.path.abspath(path)).parent
+    if folder in (Path("/dev"), Path("/dev/fd")) or Path("/proc") in folder.parents:
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def real_path(path: str | os.PathLike[str]) -> Path:
+    """The file or folder that a name stands for: absolute, links followed. OutputError for links in a circle."""
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: a circle, before Python 3.13
+        circle = error if isinstance(error, OSError) else OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        raise output_error(path, circle) from error
 
 
 def output_error(path: str | os.PathLike[str], error: OSError, frames_written: int = 0) -> OutputError:
@@ -43,4 +85,5 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror}; choose another one") from error
+        advice = _ADVICE.get(error.errno or 0, f"{error.strerror}; choose another one")
+        raise OutputError(f"cannot make the folder {folder}: {advice}") from error

@@ -23,6 +23,7 @@ def pixel_frames(latent_frames: int) -> int:
 
 
 # Names people give sizes, as what is shown; 1080 is no multiple of 16, so 1088 are made and the middle is kept.
+# Other sizes are made the same way, whoever asks for them.
 SIZES: dict[str, tuple[int, int]] = {"480p": (832, 480), "720p": (1280, 720), "1080p": (1920, 1080)}
 SIZES |= {f"{name}-portrait": (height, width) for name, (width, height) in SIZES.items()}
 
@@ -31,6 +32,18 @@ def made_size(width: int, height: int) -> tuple[int, int]:
     """What is made so that this size can be shown: sides rounded up to multiples of 16."""
     side = SPATIAL * PATCH
     return -(-width // side) * side, -(-height // side) * side
+
+
+LONGEST_SIDE = 8192  # pixels; h264 and every machine's memory end not far behind
+
+
+def check_shown_size(width: int, height: int) -> None:
+    """OutputError for a size that no video has."""
+    if min(width, height) < 2 or max(width, height) > LONGEST_SIDE or width % 2 or height % 2:
+        near = [min(max(2, side // 2 * 2), LONGEST_SIDE) for side in (width, height)]
+        raise OutputError(
+            f"expected even sides from 2 to {LONGEST_SIDE} pixels, got {width}x{height}; use e.g. {near[0]}x{near[1]}"
+        )
 
 
 def screen_size(width: int, height: int) -> tuple[int, int]:

@@ -40,8 +40,8 @@ class LoadARModel(io.ComfyNode):
                     "lora",
                     options=[NONE, *model_names("loras")],
                     default=NONE,
-                    tooltip="An adapter of the checkpoint in PEFT's names, such as LongLive's lora.pt. Ordinary LoRAs "
-                    "go through the stock LoRA loader.",
+                    tooltip="An adapter of the checkpoint, such as LongLive's lora.pt, in PEFT's, kohya's, diffusers' "
+                    "or ComfyUI's names. One that does not fit is refused; the stock LoRA loader would leave it out.",
                 ),
                 io.Float.Input(
                     "lora_strength", default=1.0, min=-10.0, max=10.0, step=0.05, advanced=True, tooltip="Its weight."

@@ -8,7 +8,7 @@ from ..dummyforcing_core.errors import DummyForcingError
 from ..dummyforcing_core.models.stepcache import TeaCache
 from ..dummyforcing_core.policies import DummyForcing, SlidingWindow
 from .host.denoiser import geometry_of
-from .host.settings import settings_of, with_settings
+from .host.settings import settings_of, with_policy, with_settings
 from .schema import HeadProfileType, schema
 
 MISSING = "head profile {name} is not on this machine: the heads are classified online, in the first chunks"
@@ -98,7 +98,7 @@ class ApplyDummyForcing(io.ComfyNode):
             observe_chunk=observe_chunk or None,
             profile=head_profile,
         )
-        return io.NodeOutput(with_settings(model, policy=policy, notes=notes))
+        return io.NodeOutput(with_policy(model, policy, notes))
 
 
 class ApplyCacheWindow(io.ComfyNode):
@@ -127,7 +127,7 @@ class ApplyCacheWindow(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, window: int, sink: int) -> io.NodeOutput:
         geometry_of(model)
-        return io.NodeOutput(with_settings(model, policy=SlidingWindow(window, sink)))
+        return io.NodeOutput(with_policy(model, SlidingWindow(window, sink), settings_of(model).notes))
 
 
 class TeaCacheAR(io.ComfyNode):

@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from comfy_api.latest import InputImpl, io, ui
 
-from ..dummyforcing_core.geometry import FPS, SIZES, SPATIAL, latent_frames, made_size
+from ..dummyforcing_core.geometry import FPS, SIZES
+from ..dummyforcing_core.rates import rate_of
 from .host.chunks import full_clip_sampler
 from .host.clip_job import clip_job
 from .host.live import early_ends
-from .host.streaming import Destination, decode_clip, empty_latent, sample_clip
+from .host.streaming import Destination, decode_clip, empty_clip, sample_clip
 from .schema import schema
 
 CUSTOM, LANDSCAPE, PORTRAIT = "custom", "landscape", "portrait"
@@ -22,7 +23,7 @@ class ClipSize(io.ComfyNode):
         return schema(
             node_id="DummyForcingClipSize",
             display_name="Clip Size",
-            description="The empty canvas: size, length and batch of a clip at 16 frames per second.",
+            description="The empty canvas: size, length and batch of a clip.",
             search_aliases=["empty latent video", "resolution"],
             inputs=[
                 io.Combo.Input(
@@ -36,11 +37,9 @@ class ClipSize(io.ComfyNode):
                 io.Int.Input(
                     "batch_size", default=1, min=1, max=64, advanced=True, tooltip="Clips at once; seed + 1 each."
                 ),
+                io.Int.Input("width", default=832, min=16, max=8192, step=2, advanced=True, tooltip="For custom only."),
                 io.Int.Input(
-                    "width", default=832, min=16, max=8192, step=16, advanced=True, tooltip="For custom only."
-                ),
-                io.Int.Input(
-                    "height", default=480, min=16, max=8192, step=16, advanced=True, tooltip="For custom only."
+                    "height", default=480, min=16, max=8192, step=2, advanced=True, tooltip="For custom only."
                 ),
             ],
             outputs=[io.Latent.Output(display_name="LATENT")],
@@ -51,11 +50,10 @@ class ClipSize(io.ComfyNode):
         cls, preset: str, orientation: str, seconds: float, batch_size: int, width: int, height: int
     ) -> io.NodeOutput:
         if preset != CUSTOM:
-            width, height = made_size(*SIZES[preset.lower()])
+            width, height = SIZES[preset.lower()]
             if orientation == PORTRAIT:
                 width, height = height, width
-        frames = latent_frames(max(1, round(seconds * FPS)))
-        return io.NodeOutput(empty_latent(batch_size, frames, height // SPATIAL, width // SPATIAL))
+        return io.NodeOutput(empty_clip((width, height), seconds, batch_size))
 
 
 class StreamingSampler(io.ComfyNode):
@@ -86,8 +84,15 @@ class StreamingSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Chunk k of a seed is the same however long the clip is.",
                 ),
-                io.Int.Input(
-                    "fps", default=FPS, min=1, max=120, advanced=True, tooltip="Of the video; the models make 16."
+                io.Float.Input(
+                    "fps",
+                    default=FPS,
+                    min=1,
+                    max=120,
+                    step=1,
+                    round=0.001,
+                    advanced=True,
+                    tooltip="Of the video: 24, 23.976 ...; motion is made for 16.",
                 ),
                 io.String.Input(
                     "filename_prefix", default="video/streaming", advanced=True, tooltip="In the output folder."
@@ -103,8 +108,8 @@ class StreamingSampler(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, seed: int, fps: int, filename_prefix: str, **kwargs: Any) -> int:
-        return early_ends[seed, fps, filename_prefix]
+    def fingerprint_inputs(cls, seed: int, fps: float | None, filename_prefix: str, **kwargs: Any) -> int:
+        return early_ends[seed, None if fps is None else rate_of(fps), filename_prefix]
 
     @classmethod
     def execute(
@@ -113,14 +118,15 @@ class StreamingSampler(io.ComfyNode):
         conditioning: list,
         latent: dict,
         seed: int,
-        fps: int,
+        fps: float,
         filename_prefix: str,
         vae: Any = None,
         start_latent: dict | None = None,
         sigmas: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        job = clip_job(model, conditioning, latent, vae, start_latent, sigmas)
-        made = sample_clip(job, seed, Destination(fps, filename_prefix, cls.hidden))
+        rate = rate_of(fps)
+        job = clip_job(model, conditioning, latent, rate, vae, start_latent, sigmas)
+        made = sample_clip(job, seed, Destination(rate, filename_prefix, cls.hidden))
         videos: list = [InputImpl.VideoFromFile(str(file.path)) for file in made.files]
         if not videos:
             from comfy_execution.graph import ExecutionBlocker
@@ -128,7 +134,7 @@ class StreamingSampler(io.ComfyNode):
             videos = [ExecutionBlocker("the Streaming Sampler makes a VIDEO only with a VAE: connect one")]
         shown = [ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output) for file in made.files]
         display = ui.PreviewVideo(shown).as_dict() if shown else {}
-        return io.NodeOutput({"samples": made.latents}, videos, made.report, ui={**display, "text": [made.report]})
+        return io.NodeOutput(made.latent, videos, made.report, ui={**display, "text": [made.report]})
 
 
 class SamplerStreaming(io.ComfyNode):
@@ -159,7 +165,7 @@ class StreamingDecode(io.ComfyNode):
             inputs=[
                 io.Latent.Input("latent"),
                 io.Vae.Input("vae"),
-                io.Int.Input("fps", default=FPS, min=1, max=120),
+                io.Float.Input("fps", default=FPS, min=1, max=120, step=1, round=0.001),
                 io.String.Input(
                     "filename_prefix", default="video/streaming", advanced=True, tooltip="In the output folder."
                 ),
@@ -170,8 +176,8 @@ class StreamingDecode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, latent: dict, vae: Any, fps: int, filename_prefix: str) -> io.NodeOutput:
-        files = decode_clip(latent, vae, Destination(fps, filename_prefix, cls.hidden))
+    def execute(cls, latent: dict, vae: Any, fps: float, filename_prefix: str) -> io.NodeOutput:
+        files = decode_clip(latent, vae, Destination(rate_of(fps), filename_prefix, cls.hidden))
         shown = [ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output) for file in files]
         videos = [InputImpl.VideoFromFile(str(file.path)) for file in files]
         return io.NodeOutput(videos, ui=ui.PreviewVideo(shown))

@@ -80,7 +80,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--vbench-dummy", type=Path, nargs="+", default=[], metavar="FILE", help="with Dummy Forcing")
     parser.add_argument("--out", type=Path, default=Path("out/reproduce"), metavar="DIR", help="folder to write")
     args = parser.parse_args(words)
-    if args.size is not None or args.frames is not None:
+    if any(value is not None for value in (args.size, args.frames, args.seconds)):
         parser.error("the tables have sizes and lengths of their own; leave --size and --frames out")
     return args
 

@@ -1,9 +1,9 @@
 // The line under the live view.
 
 // While it runs. Sizes come in MiB, times in seconds.
-export function progressText({ chunk, chunks, fps, seconds_left, kv_mib, device_mib, decoding }) {
+export function progressText({ chunk, chunks, fps, seconds_left, kv_mib, device_mib, decoding, notes = [] }) {
   if (decoding) return `decoding chunk ${decoding} of ${chunks}`;
-  if (chunk === 0) return `starting, ${chunks} ${chunks === 1 ? "chunk" : "chunks"}`;
+  if (chunk === 0) return [`starting, ${chunks} ${chunks === 1 ? "chunk" : "chunks"}`, ...notes].join(" · ");
   const memory = device_mib ? `${gib(device_mib)} of VRAM, K/V ${gib(kv_mib)}` : `K/V ${gib(kv_mib)}`;
   const left = seconds_left === null ? "" : ` · ${clock(seconds_left)} left`;
   return `chunk ${chunk} of ${chunks} · ${fps} FPS${left} · ${memory}`;

@@ -1,30 +1,32 @@
 """Arguments that several commands share, and what they mean."""
 
 import argparse
+import contextlib
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from ..clips.pipeline import Compute, Decoder, Pipeline, Weights, is_demo, known_family, load_pipeline
+from ..clips.pipeline import Compute, Decoder, Pipeline, Weights, is_demo, load_pipeline
 from ..clips.text_features import TextFiles
-from ..errors import CheckpointError, DummyForcingError, OutputError
-from ..files import make_folder
-from ..geometry import SIZES, LatentShape, Span, made_size
+from ..errors import MESSAGE, CheckpointError, DummyForcingError, OutputError, shown
+from ..files import make_folder, real_path
+from ..geometry import Span
 from ..models.families import DEMO, FAMILIES
 from ..models.lora import Lora
-from ..models.sizes import size_note
 from ..models.weight_files import flat_names, read_weights
+from ..ownership import owned
+from ..reading import read_text
 from ..vae.tiny_vae import TinyDecoder
 from ..vae.tiny_vae_file import is_tiny_decoder, load_tiny_decoder
 from ..vae.wan_vae import WanVAE
 from ..vae.wan_vae_file import load_wan_vae
+from .clip_arguments import add_clip_arguments
+from .time_left import LongRun
 
-DEMO_SIZE = (64, 64)
-DEFAULT_SIZE = (832, 480)
 ACCELERATORS = ("cuda", "xpu", "mps")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -42,13 +44,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, frames: str = "81") -> No
     )
     parser.add_argument("--tokenizer", type=Path, metavar="PATH", help="its tokenizer, if that lies elsewhere")
     parser.add_argument("--text-embedding", type=Path, metavar="FILE", help="saved text features, instead of both")
-    parser.add_argument(
-        "--size",
-        type=size,
-        metavar="WxH",
-        help="pixels, multiples of 16 (default: 64x64 for the demo, whose video shows every pixel six times larger)",
-    )
-    parser.add_argument("--frames", type=int, help=f"pixel frames, rounded up to 4n + 1 (default: {frames})")
+    add_clip_arguments(parser, frames)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)")
     parser.add_argument(
@@ -63,23 +59,12 @@ def add_run_arguments(parser: argparse.ArgumentParser, frames: str = "81") -> No
     parser.add_argument("--attention", default="auto", help="attention backend; `doctor` lists them (default: auto)")
 
 
-def size(text: str) -> tuple[int, int]:
-    """ "WxH" or a size's name as (width, height) shown."""
-    name = text.strip().lower()
-    match = re.fullmatch(r"(\d+)[x*](\d+)", name)
-    if name not in SIZES and not match:
-        raise argparse.ArgumentTypeError(
-            f"expected WIDTHxHEIGHT, got {text!r}; write e.g. 832x480, or {', '.join(SIZES)}"
-        )
-    return (int(match[1]), int(match[2])) if match else SIZES[name]
-
-
 def tile(text: str) -> tuple[int, int]:
     """ "RxC" as latent rows and columns of a tile."""
     match = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower())
     if not match or min(int(match[1]), int(match[2])) < 4:
         raise argparse.ArgumentTypeError(
-            f"expected ROWSxCOLUMNS in latents, got {text!r}; write e.g. 32x32, from 4x4 up"
+            f"expected ROWSxCOLUMNS in latents, got '{shown(text)}'; write e.g. 32x32, from 4x4 up"
         )
     return int(match[1]), int(match[2])
 
@@ -91,14 +76,14 @@ def finite(text: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}; write e.g. 0.8")
+        raise argparse.ArgumentTypeError(f"expected a finite number, got '{shown(text)}'; write e.g. 0.8")
     return number
 
 
 def whole_numbers(text: str) -> list[int]:
     """ "40,80" as numbers."""
     if not re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", text):
-        raise argparse.ArgumentTypeError(f"expected whole numbers, got {text!r}; write e.g. 40,80,120")
+        raise argparse.ArgumentTypeError(f"expected whole numbers, got '{shown(text)}'; write e.g. 40,80,120")
     return [int(part) for part in text.split(",")]
 
 
@@ -116,7 +101,9 @@ def pick_device(name: str) -> torch.device:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
-        raise DummyForcingError(f"device {name!r} cannot be used: {reason}; try --device auto") from error
+        raise DummyForcingError(
+            f"device '{shown(name)}' cannot be used: {shown(reason, 200)}; try --device auto"
+        ) from error
     return device
 
 
@@ -130,16 +117,13 @@ def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
 def named_dtype(name: str) -> torch.dtype:
     """The dtype called `name`; unknown names list the known ones."""
     if name not in DTYPES:
-        raise DummyForcingError(f"unknown dtype {name!r}; known dtypes: {', '.join(DTYPES)}")
+        raise DummyForcingError(f"unknown dtype '{shown(name)}'; known dtypes: {', '.join(DTYPES)}")
     return DTYPES[name]
 
 
 def read_prompts(path: Path) -> list[str]:
     """The prompts of a text file, one per line; blank lines and lines that start with # do not count."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise OutputError(f"cannot read the prompts in {path}: {error}; give a UTF-8 text file") from error
+    lines = [line.strip() for line in read_text(path, "prompts in", OutputError).splitlines()]
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise OutputError(f"{path} holds no prompt; write one per line")
@@ -152,41 +136,40 @@ INPUTS = (
 )  # fmt: skip
 
 
-def claim_outputs(
+@contextlib.contextmanager
+def claimed_outputs(
     args: argparse.Namespace, options: Sequence[str], unfinished: Mapping[str, Path] | None = None
-) -> None:
-    """Makes the folders of the files that these options name. OutputError if one is a folder, an input, another's file
-    or one of those called `unfinished` by what they are."""
+) -> Iterator[None]:
+    """Makes the folders of the files that these options name, and owns the files while the block runs. OutputError if
+    one is a folder, an input, another run's or another option's file, or one of those called `unfinished` by what they
+    are."""
     given = {_option(name): getattr(args, name) for name in options if getattr(args, name) is not None}
     inputs = {_option(name): getattr(args, name, None) for name in INPUTS if name not in options}
     if inputs["--model"] == DEMO:
         del inputs["--model"]
-    taken = {Path(path).resolve(): name for name, path in inputs.items() if path is not None}
+    taken = {real_path(path): name for name, path in inputs.items() if path is not None}
     for name, path in {**(unfinished or {}), **given}.items():
-        other = taken.setdefault(path.resolve(), name)
+        other = taken.setdefault(real_path(path), name)
         if other != name:
             raise OutputError(f"{other} and {name} name the same file, {path}; give each its own")
     for path in given.values():
+        make_folder(path.parent)
         if path.is_dir():
             raise OutputError(f"cannot write {path}: that is a folder; name a file in it")
-        make_folder(path.parent)
+    with owned(*given.values()):
+        yield
+
+
+@contextlib.contextmanager
+def claimed_folder(folder: Path) -> Iterator[None]:
+    """Makes an output folder and owns it while the block runs."""
+    make_folder(folder)
+    with owned(folder):
+        yield
 
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
-
-
-def clip_shape(args: argparse.Namespace, default_frames: int = 81) -> LatentShape:
-    """Latents of the clip that --size and --frames describe, of `default_frames` pixel frames without --frames."""
-    width, height = shown_size(args)
-    if (width, height) in SIZES.values():
-        width, height = made_size(width, height)
-    return LatentShape.of_pixels(width, height, default_frames if args.frames is None else args.frames)
-
-
-def shown_size(args: argparse.Namespace) -> tuple[int, int]:
-    """Width and height of the video that --size describes."""
-    return args.size or (DEMO_SIZE if is_demo(args.model) else DEFAULT_SIZE)
 
 
 def load(args: argparse.Namespace, prompts: Sequence[str] = ()) -> Pipeline:
@@ -204,7 +187,6 @@ def load(args: argparse.Namespace, prompts: Sequence[str] = ()) -> Pipeline:
     if args.vae_tile and not args.vae:
         raise DummyForcingError("--vae-tile has no effect here: --vae is not given; leave it out")
     _check_texts(args, prompts)
-    _check_size(args)
     text = TextFiles(args.text_embedding, args.text_encoder, args.tokenizer, prompts)
     lora = Lora.read(args.lora, lora_strength(args)) if args.lora else None
     vae = _vae(args.vae, device, dtype) if args.vae else None
@@ -229,7 +211,8 @@ def _check_texts(args: argparse.Namespace, prompts: Sequence[str]) -> None:
             prompt.encode("utf-8")
         except UnicodeEncodeError as error:
             raise DummyForcingError(
-                f"the prompt {prompt[:60]!r} is no Unicode text (character {error.start} is half of one); write it anew"
+                f"the prompt '{shown(prompt)}' is no Unicode text (character {error.start} is half of one); "
+                "write it anew"
             ) from error
     texts = len(set(prompts))
     if args.text_embedding is not None and texts > 1:
@@ -239,20 +222,18 @@ def _check_texts(args: argparse.Namespace, prompts: Sequence[str]) -> None:
         )
 
 
-def _check_size(args: argparse.Namespace) -> None:
-    """OutputError for frames far larger than the model's family was trained on, a warning for larger ones."""
-    family = known_family(args.model, args.family)
-    if family is not None and (note := size_note(*shown_size(args), family)):
-        warn(note)
-
-
 def _vae(path: Path, device: torch.device, dtype: torch.dtype) -> WanVAE | TinyDecoder:
     """The VAE in a file, or the tiny decoder."""
+    load_file = load_tiny_decoder if holds_tiny_decoder(path) else load_wan_vae
+    return load_file(path, device, dtype)
+
+
+def holds_tiny_decoder(path: Path) -> bool:
+    """Whether the file is a tiny decoder, which cannot encode."""
     try:
-        tiny = is_tiny_decoder(flat_names(read_weights(path)[0]))
+        return is_tiny_decoder(flat_names(read_weights(path)[0]))
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    return load_tiny_decoder(path, device, dtype) if tiny else load_wan_vae(path, device, dtype)
+        raise CheckpointError(f"{shown(path, 200)}: {error}") from error
 
 
 def load_demo(device: torch.device) -> Pipeline:
@@ -268,8 +249,8 @@ def _one_thread(device: torch.device) -> None:
 
 
 def warn(text: str) -> None:
-    """One line on stderr."""
-    print(f"warning: {text}", file=sys.stderr)
+    """One line on stderr, whatever the text holds."""
+    print(f"warning: {shown(text, MESSAGE)}", file=sys.stderr)
 
 
 class Progress:
@@ -284,6 +265,7 @@ class Progress:
         # The delay lets what the first call has to say, a warning or an error, stand on a line of its own.
         self._bar = tqdm(total=calls, desc=label, unit="call", mininterval=0.5, delay=0.5, leave=False)
         self._chunks = chunks
+        self._long = LongRun(calls, self._say)
 
     @property
     def on_step(self) -> Callable[[Span, int], None]:
@@ -293,6 +275,11 @@ class Progress:
     def _step(self, span: Span, step: int) -> None:
         self._bar.set_postfix_str(f"chunk {span.chunk + 1} of {self._chunks}", refresh=False)
         self._bar.update()
+        self._long.call(span.chunk)
+
+    def _say(self, text: str) -> None:
+        self._bar.clear()  # a line of its own
+        warn(text)
 
     def __enter__(self) -> "Progress":
         return self

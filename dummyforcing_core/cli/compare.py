@@ -1,7 +1,6 @@
 """`compare`: the same clip under several policies, side by side, with what each costs and loses."""
 
 import argparse
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +10,14 @@ from ..clips.head_map import head_map
 from ..clips.pipeline import Pipeline
 from ..clips.render import Clip, Outputs
 from ..clips.script import Script
-from ..errors import DummyForcingError
+from ..errors import DummyForcingError, shown
 from ..evaluation.comparison import Row, compare_row, side_by_side, table, write_rows
-from ..files import make_folder
-from ..loops.run import setting_of
 from ..policies import POLICIES, Policy, get_policy
-from .common import add_run_arguments, clip_shape, load
+from .clip_arguments import Asked, asked_clip
+from .common import add_run_arguments, claimed_folder, load
 from .generate import make_clip
 from .policy_arguments import add_policy_options, pick_policy, refuse_surplus
+from .preflight import Wanted, check_run, known_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,17 +33,24 @@ def run(args: argparse.Namespace) -> int:
     """Renders, measures, and writes videos, head maps, compare.json."""
     names = [name.strip() for name in args.policies.split(",") if name.strip()]
     if not names:
-        raise DummyForcingError(f"--policies {args.policies!r} names no policy; give some of {', '.join(POLICIES)}")
+        raise DummyForcingError(
+            f"--policies '{shown(args.policies)}' names no policy; give some of {', '.join(POLICIES)}"
+        )
     refuse_surplus(args, [get_policy(name) for name in names])
-    shape = clip_shape(args)
-    make_folder(args.out)
+    asked = asked_clip(args)
+    with claimed_folder(args.out):
+        return _compare(args, names, asked)
+
+
+def _compare(args: argparse.Namespace, names: Sequence[str], asked: Asked) -> int:
+    known = known_model(args)
+    shape, policies = asked.shape(known.family), [pick_policy(args, known, name) for name in names]
+    for policy in policies:
+        check_run(known, Wanted(shape, policy, keeps=True))
     pipeline = load(args, [args.prompt])
-    policies = [pick_policy(args, pipeline, name) for name in names]
-    for policy in policies:  # a plan that cannot be must not cost a clip
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            policy.plan(setting_of(pipeline.denoiser.geometry, shape, pipeline.family))
-    compare(pipeline, Clip(Script.constant(args.prompt), shape, args.seed, policies[0]), policies, args.out)
+    clip = Clip(Script.constant(args.prompt), shape, args.seed, policies[0])
+    clip = replace(clip, crop=asked.size, frames=asked.frames, fps=asked.fps)
+    compare(pipeline, clip, policies, args.out)
     return 0
 
 
@@ -64,7 +70,7 @@ def compare(
         if len({role for row in result.plan.roles for role in row}) > 1:
             picture = head_map(result.plan.roles, result.scores, f"{pipeline.name}, {stem}")
             save_png(picture, folder / f"{stem}_heads.png")
-    side_by_side([folder / f"{stem}.mp4" for stem in stems], folder / "side_by_side.mp4")
+    side_by_side([folder / f"{stem}.mp4" for stem in stems], folder / "side_by_side.mp4", clip.fps)
     write_rows(rows, folder / "compare.json")
     print(table(rows))
     print(f"wrote {folder / 'side_by_side.mp4'} ({' | '.join(stems)}), compare.json and head maps beside it")

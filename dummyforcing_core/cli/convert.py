@@ -1,13 +1,16 @@
 """`convert SRC DST`: any readable checkpoint as a .safetensors file that this project and ComfyUI load as it is."""
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
 
 from ..errors import CheckpointError
+from ..files import is_device
 from ..models.checkpoints import convert_checkpoint
 from ..models.families import FAMILIES
+from ..ownership import owned
 from .common import DTYPES, named_dtype
 
 
@@ -17,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Rewrites a .pt or .safetensors checkpoint under official names, with metadata that names its "
         "family and makes ComfyUI build its causal model. The source is never changed."
     )
-    parser.add_argument("source", metavar="SRC", type=Path, help="checkpoint: .safetensors, .pt or .pth")
+    parser.add_argument(
+        "source", metavar="SRC", type=Path, help="checkpoint: .safetensors, .pt or .pth, a folder of shards, or .gguf"
+    )
     parser.add_argument("target", metavar="DST", type=Path, help="file to write, ending in .safetensors")
     parser.add_argument("--family", metavar="F", help=f"how it was trained: {', '.join(sorted(FAMILIES))}")
     parser.add_argument("--dtype", help=f"{', '.join(DTYPES)} (default: as stored; fp8 becomes bf16)")
@@ -29,9 +34,12 @@ def run(args: argparse.Namespace) -> int:
     dtype = named_dtype(args.dtype) if args.dtype else None
     if target.suffix.lower() != ".safetensors":
         raise CheckpointError(f"{target}: the target must end in .safetensors; rename it")
-    if target.exists() and source.exists() and source.samefile(target):
+    if os.path.exists(target) and os.path.exists(source) and source.samefile(target):
         raise CheckpointError(f"{target}: source and target are the same file; give another target, the source is kept")
-    info, family, size = convert_checkpoint(source, target, args.family, dtype)
+    if is_device(target):
+        raise CheckpointError(f"expected a file to write, got {target}, which is a device or a pipe; name a file")
+    with owned(target):
+        info, family, size = convert_checkpoint(source, target, args.family, dtype)
     c = info.geometry
     container = info.container or "bare tensors"
     print(f"read     {source} ({container}, {info.tensors} tensors, mostly {_name(info.dtype)})")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from ..clips.render import Clip
 from ..clips.script import Script
-from ..files import make_folder
 from ..geometry import LatentShape
 from ..policies import DummyForcing, Full
-from .common import DEMO_SIZE, load_demo, pick_device
+from .clip_arguments import DEMO_SIZE
+from .common import claimed_folder, load_demo, pick_device
 from .compare import compare
 
 # One prompt per chunk. The colours are named while the light is on, then never again: what comes back when the
@@ -29,11 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes demo.mp4, its contact sheet and report, the same clip under Dummy Forcing, and both side by side."""
-    make_folder(args.out)
-    device = pick_device(args.device)
-    pipeline = load_demo(device)
-    script = Script.per_chunk(STORY, pipeline.family.chunk_frames)
-    clip = Clip(script, LatentShape.of_pixels(*DEMO_SIZE, FRAMES), args.seed, Full())
-    compare(pipeline, clip, [Full(), DummyForcing()], args.out, ["demo", "dummy_forcing"])
+    with claimed_folder(args.out):
+        pipeline = load_demo(pick_device(args.device))
+        script = Script.per_chunk(STORY, pipeline.family.chunk_frames)
+        clip = Clip(script, LatentShape.of_pixels(*DEMO_SIZE, FRAMES), args.seed, Full())
+        compare(pipeline, clip, [Full(), DummyForcing()], args.out, ["demo", "dummy_forcing"])
     print(f"wrote {args.out / 'demo.png'}: every column is one chunk; the light goes out in the third")
     return 0

@@ -1,28 +1,37 @@
 """Clips that an earlier run left in a folder: skipped if they are what is asked for now, refused if not."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError
+from ..clips.video import frame_count
+from ..errors import OutputError, shown
+from ..reading import parse_json, read_text
 
-LEFT_OUT: dict[str, Any] = {"switches": [], "blend chunks": 0}  # what a report without them means
+LEFT_OUT: dict[str, Any] = {"switches": [], "blend chunks": 0, "fps": "16"}  # what a report without them means
 
 
 def check_finished(video: Path, asked: Mapping[str, Any]) -> None:
-    """OutputError that names the first condition in which `video`'s report differs from what is asked for.
+    """OutputError that names the first condition in which `video`'s report differs from what is asked for, or its
+    number of frames, if `asked` has one.
 
-    A clip without a readable report is taken as it is; so is a condition that the report does not have.
+    A condition that the report does not have is taken as it is; so are all of a clip without a readable report.
     """
-    try:
-        found = LEFT_OUT | json.loads(video.with_suffix(".json").read_text(encoding="utf-8"))["conditions"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return
+    found = _conditions(video)
     for name, value in asked.items():
         if name in found and found[name] != value:
             raise OutputError(
-                f"expected {name} {found[name]!r}, which {video} was made with, got {value!r}; choose another folder, "
-                "or "
-                "delete it"
+                f"expected {name} {shown(repr(found[name]))}, which {video} was made with, got {shown(repr(value))}; "
+                "choose another folder, or delete it"
             )
+    if "frames" in asked and (frames := frame_count(video)) != asked["frames"]:
+        raise OutputError(
+            f"expected {asked['frames']} frames in {video}, got {frames}; choose another folder, or delete it"
+        )
+
+
+def _conditions(video: Path) -> dict[str, Any]:
+    try:
+        return LEFT_OUT | parse_json(read_text(video.with_suffix(".json"), "report", OutputError))["conditions"]
+    except (OutputError, ValueError, TypeError, KeyError):
+        return {}

@@ -3,34 +3,39 @@
 import argparse
 import re
 import unicodedata
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 from torch import Tensor
 
 from ..clips.pipeline import Pipeline
-from ..clips.render import Clip, Outputs, Rendered, asked_conditions, conditions, render
+from ..clips.render import Clip, Outputs, Rendered, conditions, render, script_conditions
 from ..clips.script import Script
-from ..clips.start import start_from_image, start_from_latents
+from ..clips.start import image_pixels, start_from_image, start_from_latents
 from ..errors import OutputError
-from ..files import make_folder
+from ..files import is_device
 from ..geometry import LatentShape, chunk_spans
 from ..loops.table import loop_of
 from ..models.families import DEMO
-from ..policies import Full, get_policy
+from ..models.stepcache import NO_STEPS, StepCache
+from ..policies import get_policy
+from .clip_arguments import Asked, asked_clip
 from .common import (
     Progress,
     add_run_arguments,
-    claim_outputs,
-    clip_shape,
+    claimed_folder,
+    claimed_outputs,
+    holds_tiny_decoder,
     load,
     read_prompts,
-    shown_size,
     warn,
     whole_numbers,
 )
 from .finished import LEFT_OUT, check_finished
-from .policy_arguments import add_policy_arguments, add_step_arguments, pick_policy, pick_steps, refuse_together
+from .policy_arguments import add_policy_arguments, add_step_arguments, listed, pick_policy, pick_steps, refuse_together
+from .preflight import Known, Wanted, check_run, known_model
 
 Job = tuple[Script, Outputs]
 
@@ -63,29 +68,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Makes the clips and prints a report for each."""
-    shape = clip_shape(args)
-    get_policy(args.policy)  # an unknown name must not cost a model load
-    jobs, there = _jobs(args, shape)
-    if not jobs:
-        return 0
-    pipeline = load(args, [prompt for script, _ in jobs for prompt in script.prompts])
-    policy, steps = pick_policy(args, pipeline), pick_steps(args, pipeline)
-    start = _start(args, pipeline, shape)
-    clips = [Clip(script, shape, args.seed, policy, steps, start, shown_size(args)) for script, _ in jobs]
-    now = conditions(pipeline, clips[0])
-    for video in there:
-        check_finished(video, {name: now[name] for name in ("family", "policy", "skipped steps", "dtype")})
-    for clip, (_, outputs) in zip(clips, jobs, strict=True):
-        make_clip(pipeline, clip, outputs)
+    asked = asked_clip(args)
+    get_policy(args.policy)  # an unknown name must not cost a look at the model
+    scripts, into_folder = _scripts(args)
+    with _claimed(args, into_folder):
+        jobs, there = _folder_jobs(args, asked, scripts) if into_folder else ([(scripts[0], _outputs(args))], [])
+        if jobs:
+            _make(args, asked, jobs, there)
     return 0
 
 
-def _start(args: argparse.Namespace, pipeline: Pipeline, shape: LatentShape) -> Tensor | None:
+def _make(args: argparse.Namespace, asked: Asked, jobs: list[Job], there: list[Path]) -> None:
+    known = known_model(args)
+    shape, policy, steps = asked.shape(known.family), pick_policy(args, known), pick_steps(args, known)
+    start = _start(args, known, shape, asked.size)
+    skipped = steps if isinstance(steps, StepCache) else NO_STEPS
+    given = 0 if start is None else start.shape[2]
+    switches = max(len(script.lines) for script, _ in jobs) - 1
+    check_run(known, Wanted(shape, policy, skipped, given, switches, args.save_latents is not None))
+    pipeline = load(args, [prompt for script, _ in jobs for prompt in script.prompts])
+    clip = Clip(jobs[0][0], shape, args.seed, policy, listed(steps, pipeline), None, *_shown(asked))
+    if start is not None:
+        clip = replace(clip, start=_started(args, start, pipeline))
+    now = conditions(pipeline, clip)
+    for video in there:
+        check_finished(video, {name: now[name] for name in ("family", "policy", "skipped steps", "dtype")})
+    for script, outputs in jobs:
+        make_clip(pipeline, replace(clip, script=script), outputs)
+
+
+def _shown(asked: Asked) -> tuple[tuple[int, int], int, Fraction]:
+    """A Clip's crop, frames and fps."""
+    return asked.size, asked.frames, asked.fps
+
+
+def _start(args: argparse.Namespace, known: Known, shape: LatentShape, shown: tuple[int, int]) -> Tensor | None:
+    """The given start as it is read before the model is there: latents, or pixels of an image that becomes one."""
     if args.start_latents is not None:
-        return start_from_latents(args.start_latents, shape).to(pipeline.denoiser.geometry.device)
+        return start_from_latents(args.start_latents, shape)
+    if args.start_image is None:
+        return None
+    if known.family.name != DEMO and (args.vae is None or holds_tiny_decoder(args.vae)):
+        raise OutputError("a start image needs an encoder, which this model has not; give --vae a whole Wan2.1 VAE")
+    return image_pixels(args.start_image, shape, warn, shown)
+
+
+def _started(args: argparse.Namespace, start: Tensor, pipeline: Pipeline) -> Tensor:
+    """Latents (1, 16, n, h, w) of the start, on the model's device."""
     if args.start_image is not None:
-        return start_from_image(args.start_image, pipeline, shape, warn, shown_size(args))
-    return None
+        return start_from_image(start, pipeline)
+    return start.to(pipeline.denoiser.geometry.device)
 
 
 def make_clip(pipeline: Pipeline, clip: Clip, outputs: Outputs, verbose: bool = True) -> Rendered:
@@ -94,56 +126,55 @@ def make_clip(pipeline: Pipeline, clip: Clip, outputs: Outputs, verbose: bool = 
     given = 0 if clip.start is None else clip.start.shape[2]
     chunks = chunk_spans(frames, family.chunk_frames, given)
     calls = loop_of(family).model_calls(family, family.schedule, frames, given)
-    try:
-        with Progress(len(chunks), calls, outputs.video.name) as progress:
-            result = render(pipeline, clip, outputs, progress.on_step)
-    except KeyboardInterrupt:
-        if outputs.part.exists():
-            warn(f"interrupted; what was finished plays in {outputs.part}")
-        raise
+    with Progress(len(chunks), calls, outputs.video.name) as progress:
+        result = render(pipeline, clip, outputs, progress.on_step)
     if verbose:
         print(result.report.table())
         print(f"wrote {outputs.video}")
     return result
 
 
-def _jobs(args: argparse.Namespace, shape: LatentShape) -> tuple[list[Job], list[Path]]:
-    """(script, files) of every clip still to be made, and the videos that are there; checks all outputs before any
-    work is done."""
+def _scripts(args: argparse.Namespace) -> tuple[list[Script], bool]:
+    """What the clips say, and whether they go into a folder."""
     if args.schedule is None:
         refuse_together(args, "--schedule is not given", ("blend_chunks", "switch_frames"))
     if args.prompt is not None:
-        return [(Script.constant(args.prompt), _single(args))], []
+        return [Script.constant(args.prompt)], False
     if args.prompts is not None:
-        return _folder_jobs(args, shape, [Script.constant(prompt) for prompt in read_prompts(args.prompts)])
-    scripts = Script.read(args.schedule, args.switch_frames or ())
+        return [Script.constant(prompt) for prompt in read_prompts(args.prompts)], True
+    scripts = Script.read(args.schedule, args.switch_frames or (), args.fps)
     scripts = [replace(script, blend_chunks=args.blend_chunks or 0) for script in scripts]
-    if args.schedule.suffix.lower() == ".jsonl":
-        return _folder_jobs(args, shape, scripts)
-    return [(scripts[0], _single(args))], []
+    return scripts, args.schedule.suffix.lower() == ".jsonl"
 
 
-def _single(args: argparse.Namespace) -> Outputs:
+def _claimed(args: argparse.Namespace, into_folder: bool) -> AbstractContextManager[None]:
+    """Owns what the run writes, all of which is checked before any work is done."""
+    if into_folder:
+        if args.save_latents or args.report:
+            raise OutputError("--save-latents and --report name one file; with --prompts they are not available")
+        return claimed_folder(args.out)
+    names = ("out", "save_latents", "report")
+    return claimed_outputs(args, names, {"the unfinished video": _outputs(args).part})
+
+
+def _outputs(args: argparse.Namespace) -> Outputs:
     """Files of the one clip that --out names."""
     if args.out.suffix.lower() != ".mp4":
         raise OutputError(f"--out {args.out} must end in .mp4")
-    outputs = Outputs(args.out, latents=args.save_latents, report=args.report)
-    claim_outputs(args, ("out", "save_latents", "report"), {"the unfinished video": outputs.part})
-    return outputs
+    if is_device(args.out):
+        raise OutputError(f"expected a file for --out, got {args.out}, which is a device or a pipe; name a file")
+    return Outputs(args.out, latents=args.save_latents, report=args.report)
 
 
-def _folder_jobs(args: argparse.Namespace, shape: LatentShape, scripts: list[Script]) -> tuple[list[Job], list[Path]]:
+def _folder_jobs(args: argparse.Namespace, asked: Asked, scripts: list[Script]) -> tuple[list[Job], list[Path]]:
     """One clip per script into the folder --out, those that are there apart; OutputError if one is another clip."""
-    if args.save_latents or args.report:
-        raise OutputError("--save-latents and --report name one file; with --prompts they are not available")
-    make_folder(args.out)
     model = args.model if args.model == DEMO else Path(args.model).name
     jobs, there = [], []
     for number, script in enumerate(scripts):
         video = args.out / f"{number:03d}_{slug(script.prompts[0])}.mp4"
         if video.exists():
-            clip = Clip(script, shape, args.seed, Full(), crop=shown_size(args))
-            check_finished(video, LEFT_OUT | asked_conditions(clip) | {"model": model})
+            wanted = LEFT_OUT | script_conditions(script) | asked.conditions | {"seed": args.seed, "model": model}
+            check_finished(video, wanted)
             there.append(video)
             print(f"{video} is there already, skipped")
         else:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from ..clips.pipeline import Pipeline
-from ..errors import DummyForcingError
+from ..errors import DummyForcingError, shown
 from ..models.stepcache import StepCache, TeaCache
 from ..policies import POLICIES, Option, Policy, SlidingWindow, get_policy
 from ..policies.options import default_of, options_of
 from ..policies.profile import HeadProfile
-from ..schedule import Schedule
 from .common import whole_numbers
+from .preflight import Known
 
 
 def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,12 +74,12 @@ def _or_word(number: type, word: str) -> Any:
         try:
             return number(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"expected a number or {word!r}, got {text!r}") from None
+            raise argparse.ArgumentTypeError(f"expected a number or {word!r}, got '{shown(text)}'") from None
 
     return read
 
 
-def pick_policy(args: argparse.Namespace, pipeline: Pipeline, name: str | None = None) -> Policy:
+def pick_policy(args: argparse.Namespace, known: Known, name: str | None = None) -> Policy:
     """The policy called `name` (default: --policy) with the options it takes; a surplus option is an error."""
     policy = get_policy(name or args.policy)
     if name is None:
@@ -96,18 +96,21 @@ def pick_policy(args: argparse.Namespace, pipeline: Pipeline, name: str | None =
             given[field] = value if option.read is None else option.read(value)
     for value in given.values():
         if isinstance(value, HeadProfile):
-            value.warn_unless_of(pipeline.fingerprint)
-    return policy(**given).resolved(pipeline.family)
+            value.warn_unless_of(known.fingerprint)
+    return policy(**given).resolved(known.family)
 
 
-def pick_steps(args: argparse.Namespace, pipeline: Pipeline) -> StepCache:
-    """The steps to skip, by threshold or by list."""
-    schedule: Schedule = pipeline.family.schedule
+def pick_steps(args: argparse.Namespace, known: Known) -> StepCache | TeaCache:
+    """The steps to skip, as a list, or the threshold that tells them once the model is loaded."""
     if args.teacache is not None:
-        tea = TeaCache(args.teacache, args.teacache_signal or "e0", args.teacache_coefficients)
-        return tea.pattern(pipeline.denoiser, schedule)
+        return TeaCache(args.teacache, args.teacache_signal or "e0", args.teacache_coefficients)
     refuse_together(args, "--teacache is not given", ("teacache_signal", "teacache_coefficients"))
-    return StepCache.explicit(args.skip_steps or [], schedule)
+    return StepCache.explicit(args.skip_steps or [], known.family.schedule)
+
+
+def listed(steps: StepCache | TeaCache, pipeline: Pipeline) -> StepCache:
+    """The same as a list."""
+    return steps.pattern(pipeline.denoiser, pipeline.family.schedule) if isinstance(steps, TeaCache) else steps
 
 
 def refuse_together(args: argparse.Namespace, reason: str, options: Sequence[str]) -> None:
@@ -146,4 +149,4 @@ def _numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected numbers, got {text!r}; write e.g. 12.5,-3,0.1") from error
+        raise argparse.ArgumentTypeError(f"expected numbers, got '{shown(text)}'; write e.g. 12.5,-3,0.1") from error

@@ -17,14 +17,18 @@ from ..evaluation.profiling import (
     overlaps,
     take_samples,
 )
-from ..geometry import LatentShape, pixel_frames
+from ..geometry import pixel_frames
 from ..kv.scoring import HeadScores
+from ..policies import own_policy
 from ..policies.head_programming import ROLES, assign_roles
 from ..policies.profile import HeadProfile
 from ..prompts import PromptSchedule
-from .common import add_run_arguments, claim_outputs, clip_shape, load, read_prompts
+from .clip_arguments import Asked, asked_clip
+from .common import add_run_arguments, claimed_outputs, load, read_prompts
+from .preflight import Wanted, check_count, check_run, known_model
 
 RATIO = 0.5
+MOST_CLIPS = 10_000  # the scores of all are kept
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +49,16 @@ def run(args: argparse.Namespace) -> int:
                 f"expected --{option.replace('_', '-')} of 1 or more, got {getattr(args, option)}; give at least 1"
             )
     lines = read_prompts(args.prompts)
-    shape: LatentShape = clip_shape(args)
-    claim_outputs(args, ("out", "picture"))
+    check_count("clips, prompts times --seeds", len(lines) * args.seeds, MOST_CLIPS)
+    asked = asked_clip(args)
+    with claimed_outputs(args, ("out", "picture")):
+        return _profile(args, lines, asked)
+
+
+def _profile(args: argparse.Namespace, lines: list[str], asked: Asked) -> int:
+    known = known_model(args)
+    shape = asked.shape(known.family)
+    check_run(known, Wanted(shape, own_policy(known.family)))
     pipeline = load(args, lines)
     prompts = [PromptSchedule.constant(pipeline.encode(line)) for line in lines]
     clips = ProfilePlan(prompts, range(args.seed, args.seed + args.seeds), shape, args.local_chunks)

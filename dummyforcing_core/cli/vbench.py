@@ -16,15 +16,18 @@ from ..clips.pipeline import Pipeline
 from ..clips.render import Clip, Outputs, device_name, render
 from ..clips.report import RunReport
 from ..clips.script import Script
-from ..errors import DummyForcingError
+from ..errors import MESSAGE, DummyForcingError, shown
 from ..evaluation.vbench import SAMPLES, Sample, Shard, Suite, pair_up
 from ..evaluation.vbench_folder import ClipFolder
-from ..geometry import LatentShape, pixel_frames
-from ..models.stepcache import StepCache
+from ..models.stepcache import NO_STEPS, StepCache
 from ..policies import Policy, get_policy
-from .common import add_run_arguments, clip_shape, load, lora_strength, pick_device, read_prompts, shown_size, warn
-from .policy_arguments import add_policy_arguments, add_step_arguments, pick_policy, pick_steps
+from ..rates import OWN_RATE, rate_text
+from .clip_arguments import Asked, asked_clip
+from .common import add_run_arguments, load, lora_strength, pick_device, read_prompts, warn
+from .policy_arguments import add_policy_arguments, add_step_arguments, listed, pick_policy, pick_steps
+from .preflight import Wanted, check_count, check_run, known_model
 
+MOST_CLIPS = 1_000_000
 FAILURES = 3  # in a row: then it is not the clip
 
 
@@ -45,41 +48,51 @@ def run(args: argparse.Namespace) -> int:
     """Samples what is missing of this rank's share, one line per clip."""
     if args.samples < 1:
         raise DummyForcingError(f"expected --samples of 1 or more, got {args.samples}; give at least 1")
-    shape = clip_shape(args)
+    asked = asked_clip(args)
     get_policy(args.policy)  # an unknown name must not cost a model load
     extended = read_prompts(args.extended) if args.extended else None
     suite = pair_up(read_prompts(args.prompts), extended, args.samples)
+    check_count("clips, prompts times --samples", len(suite) * args.samples, MOST_CLIPS)
     shard = Shard.from_environment(os.environ)
     args.device = _device(args.device, shard)
     folder = ClipFolder(args.out)
     folder.make()
     if folder.ignores_case():
         suite = _one_per_case(suite)
+    folder.check(_asked(args, asked), suite)
+    with folder.share(shard):
+        _sample_share(args, asked, folder, suite, shard)
+    if shard.world == 1:  # another rank may be about to write there
+        folder.tidy()
+    share = "this rank's share" if shard.world > 1 else "all"
+    _say(shard, f"done with {share}; to score: vbench evaluate --videos_path {folder.videos} --dimension ...")
+    return 0
+
+
+def _sample_share(args: argparse.Namespace, asked: Asked, folder: ClipFolder, suite: Suite, shard: Shard) -> None:
+    """Loads the model and makes what is missing of this rank's prompts."""
     mine = shard.part(suite)
-    folder.check(_asked(args, shape), suite)
     folder.clear_unfinished(mine)
     samples = [Sample(prompt, text, index) for prompt, text in mine.items() for index in range(args.samples)]
     jobs = folder.missing(samples)
     _say(
         shard, f"{len(samples)} clips of {len(mine)} prompts, {len(samples) - len(jobs)} are there, {len(jobs)} to make"
     )
+    known = known_model(args)
+    shape, policy, chosen = asked.shape(known.family), pick_policy(args, known), pick_steps(args, known)
+    check_run(known, Wanted(shape, policy, chosen if isinstance(chosen, StepCache) else NO_STEPS))
     # With nothing to make as well: only the model tells whether the clips that are there are those asked for.
     pipeline = load(args, list(dict.fromkeys(job.text for job in jobs)))
-    policy, steps = pick_policy(args, pipeline), pick_steps(args, pipeline)
-    conditions = _asked(args, shape) | _loaded(pipeline, policy, steps)
+    steps = listed(chosen, pipeline)
+    conditions = _asked(args, asked) | _loaded(pipeline, policy, steps)
     folder.record(conditions, _made_with(pipeline), suite, lambda prompt: _seeds(prompt, args))
 
     def make(sample: Sample, video: Path) -> RunReport:
         script, seed = Script.constant(sample.text), sample.seed(args.seed)
-        clip = Clip(script, shape, seed, policy, steps, crop=shown_size(args))
-        return render(pipeline, clip, Outputs(video)).report
+        clip = Clip(script, shape, seed, policy, steps, None, asked.size, asked.frames, asked.fps)
+        return render(pipeline, clip, Outputs(video, keep_unfinished=False)).report
 
     _sample(jobs, folder, shard, make)
-    if shard.world == 1:  # another rank may be about to write there
-        folder.tidy()
-    share = "this rank's share" if shard.world > 1 else "all"
-    _say(shard, f"done with {share}; to score: vbench evaluate --videos_path {folder.videos} --dimension ...")
-    return 0
 
 
 def _sample(
@@ -109,7 +122,8 @@ def _sample(
         _say(shard, f"{number}/{len(jobs)} {job.file_name}: {_speed(report)}, {_duration(left)} left")
     if failed:
         raise DummyForcingError(
-            f"{len(failed)} of {len(jobs)} clips failed, the first is {failed[0]!r}; run again to try them once more"
+            f"{len(failed)} of {len(jobs)} clips failed, the first is '{shown(failed[0])}'; run again to try them once "
+            "more"
         )
 
 
@@ -117,7 +131,7 @@ def _seeds(prompt: str, args: argparse.Namespace) -> list[int]:
     return [Sample(prompt, prompt, index).seed(args.seed) for index in range(args.samples)]
 
 
-def _asked(args: argparse.Namespace, shape: LatentShape) -> dict[str, Any]:
+def _asked(args: argparse.Namespace, asked: Asked) -> dict[str, Any]:
     """Conditions that the arguments alone settle, so that a wrong folder costs no model load. Names, no paths."""
 
     def name(path: Path | None) -> str:
@@ -125,8 +139,9 @@ def _asked(args: argparse.Namespace, shape: LatentShape) -> dict[str, Any]:
 
     lora = f"{args.lora.name} x {lora_strength(args):g}" if args.lora else "none"
     return {
-        "size": "{}x{}".format(*shown_size(args)),
-        "frames": pixel_frames(shape.frames),
+        "size": "{}x{}".format(*asked.size),
+        "frames": asked.frames,
+        **({} if asked.fps == OWN_RATE else {"fps": rate_text(asked.fps)}),
         "seed": args.seed,
         "lora": lora,
         "vae": name(args.vae),
@@ -177,7 +192,10 @@ def _one_per_case(suite: Suite) -> Suite:
     for prompt, text in suite.items():
         other = seen.setdefault(prompt.casefold(), prompt)
         if other != prompt:
-            warn(f"{prompt!r} is left out: this disk cannot tell it from {other!r}; VBench elsewhere will miss it")
+            warn(
+                f"'{shown(prompt)}' is left out: this disk cannot tell it from '{shown(other)}'; VBench "
+                "elsewhere will miss it"
+            )
             continue
         kept[prompt] = text
     return kept
@@ -194,4 +212,4 @@ def _duration(seconds: float) -> str:
 
 
 def _say(shard: Shard, text: str) -> None:
-    print(f"[rank {shard.rank} of {shard.world}] {text}" if shard.world > 1 else text, flush=True)
+    print(shown(f"[rank {shard.rank} of {shard.world}] {text}" if shard.world > 1 else text, MESSAGE), flush=True)

@@ -20,7 +20,7 @@ from ..evaluation.comparison import Row, compare_row
 from ..evaluation.profiling import ProfilePlan, take_samples
 from ..evaluation.verify import Page, check_costs, check_heads, check_tensors
 from ..files import write_atomic
-from ..geometry import LatentShape, chunk_spans, pixel_frames
+from ..geometry import chunk_spans, pixel_frames
 from ..loops.table import loop_of
 from ..models import checkpoints
 from ..models.checkpoints import Weights, read_checkpoint
@@ -30,8 +30,11 @@ from ..models.wan_geometry import size_mismatch
 from ..models.weight_files import read_header
 from ..policies import DummyForcing, Policy, own_policy
 from ..prompts import PromptSchedule
-from .common import add_run_arguments, claim_outputs, clip_shape, load, pick_device, read_prompts, shown_size
+from ..reading import unreadable
+from .clip_arguments import Asked, asked_clip
+from .common import add_run_arguments, claimed_outputs, load, pick_device, read_prompts
 from .generate import make_clip
+from .preflight import Wanted, check_run, known_model
 
 LATENTS = 12  # four chunks of three, two of them after the heads are sorted
 CPU_SIZE = (128, 128)
@@ -58,13 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the page. 0: nothing failed; 1: something did."""
-    claim_outputs(args, ("out", "json"))
-    page = verify(args)
-    print(page.text())
-    for path, text in ((args.out, page.markdown()), (args.json, page.json())):
-        if path is not None:
-            write_atomic(path, text.encode("utf-8"))
-            print(f"wrote {path}")
+    with claimed_outputs(args, ("out", "json")):
+        page = verify(args)
+        print(page.text())
+        for path, text in ((args.out, page.markdown()), (args.json, page.json())):
+            if path is not None:
+                write_atomic(path, text.encode("utf-8"))
+                print(f"wrote {path}")
     return 1 if page.verdict == "FAIL" else 0
 
 
@@ -73,9 +76,9 @@ def verify(args: argparse.Namespace) -> Page:
     path = checkpoints.DEMO_PATH if args.model == DEMO else Path(args.model)
     if args.family is not None:
         get_family(args.family)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; name a checkpoint with --model, or demo")
-    shape = _shape(args, LATENTS)
+    if unreadable(path):
+        read_checkpoint(path)  # says why: the path is an argument, no finding
+    _asked(args, LATENTS)  # before the file is opened
     page = Page(f"Verification of {DEMO if args.model == DEMO else path.name}")
     try:
         weights = read_checkpoint(path, DEMO if args.model == DEMO else args.family)
@@ -87,22 +90,22 @@ def verify(args: argparse.Namespace) -> Page:
     info = weights.info
     page.add("file", f"{path.stat().st_size:,} bytes, {_name(info.dtype)}, {info.container or 'bare tensors'}")
     page.add("fingerprint", info.fingerprint)
-    check_tensors(page, weights.tensors, info.geometry)
+    check_tensors(page, weights.tensors, info.geometry, weights.scales)
     page.add("family", *_family(args, path, weights))
     if page.verdict == "FAIL":
         page.add("clips", "not made: the weights are damaged")
         return page
     # A family that denoises a whole window together gets two chunks more, as the others do.
     family = weights.family
-    shape = _shape(args, max(LATENTS, loop_of(family).pass_frames(family) + 2 * family.chunk_frames))
-    page.conditions["clip"] = _clip_line(args, shape)
+    asked = _asked(args, max(LATENTS, loop_of(family).pass_frames(family) + 2 * family.chunk_frames))
+    page.conditions["clip"] = _clip_line(args, asked)
     del weights
     with tempfile.TemporaryDirectory() as folder:
-        _check_clips(page, args, shape, Path(folder))
+        _check_clips(page, args, asked, Path(folder))
     return page
 
 
-def _check_clips(page: Page, args: argparse.Namespace, shape: LatentShape, folder: Path) -> None:
+def _check_clips(page: Page, args: argparse.Namespace, asked: Asked, folder: Path) -> None:
     """What takes a loaded model: text, heads, a clip without and with Dummy Forcing."""
     texts = read_prompts(args.prompts) if args.prompts else list(DEMO_PROMPTS if is_demo(args.model) else PROMPTS)
     if zero_text(args, folder):
@@ -111,6 +114,9 @@ def _check_clips(page: Page, args: argparse.Namespace, shape: LatentShape, folde
         page.add("text", "one saved embedding: prompts cannot be compared")
     if args.text_embedding is not None:
         texts = texts[:1]
+    known = known_model(args)
+    shape = asked.shape(known.family)
+    check_run(known, Wanted(shape, own_policy(known.family), keeps=True))
     pipeline = load(args, texts)
     page.conditions |= run_conditions(args, pipeline)
     features = [pipeline.encode(text) for text in texts]
@@ -124,7 +130,7 @@ def _check_clips(page: Page, args: argparse.Namespace, shape: LatentShape, folde
     model = pipeline.denoiser.geometry
     check_heads(page, samples, round(RATIO * model.layers * model.heads))
     try:
-        dense, dummy = _rows(pipeline, args, shape, texts[0], folder)
+        dense, dummy = _rows(pipeline, args, asked, texts[0], folder)
     except OutputError as error:
         page.add("clips", str(error), "finite", False)
         return
@@ -138,10 +144,10 @@ def dummy_sink() -> int:
     return DummyForcing().sink_frames
 
 
-def _rows(pipeline: Pipeline, args: argparse.Namespace, shape: LatentShape, text: str, folder: Path) -> list[Row]:
+def _rows(pipeline: Pipeline, args: argparse.Namespace, asked: Asked, text: str, folder: Path) -> list[Row]:
     """The clip under the family's own memory and under Dummy Forcing, with errors against the first."""
     policies: list[Policy] = [own_policy(pipeline.family), DummyForcing(RATIO)]
-    clip = Clip(Script.constant(text), shape, args.seed, policies[0], crop=shown_size(args))
+    clip = Clip(Script.constant(text), asked.shape(pipeline.family), args.seed, policies[0], crop=asked.size)
     latents, rows = folder / "dense.safetensors", []
     for number, policy in enumerate(policies):
         variant = replace(clip, policy=policy)
@@ -163,15 +169,15 @@ def _family(args: argparse.Namespace, path: Path, weights: Weights) -> tuple[str
     return f"{title}, guessed from the file's name", "tensors cannot tell; --family settles it", None
 
 
-def _shape(args: argparse.Namespace, latents: int) -> LatentShape:
-    """The clip's shape, of `latents` frames unless --frames says otherwise; a checkpoint on a CPU gets a small size."""
+def _asked(args: argparse.Namespace, latents: int) -> Asked:
+    """The clip, of `latents` frames unless the arguments say otherwise; a checkpoint on a CPU gets a small size."""
     if args.size is None and not is_demo(args.model) and pick_device(args.device).type == "cpu":
         args.size = CPU_SIZE
-    return clip_shape(args, pixel_frames(latents))
+    return asked_clip(args, pixel_frames(latents))
 
 
-def _clip_line(args: argparse.Namespace, shape: LatentShape) -> str:
-    return "{}x{}, {} frames, seed {}".format(*shown_size(args), pixel_frames(shape.frames), args.seed)
+def _clip_line(args: argparse.Namespace, asked: Asked) -> str:
+    return "{}x{}, {} frames, seed {}".format(*asked.size, asked.frames, args.seed)
 
 
 def run_conditions(args: argparse.Namespace, pipeline: Pipeline) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A model with all it needs to run headless: prompt -> features, denoiser, latents -> pixels."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from ..models.checkpoints import LoadedModel, load_demo_model, load_model, read_
 from ..models.denoiser import WanDenoiser
 from ..models.families import DEMO, Family, get_family
 from ..models.lora import Lora
-from ..models.metadata import parse_metadata, resolve_family
+from ..models.metadata import parse_metadata
 from ..models.offload import offload_blocks, resident_bytes
 from ..models.wan_geometry import size_mismatch
 from ..models.weight_files import read_header
@@ -96,6 +97,10 @@ class Decoder:
     vae: WanVAE | TinyDecoder | None = None
     tile: tuple[int, int] | None = None
 
+    def __post_init__(self) -> None:
+        if self.tile is not None and isinstance(self.vae, TinyDecoder):
+            raise CheckpointError("expected no --vae-tile for a tiny decoder, which needs none, got one; leave it out")
+
 
 NO_TEXT, NO_DECODER = TextFiles(), Decoder()
 
@@ -145,8 +150,7 @@ def _loaded(
     """The model on its device, and its umt5, which has read the prompts and left memory before."""
     model, family, device, dtype = weights.model, weights.family, compute.device, compute.dtype
     if model == DEMO:
-        if family is not None and get_family(family).name != DEMO:
-            raise CheckpointError(f"expected --family {DEMO} or none for --model demo, got {family}; leave it out")
+        check_demo_family(family)
         if weights.lora is not None:
             raise CheckpointError(
                 f"{weights.lora.path}: the demo model takes no LoRA; name its base checkpoint with --model"
@@ -179,32 +183,25 @@ def _pixels(decoder: Decoder) -> tuple[NewDecoder, EncodePixels | None]:
     if vae is None:
         return LatentPreview, None
     if isinstance(vae, TinyDecoder):
-        if tile is not None:
-            raise CheckpointError("expected no --vae-tile for a tiny decoder, which needs none, got one; leave it out")
         return partial(TinyStream, vae), None
     return partial(WanVAEDecoder, vae, tile), partial(encode_video, vae, tile=tile)
+
+
+def check_demo_family(family: str | None) -> None:
+    """CheckpointError if the bundled model is asked for under another family."""
+    if family is not None and get_family(family).name != DEMO:
+        raise CheckpointError(f"expected --family {DEMO} or none for --model demo, got {family}; leave it out")
 
 
 def is_demo(model: str) -> bool:
     """Whether this is the bundled model or a file whose metadata says it is of its family; no tensor is read."""
     path = Path(model)
-    if model == DEMO or not path.is_file():
+    if model == DEMO or not os.path.isfile(path):
         return model == DEMO
     try:
         return parse_metadata(read_header(path)).family == DEMO
     except CheckpointError:  # whoever loads the file says what is wrong with it
         return False
-
-
-def known_family(model: str, family: str | None = None) -> Family | None:
-    """The family of a model before it is loaded, None if nothing tells it; no tensor is read."""
-    path = Path(model)
-    try:
-        if model == DEMO:
-            return get_family(DEMO)
-        return resolve_family(family, parse_metadata(read_header(path)).family, path)
-    except CheckpointError:  # whoever loads the file says what is wrong with it
-        return None
 
 
 def _refuse_parts(decoder: Decoder, text: TextFiles) -> None:

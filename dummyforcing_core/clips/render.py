@@ -3,8 +3,11 @@
 import contextlib
 import platform
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +18,24 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import DummyForcingError, OutputError
-from ..files import output_error, write_atomic
-from ..geometry import FPS, SPATIAL, TEMPORAL, LatentShape, chunk_spans, pixel_frames
+from ..files import real_path, rename_whole, write_atomic
+from ..geometry import SPATIAL, TEMPORAL, LatentShape, chunk_spans, pixel_frames
 from ..kv.plan import HeadPlan
 from ..kv.scoring import HeadScores
 from ..loops.latent_check import LatentCheck
 from ..loops.run import ChunkResult, OnStep, Run
 from ..loops.table import clip_kv_shape, sample
+from ..models.finite import is_finite
 from ..models.stepcache import NO_STEPS, StepCache
 from ..noise import SeededNoise
+from ..ownership import owned
 from ..policies.base import Policy
 from ..prompts import PromptSchedule
+from ..rates import OWN_RATE, rate_text, seconds_text
 from ..transfer import wait_for
 from ..vae.streaming import to_uint8
 from .contact_sheet import ContactSheet
+from .doubts import warn_doubts
 from .memory_use import MemoryUse
 from .pipeline import Pipeline
 from .report import RunReport, ms_since
@@ -40,8 +47,10 @@ from .video import VideoWriter
 class Clip:
     """What to make.
 
-    start -- latents (1, 16, n, h, w) of a given image or clip, the first n latent frames
-    crop  -- width and height that are shown of what is decoded
+    start  -- latents (1, 16, n, h, w) of a given image or clip, the first n latent frames
+    crop   -- width and height that are shown of what is decoded
+    frames -- pixel frames that are shown of what is decoded; None: all. Latents are kept whole
+    fps    -- of the video; motion is made for 16
     """
 
     script: Script
@@ -51,6 +60,14 @@ class Clip:
     steps: StepCache = NO_STEPS
     start: Tensor | None = None
     crop: tuple[int, int] | None = None
+    frames: int | None = None
+    fps: Fraction = OWN_RATE
+
+    @property
+    def shown_frames(self) -> int:
+        """Pixel frames of the video."""
+        made = pixel_frames(self.shape.frames)
+        return made if self.frames is None else min(self.frames, made)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -60,17 +77,25 @@ class Clip:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where a clip's files go; None leaves one out."""
+    """Where a clip's files go; None leaves one out. keep_unfinished: whether what was made before a failure stays."""
 
     video: Path
     contact_sheet: Path | None = None
     latents: Path | None = None
     report: Path | None = None
+    keep_unfinished: bool = True
 
     @property
     def part(self) -> Path:
-        """The video while it grows: playable at every moment, and all that an interrupted run leaves."""
-        return self.video.with_name(f"{self.video.stem}.part{self.video.suffix}")
+        """The video while it grows, playable at every moment; a link's beside the file that it points to."""
+        video = real_path(self.video) if self.video.is_symlink() else self.video
+        return video.with_name(f"{video.stem}.part{video.suffix}")
+
+    @property
+    def all(self) -> list[Path]:
+        """Every file that is written."""
+        files = (self.video, self.part, self.contact_sheet, self.latents, self.report)
+        return [file for file in files if file is not None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,57 +110,94 @@ class Rendered:
 def render(pipeline: Pipeline, clip: Clip, outputs: Outputs, on_step: OnStep = lambda span, step: None) -> Rendered:
     """Makes one clip.
 
-    The video gets its own name when it is whole, then the other files are written. An error before leaves no file
-    behind, one after leaves the video; KeyboardInterrupt (or anything else that is no Exception, raised in `on_step`)
-    leaves the part.
+    The video gets its own name when it is whole, then the other files are written. Whatever fails before, an
+    interruption too, leaves the part, which plays, and the latents that were made, if they are wanted, and a warning
+    names both. OutputError if another run writes one of these files.
     """
     prompts, began = prompt_schedule(pipeline, clip), time.perf_counter()
-    record = _Record(pipeline, clip, len(prompts.entries) - 1, began)
-    try:
-        with _writer(pipeline, clip, outputs.part) as video, LatentCheck() as latents:
-            decoder, stills = pipeline.new_decoder(), pipeline.kept_stills()
-            run = replace(clip_run(pipeline, clip, prompts), on_step=on_step, still=stills)
-            for chunk, diffuse_ms in _timed(sample(run), run.denoise.geometry.device):
-                latents.add(chunk)
-                decode_began = time.perf_counter()
-                pixels = decoder.push(chunk.latent)
-                if stills is not None:
-                    stills.keep(pixels)
-                frames = to_uint8(pixels, clip.size)[0]
-                decode_ms = ms_since(decode_began)
-                _write(video, frames, outputs)
-                record.add(chunk, frames, diffuse_ms, decode_ms)
-                if outputs.latents:
-                    record.latents.append(chunk.latent.cpu())
-            rest = decoder.flush()
-            if rest.shape[2]:
-                frames = to_uint8(rest, clip.size)[0]
-                _write(video, frames, outputs)
-                record.sheet.add(frames)
-        _rename(outputs.part, outputs.video)
-    except Exception:
-        with contextlib.suppress(OSError):
-            outputs.part.unlink(missing_ok=True)
-        raise
-    return record.written(outputs)
+    record = _Record(pipeline, clip, prompts, began, outputs.latents is not None)
+    run = replace(clip_run(pipeline, clip, prompts), on_step=on_step)
+    with owned(*outputs.all):
+        try:
+            with _writer(pipeline, clip, outputs.part) as video, LatentCheck() as latents:
+                _fill(video, record, latents, pipeline, run, clip)
+            rename_whole(outputs.part, outputs.video)
+        except BaseException:
+            record.keep_unfinished(outputs)
+            raise
+        return record.written(outputs)
+
+
+def _fill(
+    video: VideoWriter, record: "_Record", latents: LatentCheck, pipeline: Pipeline, run: Run, clip: Clip
+) -> None:
+    """Samples, decodes and writes, chunk by chunk."""
+    decoder, stills = pipeline.new_decoder(), pipeline.kept_stills()
+    for chunk, diffuse_ms in _timed(sample(replace(run, still=stills)), run.denoise.geometry.device):
+        latents.add(chunk)
+        record.add_latent(chunk.latent)
+        decode_began = time.perf_counter()
+        pixels = decoder.push(chunk.latent)
+        if stills is not None:
+            stills.keep(pixels)
+        frames = _shown(clip, video, pixels)
+        decode_ms = ms_since(decode_began)
+        video.write(frames)
+        record.add_frames(frames)
+        record.add(chunk, diffuse_ms, decode_ms)
+    rest = decoder.flush()
+    if rest.shape[2]:
+        frames = _shown(clip, video, rest)
+        video.write(frames)
+        record.add_frames(frames)
 
 
 class _Record:
     """What a clip leaves beside its video: pictures, latents if they are wanted, figures."""
 
-    def __init__(self, pipeline: Pipeline, clip: Clip, switches: int, began: float):
+    def __init__(self, pipeline: Pipeline, clip: Clip, prompts: PromptSchedule, began: float, keep_latents: bool):
+        self._keep_latents = keep_latents
         self._clip, self._init_ms, self._began = clip, pipeline.init_ms, began
         self._report = RunReport(conditions(pipeline, clip), init_ms=pipeline.init_ms)
-        shape = clip_kv_shape(pipeline.denoiser.geometry, clip.shape, pipeline.family, switches)
+        shape = clip_kv_shape(pipeline.denoiser.geometry, clip.shape, pipeline.family, len(prompts.entries) - 1)
         self._memory = MemoryUse(shape)
-        self.sheet = ContactSheet(pixel_frames(clip.shape.frames))
+        self.sheet = ContactSheet(clip.shown_frames, fps=float(clip.fps))
         self.latents: list[Tensor] = []
+        self.frames = 0  # in the video
 
-    def add(self, chunk: ChunkResult, frames: np.ndarray, diffuse_ms: float, decode_ms: float) -> None:
-        """A chunk whose frames (f, H, W, 3) are in the video."""
+    def add_latent(self, latent: Tensor) -> None:
+        """A chunk (1, 16, t, h, w) that is finished, its pixels not yet."""
+        if self._keep_latents:
+            self.latents.append(latent.cpu())
+
+    def add_frames(self, frames: np.ndarray) -> None:
+        """Frames (f, H, W, 3) that are in the video."""
         self.sheet.add(frames)
+        self.frames += len(frames)
+
+    def add(self, chunk: ChunkResult, diffuse_ms: float, decode_ms: float) -> None:
+        """A chunk whose frames are in the video."""
         self._memory.add(chunk)
         self._report.add_chunk(chunk, diffuse_ms, decode_ms, ms_since(self._began))
+
+    def keep_unfinished(self, outputs: Outputs) -> None:
+        """What stays of a clip that was not finished, and a warning that names it."""
+        if not outputs.keep_unfinished:
+            with contextlib.suppress(OSError):
+                outputs.part.unlink(missing_ok=True)
+            return
+        kept = []
+        if self.frames:  # else a part that is there is an earlier run's
+            kept.append(f"what was finished, {self.frames} frames, plays in {outputs.part}")
+        latents = [*takewhile(is_finite, self.latents)]  # the newest may not have been looked at
+        if outputs.latents and latents:
+            try:
+                save_latents(outputs.latents, torch.cat(latents, dim=2))
+                kept.append(f"its latents are in {outputs.latents}, --start-latents goes on from them")
+            except OutputError as error:
+                kept.append(str(error))
+        if kept:
+            warnings.warn("; ".join(kept), stacklevel=2)
 
     def written(self, outputs: Outputs) -> Rendered:
         """Writes all that goes with a whole video."""
@@ -193,7 +255,8 @@ def prompt_schedule(pipeline: Pipeline, clip: Clip) -> PromptSchedule:
     prompts = PromptSchedule(tuple((start, contexts[prompt]) for start, prompt in clip.script.lines))
     given = 0 if clip.start is None else clip.start.shape[2]
     starts = [span.start for span in chunk_spans(clip.shape.frames, pipeline.family.chunk_frames, given)]
-    prompts.warn_unused(starts, TEMPORAL / FPS)
+    prompts.warn_unused(starts, float(TEMPORAL / clip.fps))
+    warn_doubts(pipeline.family, len(contexts) > 1, clip.start)
     return prompts.blended(clip.script.blend_chunks, starts)
 
 
@@ -202,41 +265,39 @@ def _writer(pipeline: Pipeline, clip: Clip, path: Path) -> VideoWriter:
     return VideoWriter(
         path,
         *clip.size,
-        FPS,
+        clip.fps,
         scale=pipeline.video_scale,
         metadata={"title": clip.script.title, "comment": comment},
     )
 
 
-def _write(video: VideoWriter, frames: np.ndarray, outputs: Outputs) -> None:
-    """Appends frames. A full disk is told of the clip: the part, whose frames the writer kept, will not stay."""
-    try:
-        video.write(frames)
-    except OutputError as error:
-        if isinstance(error.__cause__, OSError):
-            raise output_error(outputs.video, error.__cause__) from error
-        raise
+def _shown(clip: Clip, video: VideoWriter, pixels: Tensor) -> np.ndarray:
+    """Of decoded pixels (1, 3, f, H, W) what the video shows, (f, H, W, 3) uint8: cut to its size and length."""
+    return to_uint8(pixels, clip.size)[0][: clip.shown_frames - video.frames_written]
 
 
-def _rename(part: Path, video: Path) -> None:
-    try:
-        part.replace(video)
-    except OSError as error:
-        raise output_error(video, error) from error
-
-
-def asked_conditions(clip: Clip) -> dict[str, Any]:
-    """Of `conditions`, what is known without a model; where prompts switch (first latent frames) only if they do."""
-    script = clip.script
+def script_conditions(script: Script) -> dict[str, Any]:
+    """Prompts as a report has them; where they switch (first latent frames) only if they do."""
     switches = [start for start, _ in script.lines[1:]]
     return {
         "prompt": script.title,
         **({"switches": switches} if switches else {}),
         **({"blend chunks": script.blend_chunks} if script.blend_chunks else {}),
-        "size": "{}x{}".format(*clip.size),
-        "frames": pixel_frames(clip.shape.frames),
-        "seed": clip.seed,
     }
+
+
+def shown_conditions(size: tuple[int, int], frames: int, fps: Fraction) -> dict[str, Any]:
+    """The video as a report has it."""
+    return {"size": "{}x{}".format(*size), "frames": frames, "fps": rate_text(fps)}
+
+
+def made_conditions(size: tuple[int, int], frames: int, fps: Fraction, shape: LatentShape) -> dict[str, str]:
+    """How long a video of this size is, and what was made for it if that is more than it shows."""
+    made_size, made_frames = (shape.width * SPATIAL, shape.height * SPATIAL), pixel_frames(shape.frames)
+    length = {"length": seconds_text(frames, fps)}
+    if (made_size, made_frames) == (size, frames):
+        return length
+    return length | {"made": "{}x{}, {} frames ({} latent)".format(*made_size, made_frames, shape.frames)}
 
 
 def conditions(pipeline: Pipeline, clip: Clip) -> dict[str, Any]:
@@ -247,7 +308,10 @@ def conditions(pipeline: Pipeline, clip: Clip) -> dict[str, Any]:
         "family": pipeline.family.name,
         "policy": str(clip.policy),
         "skipped steps": ", ".join(map(str, sorted(clip.steps.skipped))) or "none",
-        **asked_conditions(clip),
+        **script_conditions(clip.script),
+        **shown_conditions(clip.size, clip.shown_frames, clip.fps),
+        "seed": clip.seed,
+        **made_conditions(clip.size, clip.shown_frames, clip.fps, clip.shape),
         "device": device_name(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": pipeline.backend.title,

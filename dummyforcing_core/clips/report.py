@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..errors import shown
 from ..files import write_atomic
 from ..geometry import TEMPORAL
 from ..loops.run import ChunkResult
 
 _MEBIBYTE = 2**20
 _WIDTH, _NAME_WIDTH = 64, 20
+_LONGEST = 2000  # characters of one value, a whole story
 _MEMORY_ROWS = (("history_bytes", "history"), ("resident_bytes", "resident"), ("peak_bytes", "peak"))
 
 
@@ -218,7 +220,7 @@ def _pairs(values: Mapping[str, Any]) -> list[str]:
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items())
-    return "-" if value is None else str(value)
+    return "-" if value is None else shown(value, _LONGEST)
 
 
 def ms_since(began: float) -> float:

@@ -1,15 +1,16 @@
 """Prompts over time as people write them: lines of text, or the interactive JSONL of LongLive."""
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
-from ..errors import DummyForcingError
-from ..geometry import FPS, TEMPORAL
-
-LATENTS_PER_SECOND = FPS / TEMPORAL
+from ..errors import DummyForcingError, shown
+from ..geometry import TEMPORAL
+from ..rates import OWN_RATE
+from ..reading import parse_json, read_text
+from .timed_lines import has_times, timed_lines, written_lines
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Script:
             raise DummyForcingError(
                 f"expected a blend over 0 chunks or more, got {self.blend_chunks}; 0 is a hard switch"
             )
+        if not all(prompt.strip() for _, prompt in self.lines):
+            raise DummyForcingError("expected a prompt, got an empty text; say what is to be seen")
         starts = [start for start, _ in self.lines]
         if not starts or starts[0] != 0:
             raise DummyForcingError(
@@ -49,18 +52,24 @@ class Script:
         return cls(tuple((i * chunk_frames, p) for i, p in lines if i == 0 or p != prompts[i - 1]))
 
     @classmethod
-    def parse(cls, text: str) -> "Script":
-        """Lines `0:15 | prompt`: from that minute and second on (`15`, `0:15` and `0:15.5` are times)."""
-        lines = []
-        for number, line in enumerate(text.splitlines(), start=1):
-            if not line.strip() or line.lstrip().startswith("#"):
-                continue
-            match = re.fullmatch(r"\s*(?:(\d+):)?(\d+(?:\.\d+)?)\s*\|\s*(\S.*?)\s*", line)
-            if not match:
-                raise DummyForcingError(f"line {number} is {line.strip()!r}; write TIME | PROMPT, e.g. 0:15 | a cat")
-            seconds = 60 * int(match[1] or 0) + float(match[2])
-            lines.append((round(seconds * LATENTS_PER_SECOND), match[3]))
-        return cls(tuple(lines))
+    def parse(cls, text: str, fps: Fraction = OWN_RATE) -> "Script":
+        """Lines `0:15 | prompt`: from that minute and second of a video of `fps` on, as `timed_lines` reads it."""
+        lines = timed_lines(text)
+        starts = [round(line.seconds * fps / TEMPORAL) for line in lines]
+        for (before, start), (after, other) in pairwise(zip(lines, starts, strict=True)):
+            if start == other:
+                raise DummyForcingError(
+                    f"{before.place} and {after.place} are too close to be told apart; leave "
+                    f"{float(TEMPORAL / fps):g} seconds between them"
+                )
+        return cls(tuple((start, line.prompt) for start, line in zip(starts, lines, strict=True)))
+
+    @classmethod
+    def of_text(cls, text: str, fps: Fraction = OWN_RATE) -> "Script":
+        """A schedule if any line of the text has a time, else one prompt of all its lines."""
+        if has_times(text):
+            return cls.parse(text, fps)
+        return cls.constant("\n".join(line for _, line in written_lines(text)))
 
     @classmethod
     def parse_jsonl(cls, text: str, switch_frames: Sequence[int]) -> list["Script"]:
@@ -70,12 +79,14 @@ class Script:
             if not line.strip():
                 continue
             try:
-                entry = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DummyForcingError(f"line {number} is not JSON: {error.msg}; write one object per line") from error
+                entry = parse_json(line)
+            except ValueError as error:
+                raise DummyForcingError(f"line {number} is {shown(error)}; write one object per line") from error
             prompts = entry.get("prompts") if isinstance(entry, dict) else None
             if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) for p in prompts):
-                raise DummyForcingError(f'line {number} is no object with "prompts", a list of texts: {line[:60]}')
+                raise DummyForcingError(
+                    f'line {number} is no object with "prompts", a list of texts: {shown(line, 60)}'
+                )
             if len(prompts) != len(switch_frames) + 1:
                 raise DummyForcingError(
                     f"line {number}: expected {len(prompts) - 1} switch frames for its {len(prompts)} prompts, got "
@@ -85,17 +96,15 @@ class Script:
         return scripts
 
     @classmethod
-    def read(cls, path: Path, switch_frames: Sequence[int] = ()) -> list["Script"]:
-        """The clips of a file: one in the text form, one per line of a .jsonl."""
-        try:
-            text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark in front
-        except (OSError, UnicodeDecodeError) as error:
-            raise DummyForcingError(f"cannot read the schedule {path}: {error}; give a UTF-8 text file") from error
+    def read(cls, path: Path, switch_frames: Sequence[int] = (), fps: Fraction = OWN_RATE) -> list["Script"]:
+        """The clips of a file: one in the text form, whose times are those of a video of `fps`, one per line of a
+        .jsonl."""
+        text = read_text(path, "schedule", DummyForcingError)
         try:
             jsonl = path.suffix.lower() == ".jsonl"
             if switch_frames and not jsonl:
                 raise DummyForcingError("switch frames belong to a .jsonl schedule; a text schedule has its own times")
-            scripts = cls.parse_jsonl(text, switch_frames) if jsonl else [cls.parse(text)]
+            scripts = cls.parse_jsonl(text, switch_frames) if jsonl else [cls.parse(text, fps)]
         except DummyForcingError as error:
             raise DummyForcingError(f"{path}: {error}") from error
         if not scripts:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import OutputError
+from ..errors import CheckpointError, OutputError, shown
 from ..geometry import SPATIAL, LatentShape
 from ..models.finite import is_finite
+from ..models.tensor_check import READABLE
+from ..models.weight_files import read_weights
+from ..reading import unreadable
 from .pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -21,56 +22,68 @@ if TYPE_CHECKING:
 
 def start_from_latents(path: Path, shape: LatentShape) -> Tensor:
     """The tensor "latent" (1, 16, n, h, w) of a .safetensors file; it counts in the clip's length."""
+    name = shown(path, 200)
     try:
-        latent = load_file(path).get("latent")
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"{path}: not a readable .safetensors file ({error}); save it with --save-latents") from error
+        latent = read_weights(path)[0].get("latent")
+    except CheckpointError as error:
+        raise OutputError(f"{name}: {error}; save latents with --save-latents") from error
     wanted = (1, shape.channels, shape.height, shape.width)
-    if latent is None or latent.ndim != 5 or (*latent.shape[:2], *latent.shape[3:]) != wanted:
-        got = 'no tensor "latent"' if latent is None else f"a latent of shape {tuple(latent.shape)}"
+    if not isinstance(latent, Tensor) or latent.ndim != 5 or (*latent.shape[:2], *latent.shape[3:]) != wanted:
+        got, use = 'no tensor "latent"', "a file of --save-latents"
+        if isinstance(latent, Tensor):
+            got = f"a latent of shape {tuple(latent.shape)}"
+            if latent.ndim == 5 and tuple(latent.shape[:2]) == wanted[:2]:
+                use = f"--size {latent.shape[4] * SPATIAL}x{latent.shape[3] * SPATIAL}"
         raise OutputError(
-            f"{path}: expected a latent (1, {shape.channels}, frames, {shape.height}, {shape.width}) for this clip, "
-            f"got {got}; "
-            "make the clip of the same size"
+            f"{name}: expected a latent (1, {shape.channels}, frames, {shape.height}, {shape.width}) for this clip, "
+            f"got {got}; use {use}"
         )
-    if latent.shape[2] >= shape.frames:
+    if not 0 < latent.shape[2] < shape.frames:
         raise OutputError(
-            f"{path}: holds {latent.shape[2]} latent frames, the clip has {shape.frames} in all; use more --frames"
+            f"{name}: holds {latent.shape[2]} latent frames, the clip has {shape.frames} in all; use more --frames"
+        )
+    if latent.dtype not in READABLE:
+        raise OutputError(
+            f"{name}: expected latents in floating point, got {str(latent.dtype)[6:]}; save them with --save-latents"
         )
     if not is_finite(latent):
-        raise OutputError(f"{path}: its latents hold NaN or infinity, finite ones were expected; make that clip again")
+        raise OutputError(f"{name}: its latents hold NaN or infinity; save them again with --save-latents")
     return latent.float()
 
 
-def start_from_image(
-    path: Path,
-    pipeline: Pipeline,
-    shape: LatentShape,
-    warn: Callable[[str], None],
-    shown: tuple[int, int] | None = None,
-) -> Tensor:
-    """One latent frame (1, 16, 1, h, w) of an image, scaled to cover the clip's size and cropped to its middle.
+def start_from_image(pixels: Tensor, pipeline: Pipeline) -> Tensor:
+    """One latent frame (1, 16, 1, h, w) of an image as `image_pixels` reads it."""
+    if pipeline.encode_pixels is None:
+        raise OutputError("a start image needs an encoder, which this model has not; give --start-latents instead")
+    return pipeline.encode_pixels(pixels.to(pipeline.denoiser.geometry.device))
 
-    shown -- width and height of the middle that will be shown, if less is shown than made: the image fills that, and
-             its edge rows and columns are repeated around it
+
+def image_pixels(
+    path: Path, shape: LatentShape, warn: Callable[[str], None], crop: tuple[int, int] | None = None
+) -> Tensor:
+    """Pixels (1, 3, 1, H, W) in [-1, 1] of an image, scaled to cover the clip's size and cropped to its middle.
+
+    crop -- width and height of the middle that will be shown, if less is shown than made: the image fills that, and
+            its edge rows and columns are repeated around it
     """
     from PIL import Image, ImageOps
 
-    if pipeline.encode_pixels is None:
-        raise OutputError("a start image needs an encoder, which this model has not; give --start-latents instead")
     size = shape.width * SPATIAL, shape.height * SPATIAL
+    if why := unreadable(path):
+        raise OutputError(f"cannot read the image {shown(path, 200)}: {why}")
     try:
         image = _upright_rgb(path)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OutputError(f"cannot read the image {path}: {error}; give another file") from error
-    width, height = size if shown is None or image.size == size else shown
+    except Exception as error:  # a damaged file makes the parsers raise almost anything
+        reason = shown(str(error) or type(error).__name__, 200)
+        raise OutputError(f"cannot read the image {shown(path, 200)}: {reason}; give another file") from error
+    width, height = size if crop is None or image.size == size else crop
     if image.width * height != image.height * width:
         warn(f"{path.name} is {image.width}x{image.height}, another shape than {width}x{height}: its middle is used")
     fitted = np.array(ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS))
     left, top = (size[0] - width) // 2, (size[1] - height) // 2  # where streaming.crop takes the middle from
     sides = ((top, size[1] - height - top), (left, size[0] - width - left), (0, 0))
     pixels = torch.from_numpy(np.pad(fitted, sides, mode="edge")).permute(2, 0, 1).float() / 127.5 - 1
-    return pipeline.encode_pixels(pixels[None, :, None].to(pipeline.denoiser.geometry.device))
+    return pixels[None, :, None]
 
 
 def _upright_rgb(path: Path) -> "PILImage":

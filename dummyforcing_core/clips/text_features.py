@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from ..models.checkpoints import LoadedModel
 from ..models.families import DEMO
 from ..models.finite import is_finite
+from ..models.names import listing
+from ..models.tensor_check import READABLE
+from ..models.weight_files import read_weights
 from ..text.demo_text import TEXT_DIM, TEXT_LEN, encode_prompt
 from ..text.umt5 import padded
 
@@ -61,7 +62,7 @@ def _demo_encoder(warn: Warn) -> Callable[[str], Tensor]:
     def encode(prompt: str) -> Tensor:
         features, unknown = encode_prompt(prompt)
         if unknown:
-            warn(f"the demo world does not know: {', '.join(dict.fromkeys(unknown))} (ignored)")
+            warn(f"the demo world does not know: {shown(', '.join(dict.fromkeys(unknown)), 200)} (ignored)")
         return features
 
     return encode
@@ -69,17 +70,21 @@ def _demo_encoder(warn: Warn) -> Callable[[str], Tensor]:
 
 def _saved_features(path: Path, text_len: int, text_dim: int) -> Tensor:
     """Features (1, text_len, text_dim) from a file, zero rows added behind the prompt's."""
+    name = shown(path, 200)
     try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a readable .safetensors file ({error}); save it again") from error
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        tree, _ = read_weights(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}") from error
+    tensors = {key: value for key, value in tree.items() if isinstance(value, Tensor)}
     tensor = next(iter(tensors.values())) if len(tensors) == 1 else torch.empty(0)
-    rows = tensor.flatten(0, -2).float() if tensor.ndim > 1 else torch.empty(0, 0)
-    if rows.shape[1] != text_dim or not 0 < rows.shape[0] <= text_len:
+    fits = tensor.ndim > 1 and tensor.shape[-1] == text_dim and 0 < tensor.numel() <= text_len * text_dim
+    if not fits or tensor.dtype not in READABLE:
+        found = listing(f"{key} {list(value.shape)} {str(value.dtype)[6:]}" for key, value in tensors.items())
         raise CheckpointError(
-            f"{path}: holds {shapes}; expected one tensor (rows, {text_dim}) with 1 to {text_len} rows for this model"
+            f"{name}: holds {found or 'no tensor'}; expected one tensor (rows, {text_dim}) with 1 to {text_len} rows "
+            "of floating point for this model"
         )
+    rows = tensor.flatten(0, -2).float()
     if not is_finite(rows):
-        raise CheckpointError(f"{path}: holds NaN or infinity, finite text features were expected; save them again")
+        raise CheckpointError(f"{name}: holds NaN or infinity, finite text features were expected; save them again")
     return padded(rows, text_len)

@@ -16,11 +16,10 @@ import numpy as np
 
 from ..errors import OutputError
 from ..files import output_error
+from ..rates import rate_of, rate_text
+from .colours import tag, to_rgb, to_yuv
 
 _KEYFRAME_SECONDS = 2
-_BT709 = 1  # one number in all three of H.273's tables: primaries, transfer, matrix
-_RGB, _UNSPECIFIED = 0, 2  # matrix values of a file that does not say
-_LIMITED_RANGE, _FULL_RANGE = 1, 2
 _KNOWN_TAGS = frozenset({"title", "artist", "album", "comment", "genre", "copyright", "date", "description"})
 
 
@@ -47,14 +46,15 @@ class VideoWriter:
         path: str | os.PathLike[str],
         width: int,
         height: int,
-        fps: int = 16,
+        fps: Fraction | int = 16,
         crf: int = 16,
         *,
         scale: int = 1,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self.path = Path(path)
-        self.width, self.height, self.fps, self.crf, self.scale = width, height, fps, crf, scale
+        self.width, self.height, self.crf, self.scale = width, height, crf, scale
+        self.fps = rate_of(fps)
         self.frames_written = 0
         self._metadata = dict(metadata or {})
         self._closed = False
@@ -67,8 +67,8 @@ class VideoWriter:
             self._encoder.codec_context.open()
         except self._av.error.FFmpegError as error:
             raise OutputError(
-                f"cannot write {self.path}: libx264 refuses {width * scale}x{height * scale} pixels at {fps} fps "
-                f"({error.strerror}); choose another size"
+                f"cannot write {self.path}: libx264 refuses {width * scale}x{height * scale} pixels at "
+                f"{rate_text(self.fps)} fps ({error.strerror}); choose another size"
             ) from error
         self._fragments = 0
         self._good_bytes = 0
@@ -107,6 +107,7 @@ class VideoWriter:
         try:
             if self.frames_written:
                 self._append(self._encoder.encode(None))
+                self._check_size()
         finally:
             self._release()
 
@@ -119,9 +120,9 @@ class VideoWriter:
         self.close()
 
     def _check_numbers(self) -> None:
-        if min(self.width, self.height, self.fps, self.scale) < 1:
+        if min(self.width, self.height, self.scale) < 1:
             raise OutputError(
-                f"cannot write {self.path}: {self.width}x{self.height} at {self.fps} fps, scale {self.scale}; "
+                f"cannot write {self.path}: {self.width}x{self.height}, scale {self.scale}; "
                 "all of them must be at least 1"
             )
         if not 0 <= self.crf <= 51:
@@ -159,30 +160,19 @@ class VideoWriter:
         stream = container.add_stream("libx264", rate=self.fps)
         context = stream.codec_context
         context.width, context.height = self.width * self.scale, self.height * self.scale
-        context.pix_fmt = "yuv420p"
-        context.color_primaries = context.color_trc = context.colorspace = _BT709
-        context.color_range = _LIMITED_RANGE
-        context.gop_size = self.fps * _KEYFRAME_SECONDS
+        context.gop_size = max(1, round(self.fps * _KEYFRAME_SECONDS))
         # One thread: x264's output depends on the number of threads, and this is far from the slow part.
         context.thread_count = 1
         # zerolatency: every frame that goes in comes out at once, so a chunk is complete when it is written.
         # veryfast: generation waits for it, and at crf 16 slower presets gave files of the same size.
-        context.options = {"crf": str(self.crf), "preset": "veryfast", "tune": "zerolatency"}
+        tag(context, {"crf": str(self.crf), "preset": "veryfast", "tune": "zerolatency"})
         return memory, container, stream
 
     def _encode(self, frame: np.ndarray, index: int) -> list[Any]:
         if self.scale > 1:
             frame = frame.repeat(self.scale, axis=0).repeat(self.scale, axis=1)
-        rgb = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        # AREA averages each 2x2 block for the halved chroma planes.
-        yuv = rgb.reformat(
-            format="yuv420p",
-            src_color_range=_FULL_RANGE,
-            dst_color_range=_LIMITED_RANGE,
-            dst_colorspace=_BT709,
-            interpolation="AREA",
-        )
-        yuv.pts, yuv.time_base = index, Fraction(1, self.fps)
+        yuv = to_yuv(self._av, frame)
+        yuv.pts, yuv.time_base = index, 1 / self.fps
         return list(self._encoder.encode(yuv))
 
     def _append(self, packets: list[Any]) -> None:
@@ -207,6 +197,8 @@ class VideoWriter:
         self._fragments += sum(box[4:8] == b"moof" for box in boxes)
 
     def _write_bytes(self, data: bytes) -> None:
+        if self._good_bytes:
+            self._check_size()
         self._torn = True
         if not self._good_bytes and os.fstat(self._file.fileno()).st_size:
             self._file.truncate(0)
@@ -215,6 +207,16 @@ class VideoWriter:
             rest = rest[self._file.write(rest) :]
         self._good_bytes += len(data)
         self._torn = False
+
+    def _check_size(self) -> None:
+        """OutputError if the file is not what was written here: its frames would not be those that were counted."""
+        found = os.fstat(self._file.fileno()).st_size
+        if found != self._good_bytes:
+            self._release()
+            raise OutputError(
+                f"expected {self.path} to hold the {self._good_bytes} bytes that were written, got {found}: something "
+                "else writes or cuts it; choose another name"
+            )
 
     def _release(self) -> None:
         """Let go of the file, and drop a fragment of which only a part was written."""
@@ -241,19 +243,24 @@ def read_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
             if not container.streams.video:
                 raise OutputError(f"cannot read {path}: there is no video in it")
             for frame in container.decode(video=0):
-                known = frame.colorspace not in (_RGB, _UNSPECIFIED)
-                rgb = frame.reformat(
-                    format="rgb24",
-                    src_colorspace=frame.colorspace if known else _BT709,
-                    src_color_range=frame.color_range or _LIMITED_RANGE,
-                    dst_color_range=_FULL_RANGE,
-                )
-                yield rgb.to_ndarray()
+                yield to_rgb(frame)
     except (OSError, av.error.FFmpegError) as error:
         raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def clip_bytes(frames: np.ndarray, fps: int, longest_px: int = 512) -> bytes:
+def frame_count(path: str | os.PathLike[str]) -> int:
+    """Frames of a video file, counted without decoding them. OutputError if it cannot be read."""
+    av = _import_av()
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise OutputError(f"cannot read {path}: there is no video in it")
+            return sum(1 for packet in container.demux(video=0) if packet.size)
+    except (OSError, av.error.FFmpegError) as error:
+        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def clip_bytes(frames: np.ndarray, fps: Fraction | int, longest_px: int = 512) -> bytes:
     """Frames (f, H, W, 3) uint8 as a small mp4 in memory, for previews: fast rather than fine.
 
     Sides are reduced until none is above `longest_px`, and made even.
@@ -265,11 +272,10 @@ def clip_bytes(frames: np.ndarray, fps: int, longest_px: int = 512) -> bytes:
     memory = io.BytesIO()
     with av.open(memory, "w", format="mp4", options={"movflags": "frag_keyframe+empty_moov"}) as container:
         stream = container.add_stream("libx264", rate=fps)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {"crf": "26", "preset": "ultrafast", "tune": "zerolatency"}
+        stream.width, stream.height = width, height
+        tag(stream.codec_context, {"crf": "26", "preset": "ultrafast", "tune": "zerolatency"})
         for frame in frames:
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            container.mux(stream.encode(picture.reformat(width, height, "yuv420p", interpolation="BILINEAR")))
+            container.mux(stream.encode(to_yuv(av, frame, (width, height))))
         container.mux(stream.encode(None))
     return memory.getvalue()
 

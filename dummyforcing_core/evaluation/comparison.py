@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
 
@@ -14,11 +15,11 @@ from ..clips.pipeline import Pipeline
 from ..clips.render import Clip, clip_run, prompt_schedule
 from ..clips.report import RunReport
 from ..clips.video import VideoWriter, read_frames
-from ..files import write_atomic
-from ..geometry import FPS
+from ..files import rename_whole, write_atomic
 from ..kv.plan import HeadPlan
 from ..loops.table import clip_kv_shape, pass_flops
 from ..policies.base import Policy
+from ..rates import OWN_RATE
 from .teacher_forced import ChunkError, teacher_forced
 
 _GAP = 12
@@ -107,17 +108,19 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
     write_atomic(path, (json.dumps([row.to_dict() for row in rows], indent=1) + "\n").encode("utf-8"))
 
 
-def side_by_side(videos: Sequence[Path], out: Path) -> None:
-    """One video of all, left to right, frame by frame."""
+def side_by_side(videos: Sequence[Path], out: Path, fps: Fraction = OWN_RATE) -> None:
+    """One video of all, left to right, frame by frame; it gets its name when it is whole."""
+    part = out.with_name(f"{out.stem}.part{out.suffix}")
     writer: VideoWriter | None = None
     try:
         for joined, _ in joined_frames(videos):
             if writer is None:
-                writer = VideoWriter(out, joined.shape[1], joined.shape[0], FPS)
+                writer = VideoWriter(part, joined.shape[1], joined.shape[0], fps)
             writer.write(joined[None])
     finally:
         if writer is not None:
             writer.close()
+    rename_whole(part, out)
 
 
 def joined_frames(videos: Sequence[Path]) -> Iterator[tuple[np.ndarray, tuple[np.ndarray | None, ...]]]:

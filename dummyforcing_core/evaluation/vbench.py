@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import DummyForcingError, OutputError
+from ..errors import DummyForcingError, OutputError, shown
 
 Suite = dict[str, str]  # prompt as VBench writes it -> text that is sampled
 
@@ -65,12 +65,12 @@ def _check_name(prompt: str, number: int, samples: int) -> None:
     if bad is not None:
         raise OutputError(
             f"prompt {number} holds {bad!r}, which no file name can have, and VBench finds clips by their prompt: "
-            f"{prompt[:60]!r}; write it without"
+            f"'{shown(prompt)}'; write it without"
         )
     size = len(Sample(prompt, prompt, samples - 1).file_name.encode())
     if size > NAME_BYTES:
         raise OutputError(
-            f"prompt {number} makes a file name of {size} bytes, {NAME_BYTES} is the most: {prompt[:60]!r}...; name "
+            f"prompt {number} makes a file name of {size} bytes, {NAME_BYTES} is the most: '{shown(prompt)}'; name "
             "the short prompts with --prompts and the long ones with --extended"
         )
 

@@ -11,15 +11,16 @@ file name of its own: a process that outlived its killed run cannot spoil the on
 import contextlib
 import hashlib
 import json
-import os
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError
-from ..files import make_folder, output_error, write_atomic
-from .vbench import SEED_RULE, Sample, Suite
+from ..errors import OutputError, shown
+from ..files import make_folder, output_error, rename_whole, write_atomic
+from ..ownership import free_of_owners, owned
+from ..reading import cause, parse_json, read_text
+from .vbench import SEED_RULE, Sample, Shard, Suite
 
 FORMAT = "dummyforcing.vbench"
 VERSION = 1
@@ -53,13 +54,19 @@ class ClipFolder:
         """The samples whose clip is not there yet."""
         return [sample for sample in samples if not (self.videos / sample.file_name).exists()]
 
+    @contextlib.contextmanager
+    def share(self, shard: Shard) -> Iterator[None]:
+        """Owns one rank's share of the folder while the block runs; OutputError if another run has it."""
+        with owned(self.path / f"rank-{shard.rank}-of-{shard.world}"):
+            yield
+
     def clear_unfinished(self, prompts: Iterable[str]) -> None:
-        """Drops what killed runs left of these prompts' clips."""
+        """Drops what killed runs left of these prompts' clips, and nothing that is being written."""
         keys = {_key(prompt) for prompt in prompts}
-        for path in self.unfinished.iterdir():
-            if path.name.split("-")[0] in keys:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+        left = [path for path in self.unfinished.iterdir() if path.name.split("-")[0] in keys]
+        for path in free_of_owners(left):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def working_file(self, sample: Sample) -> Path:
         """A new name to write a clip under."""
@@ -68,10 +75,7 @@ class ClipFolder:
     def finish(self, written: Path, sample: Sample) -> Path:
         """Gives a whole clip its own name."""
         target = self.videos / sample.file_name
-        try:
-            os.replace(written, target)
-        except OSError as error:
-            raise output_error(target, error) from error
+        rename_whole(written, target)
         return target
 
     def tidy(self) -> None:
@@ -82,16 +86,16 @@ class ClipFolder:
     def read_manifest(self) -> dict[str, Any] | None:
         """The manifest, None if there is none; OutputError if it is damaged or of another kind."""
         try:
-            text = self.manifest.read_text(encoding="utf-8")
+            self.manifest.lstat()
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError) as error:
-            raise OutputError(f"cannot read {self.manifest}: {error}; choose another folder") from error
+        except OSError as error:
+            raise OutputError(f"cannot read {shown(self.manifest, 200)}: {cause(error)}") from error
         try:
-            document = json.loads(text)
+            document = parse_json(read_text(self.manifest, "manifest", OutputError))
             known = (document["format"], document["version"]) == (FORMAT, VERSION)
-            whole = isinstance(document["conditions"], dict) and isinstance(document["prompts"], dict)
-        except (ValueError, TypeError, KeyError):
+            whole = isinstance(document["conditions"], dict) and all(map(_whole_entry, document["prompts"].values()))
+        except (ValueError, TypeError, KeyError, AttributeError):
             known = whole = False
         if not (known and whole):
             raise OutputError(f"{self.manifest} is no manifest of this version; sample into another folder")
@@ -105,16 +109,16 @@ class ClipFolder:
         for name, value in conditions.items():
             if name in found["conditions"] and found["conditions"][name] != value:
                 raise OutputError(
-                    f"expected {name} {found['conditions'][name]}, as of the clips in {self.path}, got {name} "
-                    f"{value}; repeat "
+                    f"expected {name} {shown(found['conditions'][name])}, as of the clips in {self.path}, got {name} "
+                    f"{shown(value)}; repeat "
                     "what they were made with, or choose another folder"
                 )
         for prompt, text in suite.items():
             entry = found["prompts"].get(prompt)
             if entry is not None and entry["text"] != text:
                 raise OutputError(
-                    f"expected {prompt[:60]!r} sampled as {entry['text'][:40]!r}, as in {self.path}, got "
-                    f"{text[:40]!r}; "
+                    f"expected '{shown(prompt)}' sampled as '{shown(entry['text'], 40)}', as in {self.path}, got "
+                    f"'{shown(text, 40)}'; "
                     "repeat the --extended file they were made with, or choose another folder"
                 )
 
@@ -146,6 +150,11 @@ class ClipFolder:
         if found is None or entries != found["prompts"]:
             whole = document | {"prompts": entries}
             write_atomic(self.manifest, (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def _whole_entry(entry: Any) -> bool:
+    """Whether a prompt's entry has its text and its seeds."""
+    return isinstance(entry, dict) and isinstance(entry.get("text"), str) and isinstance(entry.get("seeds"), list)
 
 
 def _key(prompt: str) -> str:

@@ -4,12 +4,12 @@ A dimension is mapped from [low, high] to [0, 1]; quality and semantic scores ar
 them 4 to 1.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import OutputError
+from ..errors import OutputError, shown
+from ..reading import parse_json, read_text
 
 # dimension -> (low, high, weight)
 QUALITY: dict[str, tuple[float, float, float]] = {
@@ -69,11 +69,12 @@ def read_results(paths: Iterable[Path]) -> dict[str, float]:
     found: dict[str, float] = {}
     for path in paths:
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = parse_json(read_text(path, "results", OutputError))
             read = {str(name).replace(" ", "_"): float(value[0]) for name, value in document.items()}
-        except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
             raise OutputError(
-                f"{path} is no result of VBench ({error}); give its *_eval_results.json: {{dimension: [score, ...]}}"
+                f"{shown(path, 200)} is no result of VBench ({shown(error)}); give "
+                f"its *_eval_results.json: {{dimension: [score, ...]}}"
             ) from error
         found |= read
     return found

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..clips.report import RunReport
 from ..kv.scoring import HeadScores
+from ..models.scaled_fp8 import dequantised
 from ..models.wan import WanConfig
 from ..models.wan_geometry import size_of
 from .comparison import Row
@@ -87,8 +88,10 @@ def _cell(value: object) -> str:
     return str(value).replace("|", "\\|")
 
 
-def check_tensors(page: Page, tensors: Mapping[str, Tensor], config: WanConfig) -> None:
-    """Geometry and values; tensors under official names, complete (read_checkpoint saw to that)."""
+def check_tensors(
+    page: Page, tensors: Mapping[str, Tensor], config: WanConfig, scales: Mapping[str, Tensor] | None = None
+) -> None:
+    """Geometry and values; tensors under official names, complete (read_checkpoint saw to that), and their scales."""
     size = size_of(config)
     named = f"Wan2.1 {size}" if size else "a size of its own"
     numbers = sum(tensor.numel() for tensor in tensors.values())
@@ -99,7 +102,7 @@ def check_tensors(page: Page, tensors: Mapping[str, Tensor], config: WanConfig) 
     empty: list[str] = []
     largest, where = 0.0, ""
     for name, tensor in tensors.items():
-        low, high = (float(x) for x in torch.aminmax(tensor.detach().float()))
+        low, high = (float(x) for x in torch.aminmax(dequantised(tensor.detach(), (scales or {}).get(name)).float()))
         peak = max(-low, high)
         if not (low > float("-inf") and high < float("inf")):  # also where both are NaN
             broken.append(name)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import BackendError
+from ..errors import BackendError, shown
 
 AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 HALF = (torch.float16, torch.bfloat16)
@@ -92,10 +92,10 @@ def choose(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -
     if name == "auto":
         return next(b for b in BACKENDS.values() if b.why_not(device, dtype, head_dim) is None)
     if name not in BACKENDS:
-        raise BackendError(f"unknown attention backend {name!r}; known: auto, {', '.join(BACKENDS)}")
+        raise BackendError(f"unknown attention backend '{shown(name)}'; known: auto, {', '.join(BACKENDS)}")
     reason = BACKENDS[name].why_not(device, dtype, head_dim)
     if reason:
-        raise BackendError(f"attention backend {name!r} cannot be used here: {reason}; use --attention auto")
+        raise BackendError(f"attention backend '{shown(name)}' cannot be used here: {reason}; use --attention auto")
     return BACKENDS[name]
 
 

@@ -8,7 +8,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from ..errors import PlanError
+from ..errors import PlanError, shown
+from ..reading import parse_json
 
 FORMAT = "dummyforcing.head_plan"
 VERSION = 1
@@ -29,9 +30,11 @@ class HeadMemory:
     def __post_init__(self) -> None:
         for frames in (self.sink_frames, 0 if self.recent_frames is None else self.recent_frames):
             if type(frames) is not int or frames < 0:
-                raise PlanError(f"{self} has a count of {frames!r} frames; give whole numbers, 0 or more")
+                raise PlanError(
+                    f"{shown(self)} has a count of {shown(repr(frames))} frames; give whole numbers, 0 or more"
+                )
         if self.positions not in ("absolute", "rank"):
-            raise PlanError(f"positions {self.positions!r} are unknown; known: absolute, rank")
+            raise PlanError(f"positions {shown(repr(self.positions))} are unknown; known: absolute, rank")
 
     def within(self, clip_frames: int) -> "HeadMemory":
         """The same memory with every count resolved for a clip of `clip_frames`."""
@@ -71,7 +74,7 @@ class KVShape:
 def _natural(number: object) -> int:
     """A whole number from 0 up; TypeError for anything else that JSON can hold."""
     if type(number) is not int or number < 0:
-        raise TypeError(f"{number!r} is no index")
+        raise TypeError(f"{shown(repr(number))} is no whole number from 0 up")
     return number
 
 
@@ -166,17 +169,15 @@ class HeadPlan:
     def from_json(cls, text: str) -> "HeadPlan":
         """Reads `to_json`'s form; PlanError names what is wrong."""
         try:
-            document = json.loads(text)
+            document = parse_json(text)
             found = document["format"], document["version"]
-        except (json.JSONDecodeError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise PlanError(
-                f"expected a head plan, JSON with format {FORMAT!r}, got {error!r}; save it again"
+                f"expected a head plan, JSON with format {FORMAT!r}, got {shown(repr(error))}; save it again"
             ) from error
         if found != (FORMAT, VERSION):
-            raise PlanError(
-                f"expected a head plan of format {FORMAT!r}, version {VERSION}, got {found[0]!r}, {found[1]!r}; save "
-                "it again"
-            )
+            said = ", ".join(shown(repr(part)) for part in found)
+            raise PlanError(f"expected a head plan of format {FORMAT!r}, version {VERSION}, got {said}; save it again")
         try:
             memories = [HeadMemory(**entry) for entry in document["memories"]]
             plan = cls(
@@ -184,7 +185,7 @@ class HeadPlan:
                 tuple(tuple(map(str, row)) for row in document["roles"]),
                 str(document["family"]),
             )
-            plan.check(document["layers"], document["heads"])
+            plan.check(_natural(document["layers"]), _natural(document["heads"]))
         except (KeyError, TypeError, IndexError) as error:
-            raise PlanError(f"the head plan is damaged: {error!r}; save it again") from error
+            raise PlanError(f"the head plan is damaged: {shown(repr(error), 200)}; save it again") from error
         return plan

@@ -76,7 +76,7 @@ class _Memory:
     def __init__(self, run: Run):
         self._run, self.setting = run, run.setting
         self._shape = context_shape(run.denoise.geometry, run.shape, run.family)
-        self._plan = self._widest = self._fitting(run.policy.plan(self.setting))
+        self._plan = self._widest = check_context(run.policy.plan(self.setting), run.family)
         self._observed: list[int] = []
         self.observation: Observation | None = None  # of this chunk
         self.predicted_peak_bytes = 0
@@ -106,7 +106,7 @@ class _Memory:
         if self.observation is None:
             return None
         scores = self.observation.scores()
-        self._plan = self._fitting(self._run.policy.replan(scores, self.setting))
+        self._plan = check_context(self._run.policy.replan(scores, self.setting), self._run.family)
         self._estimate(self.cache.plan.repack_peak_bytes(self._shape, self._plan))
         self.cache.repack(self._plan)
         self._observed.append(span.chunk)
@@ -120,17 +120,18 @@ class _Memory:
     def _estimate(self, peak_bytes: int) -> None:
         self.predicted_peak_bytes = max(self.predicted_peak_bytes, peak_bytes)
 
-    def _fitting(self, plan: HeadPlan) -> HeadPlan:
-        """The plan; PlanError if a head is to keep more first or more recent frames than there ever are."""
-        family, frames = self.setting.family, context_frames(self.setting.family)
-        for memory in {memory for row in plan.memories for memory in row}:
-            if max(memory.sink_frames, memory.recent_frames or 0) > frames:
-                raise PlanError(
-                    f"expected at most {frames} first and {frames} recent frames, got {memory.sink_frames} and "
-                    f"{memory.recent_frames or 'all'}; {family.title} reads {frames} frames before every chunk: use a "
-                    f"window of {family.default_window_frames} or less"
-                )
-        return plan
+
+def check_context(plan: HeadPlan, family: Family) -> HeadPlan:
+    """The plan; PlanError if a head is to keep more first or more recent frames than there ever are."""
+    frames = context_frames(family)
+    for memory in {memory for row in plan.memories for memory in row}:
+        if max(memory.sink_frames, memory.recent_frames or 0) > frames:
+            raise PlanError(
+                f"expected at most {frames} first and {frames} recent frames, got {memory.sink_frames} and "
+                f"{memory.recent_frames or 'all'}; {family.title} reads {frames} frames before every chunk: use a "
+                f"window of {family.default_window_frames} or less"
+            )
+    return plan
 
 
 def context_shape(model: ModelGeometry, shape: LatentShape, family: Family) -> KVShape:

@@ -22,7 +22,10 @@ from torch import Tensor
 from ..errors import DummyForcingError, OutputError, PlanError
 from ..geometry import Span, pixel_frames
 from ..models.denoiser import Step
-from ..schedule import add_noise
+from ..models.families import Family
+from ..models.stepcache import StepCache
+from ..policies.base import Setting
+from ..schedule import Schedule, add_noise
 from .rolling_memory import RollingMemory
 from .run import ChunkResult, Run
 
@@ -105,18 +108,29 @@ def _check_alike(contexts: Sequence[Tensor]) -> None:
         )
 
 
+def whole_windows(family: Family, schedule: Schedule, frames: int) -> int:
+    """The fewest latent frames, `frames` or more, that this loop can make: whole chunks, and a window full of them."""
+    return max(-(-frames // family.chunk_frames), len(schedule.sigmas)) * family.chunk_frames
+
+
 def check_rolling(run: Run) -> None:
     """One readable line for everything this loop cannot do."""
-    schedule, family, shape = run.schedule, run.family, run.shape
+    check_windows(run.setting, run.schedule, run.steps)
+    _check_alike([run.prompts.at(span.start) for span in run.spans])
+
+
+def check_windows(setting: Setting, schedule: Schedule, steps: StepCache) -> None:
+    """What of it is known before a model is loaded."""
+    family, frames = setting.family, setting.clip_frames
     window, chunk = len(schedule.sigmas), family.chunk_frames
-    if run.start is not None:
+    if setting.given_frames:
         raise OutputError(
             f"expected no given start, got one; {family.title} denoises a window of chunks together and was never made "
             "to go on from an image or clip: leave it out, or use a model of another family"
         )
-    if run.steps.skipped:
+    if steps.skipped:
         raise DummyForcingError(
-            f"expected no steps to skip, got {sorted(run.steps.skipped)}; every pass of {family.title} serves all "
+            f"expected no steps to skip, got {sorted(steps.skipped)}; every pass of {family.title} serves all "
             "noise levels at once: turn step caching off"
         )
     if schedule.first_sigmas is not None or schedule.timesteps is not None:
@@ -129,10 +143,9 @@ def check_rolling(run: Run) -> None:
             f"expected a window and a sink that fit the {family.default_window_frames} frames {family.title} attends "
             f"to, got {window} noise levels, each for a chunk of {chunk}; use fewer levels"
         )
-    if shape.frames % chunk or shape.frames < window * chunk:
-        near = max(-(-shape.frames // chunk), window) * chunk
+    near = whole_windows(family, schedule, frames)
+    if frames != near:
         raise OutputError(
-            f"expected whole chunks of {chunk} latent frames, at least {window}, got {shape.frames} frames for "
+            f"expected whole chunks of {chunk} latent frames, at least {window}, got {frames} frames for "
             f"{family.title}; ask for {near} latent frames ({pixel_frames(near)} frames of video)"
         )
-    _check_alike([run.prompts.at(span.start) for span in run.spans])

@@ -1,5 +1,6 @@
 """The loops that families are sampled by: one row each. Nothing else asks for a loop by its name."""
 
+import warnings
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
@@ -7,11 +8,14 @@ from ..geometry import LatentShape, chunk_spans
 from ..kv.plan import HeadPlan, KVShape
 from ..models.denoiser import ModelGeometry
 from ..models.families import Family
+from ..models.stepcache import NO_STEPS, StepCache
+from ..policies.base import Policy, Setting
 from ..schedule import Schedule
 from .context_latents import context_frames
-from .recompute import context_shape, recompute
+from .recompute import check_context, context_shape, recompute
 from .restarts import part_shape, parts_of, restarts
-from .rolling import check_rolling, rolling
+from .rolling import check_rolling, check_windows, rolling, whole_windows
+from .rolling_memory import fitted
 from .rollout import rollout
 from .run import ChunkResult, Run, kv_shape
 
@@ -22,6 +26,9 @@ class Loop:
 
     run           -- yields a clip's chunks
     refuse        -- raises one readable line for what the loop cannot do
+    refuse_early  -- the same of what is known before a model is loaded
+    check_plan    -- raises PlanError for a head plan that the loop cannot follow
+    made_frames   -- the fewest frames, as many as asked for or more, that the loop can make
     about         -- a phrase for a list of families, "" for the plain loop
     model_calls   -- (family, schedule, frames, given_frames) -> calls of a clip, as on_step is told of them
     kv_shape      -- (model, shape, family, recaches) -> what turns a clip's head plans into bytes
@@ -34,6 +41,9 @@ class Loop:
     model_calls: Callable[[Family, Schedule, int, int], int]
     kv_shape: Callable[[ModelGeometry, LatentShape, Family, bool], KVShape] = kv_shape
     refuse: Callable[[Run], None] = lambda run: None
+    refuse_early: Callable[[Setting, Schedule, StepCache], None] = lambda setting, schedule, steps: None
+    check_plan: Callable[[HeadPlan, Family], object] = lambda plan, family: None
+    made_frames: Callable[[Family, Schedule, int], int] = lambda family, schedule, frames: frames
     about: Callable[[Family], str] = lambda family: ""
     pass_frames: Callable[[Family], int] = lambda family: family.chunk_frames
     past_frames: Callable[[Family], int | None] = lambda family: None
@@ -82,6 +92,9 @@ LOOPS: dict[str, Loop] = {
         run=rolling,
         model_calls=_rolling_calls,
         refuse=check_rolling,
+        refuse_early=check_windows,
+        check_plan=fitted,
+        made_frames=whole_windows,
         about=lambda family: f"{_window(family)} frames denoised together",
         pass_frames=_window,
         past_frames=lambda family: family.default_window_frames - _window(family),
@@ -90,6 +103,7 @@ LOOPS: dict[str, Loop] = {
         run=recompute,
         model_calls=_recompute_calls,
         kv_shape=lambda model, shape, family, recaches: context_shape(model, shape, family),
+        check_plan=check_context,
         about=lambda family: "cache made anew before every chunk",
         past_frames=context_frames,
         still_frames=context_frames,
@@ -108,6 +122,17 @@ LOOPS: dict[str, Loop] = {
 def loop_of(family: Family) -> Loop:
     """The family's row."""
     return LOOPS[family.loop]
+
+
+def early_plan(setting: Setting, schedule: Schedule, policy: Policy, steps: StepCache = NO_STEPS) -> HeadPlan:
+    """The head plan that a clip would begin with. Raises what its loop would refuse, before a model is loaded."""
+    loop = loop_of(setting.family)
+    loop.refuse_early(setting, schedule, steps)
+    with warnings.catch_warnings():  # the run itself says them
+        warnings.simplefilter("ignore")
+        plan = policy.plan(setting)
+        loop.check_plan(plan, setting.family)
+    return plan
 
 
 def sample(run: Run) -> Generator[ChunkResult, None, None]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from .families import FAMILIES
 from .sources import TEXT, TINY, UNKNOWN, VAE, Licence, SourceFile
 
@@ -69,5 +69,5 @@ SOURCES: dict[str, Source] = {source.name: source for source in (*FAMILY_SOURCES
 def get_source(name: str) -> Source:
     """The entry called `name`; unknown names list the known ones."""
     if name not in SOURCES:
-        raise CheckpointError(f"unknown model family {name!r}; known: {', '.join(sorted(SOURCES))}")
+        raise CheckpointError(f"unknown model family '{shown(name)}'; known: {', '.join(sorted(SOURCES))}")
     return SOURCES[name]

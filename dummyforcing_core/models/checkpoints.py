@@ -6,27 +6,30 @@ model is built on the meta device, and tensors are converted and handed over one
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from .families import Family, get_family
 from .finite import check_loaded, is_finite
 from .lora import Lora
 from .metadata import build_metadata, parse_metadata, resolve_family, unknown_family
 from .names import listing, official_names, refuse_foreign
+from .other_forms import read_joined, read_one
+from .scaled_fp8 import dequantised, split_scales, stated_formats
 from .wan import CausalWan, WanConfig
 from .wan_geometry import FIX, check_tensors, geometry
-from .weight_files import flat_names, open_container, read_weights, write_safetensors
+from .weight_files import Tree, flat_names, open_container, write_safetensors
 
 DEMO_PATH = Path(__file__).resolve().parent.parent / "assets" / "demo_model.safetensors"
 NATIVE = (torch.bfloat16, torch.float16, torch.float32)
 CONTAINERS = Family.containers
 SAMPLES_PER_TENSOR = 16
+Read = Callable[[Path], tuple[Tree, dict[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,15 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Weights:
-    """A checked checkpoint: `tensors` are still those of the file, under official names, in the model's order."""
+    """A checked checkpoint: `tensors` are still those of the file, under official names, in the model's order.
+
+    scales -- of those that are stored as float8 and one number to multiply them with, by name
+    """
 
     tensors: dict[str, Tensor]
     family: Family
     info: CheckpointInfo
+    scales: dict[str, Tensor]
 
 
 def empty_model(config: WanConfig) -> CausalWan:
@@ -75,12 +82,13 @@ def load_model(
     """Loads a .safetensors or .pt checkpoint of Wan2.1 geometry; any container, prefix or diffusers names.
 
     dtype None keeps bf16, fp16 and fp32 as stored; other storage (fp8, fp64) becomes fp32 on the CPU, else bf16.
-    On the CPU with nothing to convert, parameters stay mapped to the file. A LoRA is merged in float32, weight by
-    weight. Raises CheckpointError, one line; also for a weight that is NaN or infinite.
+    On the CPU with nothing to convert, parameters stay mapped to the file. Scales and a LoRA are applied in float32,
+    weight by weight, and the result is rounded once. Raises CheckpointError, one line; also for a weight that is NaN or
+    infinite.
     """
     weights = read_checkpoint(path, family)
     if lora is not None:
-        lora.check(set(weights.tensors))
+        lora.check({name: tensor.shape for name, tensor in weights.tensors.items()})
     device = torch.device(device)
     if dtype is None:
         fallback = torch.float32 if device.type == "cpu" else torch.bfloat16
@@ -88,7 +96,7 @@ def load_model(
     model = empty_model(weights.info.geometry)
     source, state = weights.tensors, {}
     for name in list(source):
-        tensor = stored = source.pop(name)
+        tensor = stored = dequantised(source.pop(name), weights.scales.get(name))
         if lora is not None:
             tensor = lora.merged(name, stored)
         state[name] = tensor.to(device=device, dtype=dtype).contiguous()
@@ -128,33 +136,38 @@ def convert_checkpoint(
 ) -> tuple[CheckpointInfo, Family, int]:
     """Rewrites any readable checkpoint as save_model would; returns the source's info, its family, bytes written.
 
-    Tensors go through one at a time. dtype None keeps bf16, fp16 and fp32 as stored, and makes bf16 of the rest.
-    CheckpointError for a number that is NaN or infinite, or becomes it on the way.
+    The source may be a folder of shards. Tensors go through one at a time. dtype None keeps bf16, fp16 and fp32 as
+    stored, and makes bf16 of the rest. CheckpointError for a number that is NaN or infinite, or becomes it on the way.
     """
-    weights = read_checkpoint(source, family)
+    weights = read_checkpoint(source, family, read_joined)
     info = weights.info
     dtype = dtype or (info.dtype if info.dtype in NATIVE else torch.bfloat16)
     metadata = build_metadata(weights.family.name, info.geometry)
     for name, tensor in weights.tensors.items():  # before anything is written
-        if not is_finite(converted := tensor.to(dtype)):
-            _refuse(info.path, name, tensor, tensor, converted)
-    return info, weights.family, write_safetensors(Path(target), weights.tensors, metadata, dtype)
+        whole = dequantised(tensor, weights.scales.get(name))
+        if not is_finite(converted := whole.to(dtype)):
+            _refuse(info.path, name, tensor, whole, converted)
+    size = write_safetensors(Path(target), weights.tensors, metadata, dtype, weights.scales)
+    return info, weights.family, size
 
 
-def read_checkpoint(path: str | Path, family: str | None = None) -> Weights:
-    """Opens, identifies and checks a checkpoint without converting anything. Raises CheckpointError, one line."""
+def read_checkpoint(path: str | Path, family: str | None = None, read: Read = read_one) -> Weights:
+    """Opens, identifies and checks a checkpoint without converting anything. Raises CheckpointError, one line.
+
+    read -- gives the file's tensors and text metadata
+    """
     path = Path(path)
     if family is not None:
         get_family(family)
     try:
-        return _read(path, family)
+        return _read(path, family, read)
     except CheckpointError as error:
         # One line whatever a tensor in the file is called.
-        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{shown(path, 200)}: {' '.join(str(error).split())}") from error
 
 
-def _read(path: Path, wanted: str | None) -> Weights:
-    tree, texts = read_weights(path)
+def _read(path: Path, wanted: str | None, read: Read) -> Weights:
+    tree, texts = read(path)
     stated = parse_metadata(texts)
     family = resolve_family(wanted, stated.family, path)
     tensors, container = open_container(tree, family.containers if family else CONTAINERS)
@@ -166,7 +179,8 @@ def _read(path: Path, wanted: str | None) -> Weights:
             f"bare tensors or one of {', '.join(CONTAINERS)} was expected; {FIX}"
         )
     names = official_names(tensors)
-    tensors = {name: tensors[raw] for name, raw in names.items()}
+    formats = stated_formats(tensors, texts)
+    tensors, scales = split_scales({name: tensors[raw] for name, raw in names.items()}, formats)
     config = geometry(tensors, stated)
     expected = {name: tensor.shape for name, tensor in empty_model(config).state_dict().items()}
     check_tensors(tensors, expected)
@@ -177,12 +191,12 @@ def _read(path: Path, wanted: str | None) -> Weights:
     for tensor in tensors.values():
         sizes[tensor.dtype] += tensor.numel()
     stored = sizes.most_common(1)[0][0]
-    info = CheckpointInfo(path, container, stored, len(tensors), fingerprint(tensors, config), config)
-    return Weights(tensors, family, info)
+    mark = fingerprint(tensors, config, scales)
+    return Weights(tensors, family, CheckpointInfo(path, container, stored, len(tensors), mark, config), scales)
 
 
-def fingerprint(tensors: Mapping[str, Tensor], config: WanConfig) -> str:
-    """16 hex digits over the geometry and a few values of every tensor.
+def fingerprint(tensors: Mapping[str, Tensor], config: WanConfig, scales: Mapping[str, Tensor] | None = None) -> str:
+    """16 hex digits over the geometry and a few values of every tensor, times its scale if it has one.
 
     Values are widened to float32 first, so that a lossless change of dtype keeps the fingerprint.
     """
@@ -190,5 +204,6 @@ def fingerprint(tensors: Mapping[str, Tensor], config: WanConfig) -> str:
     for name, tensor in tensors.items():
         flat = tensor.detach().reshape(-1)
         sample = flat[:: max(len(flat) // SAMPLES_PER_TENSOR, 1)][:SAMPLES_PER_TENSOR]
-        digest.update(name.encode() + sample.float().cpu().numpy().tobytes())
+        values = dequantised(sample, (scales or {}).get(name))
+        digest.update(name.encode() + values.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

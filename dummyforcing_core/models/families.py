@@ -1,6 +1,6 @@
 """One row per checkpoint family: what a Wan2.1 file does not say about itself. Facts and sources: docs/families.md."""
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from .family import Family
 from .sources import DIFFUSION, DISAGREE, LORAS, UNKNOWN, Licence, SourceFile
 
@@ -51,6 +51,7 @@ ROWS = (
         trained_size=(64, 64),
         window_frames=12,
         sink_frames=3,
+        follows_switches=True,
         verified="trained, sampled and measured: demo/README.md",
     ),
     Family(
@@ -91,6 +92,7 @@ ROWS = (
         window_frames=12,
         sink_frames=3,
         recache=True,
+        follows_switches=True,
         containers=GENERATOR_FIRST,
         hints=(r"/[^/]*long[-_ ]?live(?![-_ ]?2)[^/]*$",),
         files=(
@@ -170,6 +172,7 @@ ROWS = (
         window_frames=6,
         trained_frames=ANY_LENGTH,
         loop="recompute",
+        follows_switches=True,
         hints=(r"/[^/]*krea[-_ .]?realtime[^/]*$",),
         files=(
             SourceFile(
@@ -221,7 +224,7 @@ FAMILIES: dict[str, Family] = {family.name: family for family in ROWS}
 def get_family(name: str) -> Family:
     """The row called `name`; unknown names list the known ones."""
     if name not in FAMILIES:
-        raise CheckpointError(f"unknown model family {name!r}; known families: {', '.join(sorted(FAMILIES))}")
+        raise CheckpointError(f"unknown model family '{shown(name)}'; known families: {', '.join(sorted(FAMILIES))}")
     return FAMILIES[name]
 
 

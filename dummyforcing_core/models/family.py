@@ -31,6 +31,7 @@ class Family:
     sink_frames: int = 0
     trained_frames: int = 21
     recache: bool = False  # on a prompt switch, the window is read again with the new prompt
+    follows_switches: bool = False  # made for prompts that change within a clip
     global_sink: bool = True  # and the sink keeps what the first prompt made of it
     containers: tuple[str, ...] = ("generator_ema", "generator", "model", "state_dict")  # first present wins
     first_steps: tuple[float, ...] | None = None  # of the first generated chunk, where it takes more

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
+from ..reading import parse_json
 from .families import FAMILIES, Family, get_family
 from .wan import WanConfig
 
@@ -35,19 +36,19 @@ def parse_metadata(metadata: Mapping[str, str]) -> Stated:
     if KEY not in metadata:
         return Stated()
     try:
-        entry = json.loads(metadata[KEY])
+        entry = parse_json(metadata[KEY])
         family, geometry = entry.get("family"), entry.get("geometry") or {}
         if not isinstance(family, str | None):
-            raise TypeError(f"family is {family!r}")
+            raise TypeError(f"family is {shown(repr(family))}")
         geometry = {name: geometry[name] for name in WanConfig.__dataclass_fields__ if name in geometry}
         if "patch_size" in geometry:
             geometry["patch_size"] = tuple(geometry["patch_size"])
         bad = {name: value for name, value in geometry.items() if not _positive(name, value)}
         if bad:
-            raise TypeError(f"geometry has {bad}")
+            raise TypeError(f"geometry has {shown(bad, 120)}")
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"metadata entry {KEY!r} is malformed ({error}), JSON with family and geometry was expected; "
+            f"metadata entry {KEY!r} is malformed ({shown(error, 120)}), JSON with family and geometry was expected; "
             "write the file anew with the convert command"
         ) from error
     return Stated(family, geometry)
@@ -84,7 +85,7 @@ def resolve_family(wanted: str | None, stated: str | None, path: Path) -> Family
     """
     if wanted and stated and wanted != stated:
         raise CheckpointError(
-            f"--family {wanted} contradicts the file, whose metadata says {stated}; "
+            f"--family {wanted} contradicts the file, whose metadata says {shown(stated)}; "
             "leave --family out or give another file"
         )
     name = wanted or stated or guess_family(path)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 
 # Wrappers may sit anywhere in a name: FSDP wraps every block, torch.compile may wrap a part.
 WRAPPERS = frozenset({"_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_module"})
@@ -38,11 +38,12 @@ DIFFUSERS_BLOCK = {
     for part, name in DIFFUSERS_ATTENTION.items()
 }
 _DIFFUSERS = re.compile(r"^(condition_embedder|blocks\.\d+\.attn[12])\.")
-_NAME = re.compile(r"^(?P<block>blocks\.\d+\.)?(?P<stem>.+?)(?P<leaf>\.(weight|bias))?$")
-_WAN = re.compile(r"^blocks\.\d+\.(self_attn|cross_attn)\.[qkvo]\.")
-
 # Tensors beside the weights of scaled fp8 files.
-QUANTISED = re.compile(r"(^|\.)(scaled_fp8|scale_weight|scale_input|weight_scale|input_scale|comfy_quant)$")
+_SCALES = "scaled_fp8|scale_weight|scale_input|weight_scale|input_scale|comfy_quant"
+QUANTISED = re.compile(rf"(^|\.)({_SCALES})$")
+
+_NAME = re.compile(rf"^(?P<block>blocks\.\d+\.)?(?P<stem>.+?)(?P<leaf>\.(weight|bias|{_SCALES}))?$")
+_WAN = re.compile(r"^blocks\.\d+\.(self_attn|cross_attn)\.[qkvo]\.")
 
 
 class Refusal(NamedTuple):
@@ -54,7 +55,9 @@ class Refusal(NamedTuple):
 
 REFUSED = (
     Refusal(
-        re.compile(r"(^|[._])(lora_(A|B|a|b|up|down|unet)|hada_w\d\w?|lokr_w\d\w?)([._]|$)"),
+        re.compile(
+            r"(^|[._])(lora_(A|B|a|b|up|down|unet)|lora\.(up|down)|hada_w\d\w?|lokr_w\d\w?)([._]|$)|\.diff(_b|_m)?$"
+        ),
         "this is a LoRA, full autoregressive weights were expected; the CausVid and lightx2v LoRAs found in ComfyUI "
         "folders are bidirectional few-step adapters, not AR weights; give a full checkpoint such as Self-Forcing's",
     ),
@@ -68,28 +71,23 @@ REFUSED = (
         "this is a Wan VACE control model, an autoregressive text-to-video checkpoint was expected; "
         "give one such as Self-Forcing's",
     ),
-    Refusal(
-        QUANTISED,
-        "this file holds scaled fp8 weights, plain bf16, fp16, fp32 or unscaled fp8 was expected; "
-        "use it inside ComfyUI or give an unscaled file",
-    ),
 )
 
 
 def listing(names: Iterable[str], show: int = 3) -> str:
-    """The first `show` names and the count of the rest."""
+    """The first `show` names, each shortened, and the count of the rest."""
     names = list(names)
     rest = f" and {len(names) - show} more" if len(names) > show else ""
-    return ", ".join(names[:show]) + rest
+    return ", ".join(shown(name, 120) for name in names[:show]) + rest
 
 
 def refuse_foreign(names: Iterable[str]) -> None:
-    """Raises CheckpointError when a name shows that the file is an adapter, another task or quantised."""
+    """Raises CheckpointError when a name shows that the file is an adapter or made for another task."""
     names = list(names)
     for pattern, message in REFUSED:
         hit = next((name for name in names if pattern.search(name)), None)
         if hit is not None:
-            raise CheckpointError(f"{message} (found {hit})")
+            raise CheckpointError(f"{message} (found {shown(hit)})")
 
 
 def strip_prefixes(name: str) -> str:
@@ -109,6 +107,11 @@ def from_diffusers(name: str) -> str:
     return block + (DIFFUSERS_BLOCK if block else DIFFUSERS_TOP).get(stem, stem) + leaf
 
 
+def official_name(name: str) -> str:
+    """The official name of one module or parameter, whatever spelling it is in."""
+    return from_diffusers(strip_prefixes(name))
+
+
 def official_names(names: Iterable[str]) -> dict[str, str]:
     """{official name: name in the file} of a Wan2.1 checkpoint.
 
@@ -116,18 +119,18 @@ def official_names(names: Iterable[str]) -> dict[str, str]:
     """
     names = list(names)
     stripped = {name: strip_prefixes(name) for name in names if not name.startswith(OTHER_PARTS)}
-    if any(_DIFFUSERS.match(short) for short in stripped.values()):
-        stripped = {name: from_diffusers(short) for name, short in stripped.items()}
-    if not any(_WAN.match(short) for short in stripped.values()):
+    if any(_DIFFUSERS.match(bare) for bare in stripped.values()):
+        stripped = {name: from_diffusers(bare) for name, bare in stripped.items()}
+    if not any(_WAN.match(bare) for bare in stripped.values()):
         raise CheckpointError(
             f"not a Wan checkpoint: it holds {listing(names) or 'no tensors'}, "
             "blocks.0.self_attn.q.weight and its like were expected; give a Wan2.1 autoregressive checkpoint"
         )
     official: dict[str, str] = {}
-    for name, short in stripped.items():
-        if official.setdefault(short, name) != name:
+    for name, bare in stripped.items():
+        if official.setdefault(bare, name) != name:
             raise CheckpointError(
-                f"both {official[short]} and {name} are {short}, one set of weights was expected; "
+                f"both {shown(official[bare])} and {shown(name)} are {shown(bare)}, one set of weights was expected; "
                 "save the set to use alone"
             )
     return official

@@ -15,8 +15,8 @@ def size_note(width: int, height: int, family: Family) -> str:
     """
     trained_width, trained_height = family.trained_size
     times = width * height / (trained_width * trained_height)
-    trained = f"the area that {family.title} was trained on, {trained_width}x{trained_height}"
-    of = f"{times:.{1 if times < 10 else 0}f} times {trained}"
+    trained = f"{family.title} was trained on, {trained_width}x{trained_height}"
+    of = f"{times:.{1 if times < 10 else 0}f} times the area that {trained}"
     sides = (LARGEST_SIDE * trained_width, LARGEST_SIDE * trained_height), made_size(*SIZES["1080p"])
     largest = max(sides, key=lambda size: size[0] * size[1])
     if width * height > largest[0] * largest[1]:

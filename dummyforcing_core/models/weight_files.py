@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..errors import CheckpointError, OutputError
+from ..errors import CheckpointError, OutputError, shown
+from ..files import real_path
+from ..reading import unreadable
+from .plain_tree import plain_tree
+from .scaled_fp8 import dequantised
 
 Tree = Mapping[str, Any]
 CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -31,66 +36,86 @@ def _read_safetensors(path: Path) -> tuple[Tree, dict[str, str]]:
 
 
 def _read_torch(path: Path) -> tuple[Tree, dict[str, str]]:
-    # Only the zip format of torch >= 1.6 can be mapped.
-    tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    zipped = zipfile.is_zipfile(path)  # only this format, of torch >= 1.6, can be mapped
+    if zipped:
+        _refuse_packed(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, about kinds of tensors that are refused below
+        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     if not isinstance(tree, Mapping):
         raise CheckpointError(
             f"holds one {type(tree).__name__}, a dictionary of tensors was expected; save the model's state_dict()"
         )
-    return tree, {}
+    return plain_tree(tree), {}
+
+
+def _refuse_packed(path: Path) -> None:
+    """torch stores as it is; what is compressed may become any size in memory."""
+    with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise CheckpointError(
+                f"is a compressed archive, a {path.suffix.lower()} file as torch writes it was expected; unpack it, "
+                "or download it again"
+            )
 
 
 READERS: dict[str, Callable[[Path], tuple[Tree, dict[str, str]]]] = {
     ".safetensors": _read_safetensors,
     ".pt": _read_torch,
     ".pth": _read_torch,
+    ".ckpt": _read_torch,
+    ".sft": _read_safetensors,
 }
 
 
 def read_weights(path: Path) -> tuple[Tree, dict[str, str]]:
     """The file's tensors (possibly nested) on the CPU, mapped where the format allows, and its text metadata.
 
-    Raises CheckpointError for a missing file, another file type, a truncated or corrupt file, and a .pt that would
-    have to run code. Messages do not name the path; callers put it in front.
+    Raises CheckpointError for a file that is missing or may not be read, another file type, a truncated or corrupt
+    file, and a .pt that would have to run code or holds tensors other than dense ones. Messages do not name the path;
+    callers put it in front.
     """
-    if not path.is_file():
-        what = "this is a folder" if path.is_dir() else "no such file"
-        raise CheckpointError(f"{what}, a single {', '.join(READERS)} file was expected; check the path")
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
+    if why := unreadable(path):
+        raise CheckpointError(f"{why} (a single {', '.join(READERS)} file was expected)")
+    if path.suffix.lower() not in READERS:
         raise CheckpointError(
-            f"file type {path.suffix or '(none)'!r} is not readable, one of {', '.join(READERS)} was expected; "
+            f"file type {shown(path.suffix) or '(none)'!r} is not readable, one of {', '.join(READERS)} was expected; "
             "convert or rename the file"
         )
+    return read_as(path.suffix.lower(), path)
+
+
+def read_as(kind: str, path: Path) -> tuple[Tree, dict[str, str]]:
+    """`read_weights` of a file that is of the kind of one of READERS, whatever its name."""
     try:
-        return reader(path)
-    except (CheckpointError, MemoryError):
+        return READERS[kind](path)
+    except CheckpointError:
         raise
-    except PermissionError as error:
-        raise CheckpointError("this account may not read it; change its permissions or copy it") from error
     except Exception as error:  # a damaged file makes the parsers raise almost anything
-        raise CheckpointError(_unreadable(path, error)) from error
+        raise CheckpointError(_damaged(path, error)) from error
 
 
 def read_header(path: Path) -> dict[str, str]:
     """The text metadata of a .safetensors file; {} for other files, which have none."""
-    if path.suffix.lower() != ".safetensors":
+    if READERS.get(path.suffix.lower()) is not _read_safetensors:
         return {}
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except Exception as error:  # a damaged file makes the parser raise almost anything
-        raise CheckpointError(_unreadable(path, error)) from error
+        raise CheckpointError(_damaged(path, error)) from error
 
 
-def _unreadable(path: Path, error: Exception) -> str:
+def _damaged(path: Path, error: Exception) -> str:
     code = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if code:
         return (
-            f"needs the Python object {code[1]}, tensors only were expected (loading objects can run foreign code); "
-            "save its state_dict() alone or get a .safetensors file"
+            f"needs the Python object {shown(code[1])}, tensors only were expected (loading objects can run foreign "
+            "code); save its state_dict() alone or get a .safetensors file"
         )
-    reason = (str(error) or type(error).__name__).splitlines()[0][:120]
+    if why := unreadable(path):
+        return why
+    reason = shown((str(error) or type(error).__name__).splitlines()[0], 120)
     return (
         f"truncated, corrupt or not a {path.suffix.lower()} file ({path.stat().st_size:,} bytes; {reason}); "
         "download it again and compare its size with the source's"
@@ -131,10 +156,28 @@ def open_container(tree: Tree, order: Sequence[str]) -> tuple[dict[str, Tensor],
     return tensors, None
 
 
+def _header(
+    ordered: Sequence[tuple[str, Tensor]], metadata: Mapping[str, str], dtype: torch.dtype | None
+) -> tuple[bytes, int]:
+    """The JSON in front of the tensors, and how many bytes follow it."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, tensor in ordered:
+        kind = dtype or tensor.dtype
+        start, end = end, end + tensor.numel() * kind.itemsize
+        header[name] = {"dtype": CODES[kind], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode("utf-8")
+    return text + b" " * (-len(text) % 8), end
+
+
 def write_safetensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], dtype: torch.dtype | None = None
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    dtype: torch.dtype | None = None,
+    scales: Mapping[str, Tensor] | None = None,
 ) -> int:
-    """Writes tensors as `dtype` (None: each as it is) and returns the file's size in bytes.
+    """Writes tensors as `dtype` (None: each as it is), those that have one times their scale; returns the file's bytes.
 
     The file appears whole or not at all: it is written beside its final name and then renamed.
     Raises CheckpointError for a dtype or suffix that cannot be written, OutputError when the disk refuses.
@@ -147,22 +190,16 @@ def write_safetensors(
         raise CheckpointError(f"{path}: cannot write {unknown.pop()}, one of {known} was expected; pass a dtype")
     # Widest first, so that every tensor starts at a multiple of its item size.
     ordered = sorted(tensors.items(), key=lambda item: -(dtype or item[1].dtype).itemsize)
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    end = 0
-    for name, tensor in ordered:
-        kind = dtype or tensor.dtype
-        start, end = end, end + tensor.numel() * kind.itemsize
-        header[name] = {"dtype": CODES[kind], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode("utf-8")
-    text += b" " * (-len(text) % 8)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    text, end = _header(ordered, metadata, dtype)
+    target = real_path(path)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
-            for _, tensor in ordered:
-                on_cpu = tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
-                file.write(on_cpu.reshape(-1).view(torch.uint8).numpy().data)
-        part.replace(path)
+            for name, tensor in ordered:
+                whole = dequantised(tensor.detach(), (scales or {}).get(name)).to("cpu", dtype or tensor.dtype)
+                file.write(whole.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        part.replace(target)
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror or error}); "

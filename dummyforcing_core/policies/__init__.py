@@ -1,6 +1,6 @@
 """Head policies: one file each, one row here."""
 
-from ..errors import PlanError
+from ..errors import PlanError, shown
 from ..models.families import Family
 from .base import Policy, Setting
 from .dummy_forcing import DummyForcing
@@ -21,7 +21,7 @@ POLICIES: dict[str, type[Policy]] = {
 def get_policy(name: str) -> type[Policy]:
     """The policy called `name`; unknown names list the known ones."""
     if name not in POLICIES:
-        raise PlanError(f"unknown policy {name!r}; known policies: {', '.join(POLICIES)}")
+        raise PlanError(f"unknown policy '{shown(name)}'; known policies: {', '.join(POLICIES)}")
     return POLICIES[name]
 
 

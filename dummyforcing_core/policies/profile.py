@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from ..errors import PlanError
+from ..errors import PlanError, shown
 from ..files import write_atomic
 from ..kv.scoring import HeadScores
+from ..reading import parse_json, read_text
 
 FORMAT = "dummyforcing.head_profile"
 VERSION = 1
@@ -82,19 +83,34 @@ class HeadProfile:
     def read(cls, path: Path) -> "HeadProfile":
         """Reads `write`'s form; PlanError names what is wrong."""
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = parse_json(read_text(path, "head profile", PlanError))
             found = document["format"], document["version"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise PlanError(f"{path} is not a head profile ({error!r}); make one with `profile`") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise PlanError(
+                f"{shown(path, 200)} is not a head profile ({shown(repr(error))}); make one with `profile`"
+            ) from error
         if found != (FORMAT, VERSION):
-            raise PlanError(f"{path} has format {found[0]!r}, version {found[1]!r}; known: {FORMAT!r}, {VERSION}")
+            said = f"format {shown(repr(found[0]))}, version {shown(repr(found[1]))}"
+            raise PlanError(f"{shown(path, 200)} has {said}; known: {FORMAT!r}, {VERSION}")
         try:
-            scores = HeadScores(torch.tensor(document["scores"], dtype=torch.float32))
-            profile = cls(scores, document["family"], document["fingerprint"], document.get("conditions", {}))
-            mass = scores.mass
-            if not bool((mass >= 0).all()) or not torch.allclose(mass.sum(-1), torch.ones(()), atol=1e-3):
-                raise ValueError("masses of a head are shares, 0 or more, and sum to 1")
-            profile.check(document["layers"], document["heads"])
-        except (KeyError, TypeError, ValueError, PlanError) as error:
-            raise PlanError(f"{path} is a damaged head profile ({error!r}); make it again with `profile`") from error
+            return cls._of(document)
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, PlanError) as error:
+            reason = shown(repr(error), 200)
+            raise PlanError(
+                f"{shown(path, 200)} is a damaged head profile ({reason}); make it again with `profile`"
+            ) from error
+
+    @classmethod
+    def _of(cls, document: dict[str, Any]) -> "HeadProfile":
+        """The profile in a document of `write`'s form; any of several errors if it is damaged."""
+        scores = HeadScores(torch.tensor(document["scores"], dtype=torch.float32))
+        profile = cls(scores, document["family"], document["fingerprint"], document.get("conditions", {}))
+        texts = isinstance(profile.family, str) and isinstance(profile.fingerprint, str)
+        if not texts or not isinstance(profile.conditions, dict):
+            raise TypeError("family and fingerprint are texts, conditions an object")
+        mass = scores.mass
+        shares = mass.numel() > 0 and bool((mass >= 0).all())
+        if not shares or not torch.allclose(mass.sum(-1), torch.ones(()), atol=1e-3):
+            raise ValueError("masses of a head are shares, 0 or more, and sum to 1")
+        profile.check(int(document["layers"]), int(document["heads"]))
         return profile

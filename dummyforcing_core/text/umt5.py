@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..models.finite import check_loaded, is_finite
+from ..models.scaled_fp8 import dequantised
 from .umt5_file import Umt5File, Umt5Geometry, open_umt5
 from .umt5_names import BLOCK, EMBEDDING, FIX, NORM
 from .umt5_tokenizer import load_tokenizer, package
@@ -145,14 +146,8 @@ def _weight(file: Umt5File, module: str, device: torch.device, dtype: torch.dtyp
 
 
 def _checked(module: str, tensor: Tensor, scale: Tensor | None, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """As `_scaled`; CheckpointError, which does not name the file, for NaN and infinity."""
-    weight = _scaled(tensor, scale, device, dtype)
+    """The tensor on the device in `dtype`; CheckpointError, which does not name the file, for NaN and infinity."""
+    weight = dequantised(tensor.to(device), scale).to(dtype)
     if not is_finite(weight):
-        check_loaded(f"{module}.weight", weight, _scaled(tensor, scale, torch.device("cpu"), torch.float32))
+        check_loaded(f"{module}.weight", weight, dequantised(tensor, scale))
     return weight
-
-
-def _scaled(tensor: Tensor, scale: Tensor | None, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The tensor on the device in `dtype`, multiplied in float32 with its scale."""
-    tensor = tensor.to(device)
-    return (tensor if scale is None else tensor.float() * scale.to(device).float().reshape(())).to(dtype)

@@ -5,7 +5,7 @@ All end at transformers' names and stay in their file, mapped. Formats: transfor
 Wan2.1 release (wan/modules/t5.py).
 """
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from ..models.names import listing
+from ..models.scaled_fp8 import FP8, scale_of, stated_formats
 from ..models.tensor_check import READABLE, in_one_line
-from ..models.weight_files import READERS, flat_names, open_container, read_weights
+from ..models.weight_files import flat_names, open_container, read_as, read_weights
+from ..reading import parse_json, read_text
 from .umt5_names import BIAS, BLOCK, EMBEDDING, EXPECTED, FIX, NORM, NUMBERED, transformers_names
 
 CONTAINERS = ("text_encoder", "state_dict", "model")
 SHARDS = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
-FP8 = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
-SCALES = ("scale_weight", "weight_scale")
+BYTES = (torch.uint8, torch.int8)
 GATE = "gated-gelu"
+FREE = {"relative_attention_max_distance": 128, "layer_norm_epsilon": 1e-6}  # what no tensor tells, as umt5 has it
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Umt5File:
         weight = self.tensors[f"{module}.weight"]
         if weight.dtype == torch.uint8:
             weight = weight.view(self.formats[module])
-        return weight, _scale(self.tensors, module)
+        return weight, scale_of(self.tensors, module)
 
 
 def open_umt5(path: str | Path) -> Umt5File:
@@ -75,23 +77,26 @@ def open_umt5(path: str | Path) -> Umt5File:
         return _open(path)
     except CheckpointError as error:
         # One line whatever a tensor in the file is called.
-        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{shown(path, 200)}: {' '.join(str(error).split())}") from error
 
 
 def _open(path: Path) -> Umt5File:
-    config = _config(path / "config.json") if path.is_dir() else {}
+    folder = os.path.isdir(path)
+    config = _config(path / "config.json") if folder else {}
     raw: dict[str, Tensor] = {}
     stated: dict[str, Any] = {}
-    for file in _shards(path) if path.is_dir() else [path]:
+    for file in _shards(path) if folder else [path]:
         tree, texts = _read(file)
         tensors, _ = open_container(tree, CONTAINERS)
         raw |= tensors or dict.fromkeys(flat_names(tree), torch.empty(0))
-        stated |= _stated(tensors, texts)
+        stated |= stated_formats(tensors, texts)
     names = transformers_names([*raw, *(f"{module}.weight" for module in stated)])
     tensors = {name: raw[given] for given, name in names.items() if given in raw}
     weights = {names[f"{module}.weight"]: kind for module, kind in stated.items() if f"{module}.weight" in names}
     formats = {weight.removesuffix(".weight"): kind for weight, kind in weights.items()}
     spiece = next((tensor for name, tensor in raw.items() if name.rpartition(".")[2] == "spiece_model"), None)
+    if spiece is not None and spiece.dtype not in BYTES:
+        raise CheckpointError(f"its tokenizer is a tensor of {spiece.dtype}, bytes were expected; {FIX}")
     geometry = _geometry(tensors, config)
     _check(tensors, formats, geometry)
     return Umt5File(
@@ -105,13 +110,13 @@ def _open(path: Path) -> Umt5File:
 def _config(path: Path) -> dict[str, Any]:
     """A folder's config.json."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(read_text(path, "file", CheckpointError))
         kind, gate = config.get("model_type"), config.get("feed_forward_proj", GATE)
-    except (OSError, ValueError, AttributeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"this folder's config.json cannot be read ({reason}), {EXPECTED}; {FIX}") from error
+    except (CheckpointError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"this folder's config.json cannot be read ({error}), {EXPECTED}; {FIX}") from error
     if (kind, gate) != ("umt5", GATE):
-        raise CheckpointError(f"config.json says {kind!r} with {gate!r}, {EXPECTED} ('umt5' with {GATE!r}); {FIX}")
+        said = f"{shown(repr(kind))} with {shown(repr(gate))}"
+        raise CheckpointError(f"config.json says {said}, {EXPECTED} ('umt5' with {GATE!r}); {FIX}")
     return config
 
 
@@ -126,32 +131,9 @@ def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
     if path.suffix.lower() != ".bin":
         return read_weights(path)
     try:
-        return READERS[".pt"](path)  # the same format under another name
-    except CheckpointError:
-        raise
-    except Exception as error:  # a damaged file makes the parser raise almost anything
-        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
-        raise CheckpointError(
-            f"{path.name} is truncated, corrupt or not a torch file ({reason}); download it again"
-        ) from error
-
-
-def _stated(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> dict[str, Any]:
-    """Module, as named in the file -> format that ComfyUI's metadata states for it, in the header or in tensors."""
-    try:
-        layers = json.loads(texts.get("_quantization_metadata", "{}")).get("layers", {})
-        stated = {module: entry["format"] for module, entry in layers.items()}
-        for name, tensor in tensors.items():
-            module, _, leaf = name.rpartition(".")
-            if leaf == "comfy_quant":
-                stated[module] = json.loads(tensor.numpy().tobytes())["format"]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"its quantisation metadata is malformed ({error}); {FIX}") from error
-    return stated
-
-
-def _scale(tensors: Mapping[str, Tensor], module: str) -> Tensor | None:
-    return next((tensors[name] for leaf in SCALES if (name := f"{module}.{leaf}") in tensors), None)
+        return read_as(".pt", path)  # the same format under another name
+    except CheckpointError as error:
+        raise CheckpointError(f"{path.name}: {error}") from error
 
 
 def _geometry(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Umt5Geometry:
@@ -171,13 +153,16 @@ def _geometry(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Umt5G
     (words, dim), (inner, _), (ffn_dim, _), (buckets, heads) = shapes
     found = {"d_model": dim, "d_kv": inner // heads, "d_ff": ffn_dim, "num_heads": heads, "num_layers": layers,
              "relative_attention_num_buckets": buckets}  # fmt: skip
-    odd = [f"{key} {config[key]} and {value}" for key, value in found.items() if config.get(key, value) != value]
+    odd = [f"{key} {shown(config[key])} and {value}" for key, value in found.items() if config.get(key, value) != value]
     if odd:
         raise CheckpointError(f"config.json and tensors disagree on {', '.join(odd)}: download the folder again")
-    return Umt5Geometry(
-        words, dim, inner // heads, ffn_dim, heads, buckets, layers,
-        config.get("relative_attention_max_distance", 128), config.get("layer_norm_epsilon", 1e-6),
-    )  # fmt: skip
+    distance, eps = (config.get(key, usual) for key, usual in FREE.items())
+    if type(distance) is not int or not buckets // 4 < distance < 2**31 or type(eps) is not float or not 0 < eps < 1:
+        raise CheckpointError(
+            f"config.json says {shown(f'{distance!r} and {eps!r}')} for {' and '.join(FREE)}, {EXPECTED} (128 and "
+            f"1e-06); {FIX}"
+        )
+    return Umt5Geometry(words, dim, inner // heads, ffn_dim, heads, buckets, layers, distance, eps)
 
 
 def _shapes(g: Umt5Geometry) -> dict[str, tuple[int, ...]]:
@@ -194,7 +179,7 @@ def _shapes(g: Umt5Geometry) -> dict[str, tuple[int, ...]]:
 def _check(tensors: Mapping[str, Tensor], formats: Mapping[str, Any], geometry: Umt5Geometry) -> None:
     shapes = _shapes(geometry)
     there = {module: tensors[f"{module}.weight"] for module in shapes if f"{module}.weight" in tensors}
-    scales = {module: _scale(tensors, module) for module in shapes}
+    scales = {module: scale_of(tensors, module) for module in shapes}
     findings = {
         "missing": [f"{module}.weight" for module in shapes if module not in there],
         "surplus": [name for name in tensors if name.rpartition(".")[0] not in shapes],

@@ -10,12 +10,14 @@ none of these, reads "(word:1.2)" as a weight, and lets a long prompt grow past 
 
 import html
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, DummyForcingError
+from ..errors import CheckpointError, DummyForcingError, shown
+from ..reading import unreadable
 
 Warn = Callable[[str], None]
 EOS = "</s>"
@@ -37,7 +39,7 @@ class Tokenizer:
         ids = self.split(clean(prompt))
         if len(ids) >= longest:
             warn(
-                f"the prompt that begins {prompt.strip()[:40]!r} is {len(ids) + 1} tokens long, "
+                f"the prompt that begins '{shown(prompt.strip()[:40])}' is {len(ids) + 1} tokens long, "
                 f"{longest} fit: its end is not read"
             )
         return [*ids[: longest - 1], self.eos]
@@ -69,13 +71,15 @@ def load_tokenizer(encoder: Path, given: Path | None, spiece: bytes | None) -> T
         return _read(_find(given, ["."]))
     if spiece is not None:
         return _sentencepiece(spiece, encoder)
-    folder = encoder if encoder.is_dir() else encoder.parent
+    folder = encoder if os.path.isdir(encoder) else encoder.parent
     return _read(_find(folder, FOLDERS))
 
 
 def _find(where: Path, folders: list[str] | tuple[str, ...]) -> Path:
     candidates = [where, *(where / folder / name for folder in folders for name in FILES)]
-    found = next((path for path in candidates if path.is_file()), None)
+    found = next((path for path in candidates if os.path.isfile(path)), None)
+    if found is None and not os.path.isdir(where):
+        raise CheckpointError(f"{shown(where, 200)}: {unreadable(where)}; {FIX}")
     if found is None:
         what = f"none of {', '.join(FILES)} is in it or in {', '.join(folders[1:])}" if len(folders) > 1 else (
             f"a folder with one of {', '.join(FILES)}, or such a file, was expected"
@@ -85,12 +89,9 @@ def _find(where: Path, folders: list[str] | tuple[str, ...]) -> Path:
 
 
 def _read(path: Path) -> Tokenizer:
-    if path.suffix.lower() == ".json":
-        return _json(path)
-    try:
-        return _sentencepiece(path.read_bytes(), path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: the tokenizer cannot be read ({error.strerror}); {FIX}") from error
+    if why := unreadable(path):
+        raise CheckpointError(f"{shown(path, 200)}: the tokenizer cannot be read: {why}; {FIX}")
+    return _json(path) if path.suffix.lower() == ".json" else _sentencepiece(path.read_bytes(), path)
 
 
 def _json(path: Path) -> Tokenizer:
@@ -124,5 +125,5 @@ def _sentencepiece(model: bytes, path: Path) -> Tokenizer:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    reason = " ".join(str(error).split())[:120]
-    return CheckpointError(f"{path}: its tokenizer is damaged or of another kind ({reason}); {FIX}")
+    reason = shown(error, 120)
+    return CheckpointError(f"{shown(path, 200)}: its tokenizer is damaged or of another kind ({reason}); {FIX}")

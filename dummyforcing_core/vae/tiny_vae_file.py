@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from ..models.finite import check_loaded
 from ..models.names import listing
 from ..models.tensor_check import mismatch
@@ -55,7 +55,7 @@ def load_tiny_decoder(
         return _loaded(tensors, raw_latents, device, dtype)
     except CheckpointError as error:
         # One line whatever a tensor in the file is called.
-        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{shown(path, 200)}: {' '.join(str(error).split())}") from error
 
 
 def _loaded(

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from ..models.finite import check_loaded
 from ..models.names import Refusal, listing
 from ..models.tensor_check import mismatch
@@ -54,7 +54,7 @@ def load_wan_vae(path: str | Path, device: torch.device | str = "cpu", dtype: to
         return _loaded(_read(path), torch.device(device), dtype)
     except CheckpointError as error:
         # One line whatever a tensor in the file is called.
-        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{shown(path, 200)}: {' '.join(str(error).split())}") from error
 
 
 def _loaded(tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype | None) -> WanVAE:

@@ -10,12 +10,13 @@ from torch import Tensor
 from ...dummyforcing_core.geometry import LatentShape, Span
 from ...dummyforcing_core.loops.latent_check import LatentCheck
 from ...dummyforcing_core.loops.run import ChunkResult, Run
-from ...dummyforcing_core.loops.table import sample
+from ...dummyforcing_core.loops.table import loop_of, sample
 from ...dummyforcing_core.noise import NoiseFn
 from ...dummyforcing_core.transfer import to_device
 from .denoiser import check_shape
 from .memory import free_for, kv_bytes
 from .session import ARSampler, Session
+from .shown import extended, made_side
 
 OnChunk = Callable[[ChunkResult], bool]
 
@@ -52,18 +53,36 @@ def full_clip_sampler() -> ARSampler:
     """The SAMPLER for SamplerCustomAdvanced: shape, first noise and start come with its latent and noise."""
 
     def work(session: Session) -> Tensor:
-        shape = LatentShape(*session.noise.shape)
+        asked = LatentShape(*session.noise.shape)
+        shape = _made(session, asked)
         check_shape(shape, session.family)
         run = replace(session.run(shape), noise=_noise_of(session, shape))
-        return stream(session, run, _reporting(session, shape))
+        made = stream(session, run, _reporting(session, asked))
+        return made[:, :, : asked.frames, : asked.height, : asked.width]
 
     return ARSampler(work)
 
 
+def _made(session: Session, asked: LatentShape) -> LatentShape:
+    """What is made for the latent that the guider was called with, and cut again: the host wants back its shape."""
+    frames = loop_of(session.family).made_frames(session.family, session.schedule, asked.frames)
+    return replace(asked, frames=frames, height=made_side(asked.height), width=made_side(asked.width))
+
+
 def _noise_of(session: Session, shape: LatentShape) -> NoiseFn:
-    """The guider's noise and latent start every chunk; ours renoises."""
+    """The guider's noise and latent start every chunk; ours renoises, and fills what is made beyond them."""
     latent = torch.zeros_like(session.noise) if session.latent is None else session.latent
-    return over_latent(session, shape, latent, lambda span: session.noise[:, :, span.start : span.stop])
+    seeded, given = session.seeded_noise(shape), session.noise
+
+    def first(span: Span) -> Tensor:
+        there = given[:, :, span.start : span.stop]
+        if there.shape[2:] == (span.frames, shape.height, shape.width):
+            return there
+        noise = seeded(0, span).to(given.dtype)
+        noise[:, :, : there.shape[2], : there.shape[3], : there.shape[4]] = there
+        return noise
+
+    return over_latent(session, shape, extended(latent, shape), first)
 
 
 def over_latent(
@@ -89,9 +108,10 @@ def _reporting(session: Session, shape: LatentShape) -> OnChunk:
     def on_chunk(chunk: ChunkResult) -> bool:
         if session.callback is not None:
             made.append(chunk.latent.to(where))
-            whole = chunk.span.stop == shape.frames
-            shown = torch.cat(made, dim=2) if whole else chunk.latent[:, :, -1:]
-            step = chunk.span.stop * session.steps // shape.frames - 1
+            whole = chunk.span.stop >= shape.frames
+            shown = torch.cat(made, dim=2)[:, :, : shape.frames] if whole else chunk.latent[:, :, -1:]
+            shown = shown[..., : shape.height, : shape.width]
+            step = min(chunk.span.stop, shape.frames) * session.steps // shape.frames - 1
             session.callback(step, shown, shown, session.steps)
         return False
 

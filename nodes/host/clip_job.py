@@ -1,23 +1,28 @@
 """A streaming run before it begins: what was asked for, checked, and its device memory estimated."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...dummyforcing_core import __version__
-from ...dummyforcing_core.clips.render import device_name
+from ...dummyforcing_core.clips.render import device_name, made_conditions, shown_conditions
 from ...dummyforcing_core.errors import DummyForcingError
-from ...dummyforcing_core.geometry import SPATIAL, LatentShape, Span, chunk_spans, pixel_frames, screen_size
-from ...dummyforcing_core.loops.table import loop_of
+from ...dummyforcing_core.geometry import SPATIAL, LatentShape, Span, chunk_spans, pixel_frames
+from ...dummyforcing_core.loops.run import setting_of
+from ...dummyforcing_core.loops.table import early_plan, loop_of
 from ...dummyforcing_core.models.families import Family
 from ...dummyforcing_core.models.sizes import size_note
 from ...dummyforcing_core.policies import Policy, own_policy
+from ...dummyforcing_core.rates import OWN_RATE
 from ...dummyforcing_core.schedule import Schedule
 from .decoder import check_vae, streams
-from .memory import Needs, check_fits, fits_together, needs_of
+from .denoiser import check_shape, geometry_of
+from .memory import Needs, check_fits, check_main_memory, fits_together, needs_of
 from .settings import family_of, settings_of
+from .shown import Shown, extended, made_side, shown_of
 from .sigmas import schedule_by
 
 
@@ -25,7 +30,8 @@ from .sigmas import schedule_by
 class ClipJob:
     """One clip that a MODEL is to make.
 
-    canvas   -- the LATENT's samples (batch, 16, frames, h, w); not empty for video to video
+    canvas   -- the LATENT's samples at the clip's shape (batch, 16, frames, h, w); not empty for video to video
+    shown    -- what of its pixels the video has
     start    -- latents (batch, 16, n, h, w) of a given image or clip, as a LATENT holds them
     live     -- the VAE decodes every chunk as soon as it is done, else it waits for the last one
     notes    -- lines that the report must show
@@ -34,6 +40,8 @@ class ClipJob:
     model: Any
     conditioning: list
     canvas: Tensor
+    shown: Shown
+    fps: Fraction
     start: Tensor | None
     family: Family
     known_from: str
@@ -63,13 +71,19 @@ class ClipJob:
         """Of the model, as the loop tells of them."""
         return loop_of(self.family).model_calls(self.family, self.schedule, self.shape.frames, self._given_frames)
 
+    @property
+    def _start_condition(self) -> dict[str, str]:
+        given = self._given_frames
+        return {"given start": f"{pixel_frames(given)} frames ({given} latent)"} if given else {}
+
     def conditions(self, seed: int) -> dict[str, Any]:
         """The first lines of its report."""
         return {
             "family": f"{self.family.name} ({self.known_from})",
             "policy": policy_text(self.policy),
-            "size": "{}x{}".format(*screen_size(self.shape.width * SPATIAL, self.shape.height * SPATIAL)),
-            "frames": pixel_frames(self.shape.frames),
+            **shown_conditions(self.shown.size, self.shown.frames, self.fps),
+            **made_conditions(self.shown.size, self.shown.frames, self.fps, self.shape),
+            **self._start_condition,
             "prompts": len(self.conditioning),
             "steps": ", ".join(f"{level:.3f}" for level in self.schedule.sigmas),
             "seed": seed,
@@ -83,25 +97,24 @@ def clip_job(
     model: Any,
     conditioning: list,
     latent: dict,
+    fps: Fraction = OWN_RATE,
     vae: Any = None,
     start_latent: dict | None = None,
     sigmas: Tensor | None = None,
 ) -> ClipJob:
     """The job of a Streaming Sampler's inputs; DummyForcingError if it cannot be done."""
-    canvas = latent["samples"]
-    if canvas.ndim != 5 or latent.get("noise_mask") is not None:
-        raise DummyForcingError(
-            "expected an empty video latent (batch, 16, frames, h, w) without a mask, got shape "
-            f"{tuple(canvas.shape)}{' with a noise mask' if 'noise_mask' in latent else ''}; connect Clip Size"
-        )
-    shape = LatentShape(*canvas.shape)
-    start = None if start_latent is None else _checked_start(start_latent["samples"], shape)
     family, known_from = family_of(model)
+    schedule = schedule_by(sigmas, family.schedule)
+    shown, shape = _made(latent, fps, family, schedule)
+    start = None if start_latent is None else _checked_start(start_latent["samples"], shape)
     settings = settings_of(model)
-    policy = settings.policy or own_policy(family)
-    note = size_note(*screen_size(shape.width * SPATIAL, shape.height * SPATIAL), family)
-    notes = (*settings.notes, note) if note else settings.notes
-    clip = model, shape, policy, family, 0 if start is None else start.shape[2], len(conditioning) - 1
+    policy, notes = settings.policy or own_policy(family), settings.notes
+    if note := size_note(*shown.size, family):
+        notes = (*notes, note)
+    given = 0 if start is None else start.shape[2]
+    setting = setting_of(geometry_of(model), shape, family, given)
+    early_plan(setting, schedule, policy, settings.listed_steps(schedule))
+    clip = model, shape, policy, family, given, len(conditioning) - 1
     if vae is not None:
         check_vae(vae, shape.channels)
     live = vae is not None and streams(vae)
@@ -110,10 +123,46 @@ def clip_job(
         notes += (f"decoding waits for the last chunk: it does not fit beside the model ({needs})",)
         live, needs = False, needs_of(*clip, None)
     check_fits(model, needs, shape, policy, family)
-    schedule = schedule_by(sigmas, family.schedule)
     return ClipJob(
-        model, conditioning, canvas, start, family, known_from, policy, sigmas, schedule, vae, live, needs, notes
+        model,
+        conditioning,
+        extended(latent["samples"], shape),
+        shown,
+        fps,
+        start,
+        family,
+        known_from,
+        policy,
+        sigmas,
+        schedule,
+        vae,
+        live,
+        needs,
+        notes,
     )
+
+
+def _check_canvas(latent: dict) -> None:
+    canvas = latent["samples"]
+    if canvas.ndim != 5 or latent.get("noise_mask") is not None:
+        raise DummyForcingError(
+            "expected an empty video latent (batch, 16, frames, h, w) without a mask, got shape "
+            f"{tuple(canvas.shape)}{' with a noise mask' if 'noise_mask' in latent else ''}; connect Clip Size"
+        )
+
+
+def _made(latent: dict, fps: Fraction, family: Family, schedule: Schedule) -> tuple[Shown, LatentShape]:
+    """What the video shows, and the shape of what has to be made for it."""
+    _check_canvas(latent)
+    canvas, shown = latent["samples"], shown_of(latent)
+    if not canvas.any():
+        shown = shown.at(fps)
+    batch, channels, _, height, width = canvas.shape
+    frames = loop_of(family).made_frames(family, schedule, shown.latent_frames)
+    shape = LatentShape(batch, channels, frames, made_side(height), made_side(width))
+    check_shape(shape, family)
+    check_main_memory(shape)
+    return shown, shape
 
 
 def policy_text(policy: Policy) -> str:
@@ -127,15 +176,30 @@ def policy_text(policy: Policy) -> str:
 
 
 def _checked_start(start: Tensor, shape: LatentShape) -> Tensor:
-    wanted = (shape.channels, shape.height, shape.width)
-    if start.ndim != 5 or (start.shape[1], *start.shape[3:]) != wanted or start.shape[0] not in (1, shape.batch):
+    if start.ndim == 5 and (made_side(start.shape[3]), made_side(start.shape[4])) == (shape.height, shape.width):
+        start = extended(start, replace(shape, frames=start.shape[2]))
+    if start.ndim != 5 or start.shape[1] != shape.channels:
         raise DummyForcingError(
-            f"expected a start_latent of shape ({shape.batch} or 1, {shape.channels}, frames, {shape.height}, "
-            f"{shape.width}) for this clip, got {tuple(start.shape)}; scale the image to "
-            f"{shape.width * SPATIAL}x{shape.height * SPATIAL} before encoding it"
+            f"expected a start_latent (batch, {shape.channels}, frames, h, w) of Wan2.1, got {tuple(start.shape)}; "
+            "encode the image with this model's VAE, or connect a clip that it made"
+        )
+    if start.shape[0] not in (1, shape.batch):
+        one = "1 clip" if shape.batch == 1 else f"1 clip, or one for each of the {shape.batch}"
+        raise DummyForcingError(
+            f"expected a start_latent of {one}, got {start.shape[0]}; change batch_size of Clip Size"
+        )
+    if start.shape[3:] != (shape.height, shape.width):
+        wanted, got = _pixels(shape.height, shape.width), _pixels(*start.shape[3:])
+        image = f"scale the image to {wanted} before encoding it, or " if start.shape[2] == 1 else ""
+        raise DummyForcingError(
+            f"expected a start_latent of {wanted} pixels, as this clip, got {got}; {image}set Clip Size to {got}"
         )
     if start.shape[2] >= shape.frames:
         raise DummyForcingError(
             f"the start has {start.shape[2]} latent frames, the clip {shape.frames} in all; make the clip longer"
         )
     return start.expand(shape.batch, -1, -1, -1, -1)
+
+
+def _pixels(height: int, width: int) -> str:
+    return f"{width * SPATIAL}x{height * SPATIAL}"

@@ -4,6 +4,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from types import TracebackType
 from typing import Any
 
@@ -12,10 +13,11 @@ import numpy as np
 from torch import Tensor
 
 from ...dummyforcing_core.clips.video import VideoWriter
-from ...dummyforcing_core.geometry import SPATIAL, LatentShape, screen_size
+from ...dummyforcing_core.geometry import LatentShape
 from ...dummyforcing_core.vae.streaming import to_uint8
 from .decoder import SMALL_TILE, check_vae, load, stream_of, wrong_kind
 from .files import OutputFile
+from .shown import Shown
 from .tiled_stream import TiledStream
 
 LOOKBACK_FRAMES = 48  # latents; more than the Wan2.1 decoder's convolutions see of the past (about 37)
@@ -24,7 +26,7 @@ LOOKBACK_FRAMES = 48  # latents; more than the Wan2.1 decoder's convolutions see
 class ClipOutput:
     """Decodes and writes a clip chunk by chunk; one file per batch item.
 
-        with ClipOutput(vae, shape, fps, prefix, tags) as output:
+        with ClipOutput(vae, shape, shown, fps, prefix, tags) as output:
             for chunk in ...:
                 pixels = output.add(latents)       # (B, f, H, W, 3) uint8, on disk and playable
             output.finish()
@@ -32,12 +34,12 @@ class ClipOutput:
     Leaving it without finish() keeps the playable part and names it in the log.
     """
 
-    def __init__(self, vae: Any, shape: LatentShape, fps: int, prefix: str, tags: Mapping[str, str]):
+    def __init__(self, vae: Any, shape: LatentShape, shown: Shown, fps: Fraction, prefix: str, tags: Mapping[str, str]):
         check_vae(vae, shape.channels)
         self._vae, self._shape = vae, shape
         if line := wrong_kind(vae):
             warnings.warn(line, stacklevel=2)
-        self.size = screen_size(shape.width * SPATIAL, shape.height * SPATIAL)
+        self.size, self._left = shown.size, shown.frames
         self.files = [OutputFile(prefix, *self.size, item) for item in range(shape.batch)]
         self._writers = [VideoWriter(file.part, *self.size, fps, metadata=tags) for file in self.files]
         self._stream = stream_of(vae)
@@ -103,7 +105,8 @@ class ClipOutput:
         if not pixels.shape[2]:
             return np.empty((self._shape.batch, 0, self.size[1], self.size[0], 3), np.uint8)
         self.on_pixels(pixels)
-        frames = to_uint8(pixels, self.size)
+        frames = to_uint8(pixels, self.size)[:, : self._left]
+        self._left -= frames.shape[1]
         for writer, item in zip(self._writers, frames, strict=True):
             writer.write(item)
         return frames

@@ -3,6 +3,7 @@
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,17 @@ import numpy as np
 
 from ...dummyforcing_core.clips.video import VideoWriter
 from ...dummyforcing_core.clips.video_metrics import VideoMetrics, metrics_table
+from ...dummyforcing_core.errors import OutputError
 from ...dummyforcing_core.evaluation.comparison import joined_frames
-from ...dummyforcing_core.geometry import FPS
+from ...dummyforcing_core.rates import OWN_RATE, rate_of
 from .files import OutputFile
 
 
 def compare(first: Any, second: Any, prefix: str) -> tuple[OutputFile, str]:
     """Writes both beside each other to the output folder and tells how they differ. Holds one frame of each."""
     with _on_disk(first) as left, _on_disk(second) as right:
-        fps = max(1, round(float(first.get_frame_rate()))) if hasattr(first, "get_frame_rate") else FPS
-        metrics = {"first": VideoMetrics(fps=fps), "second": VideoMetrics(fps=fps)}
+        fps = _rate(first)
+        metrics = {name: VideoMetrics(fps=max(1, round(fps))) for name in ("first", "second")}
         difference: list[float] = []
         file = writer = None
         try:
@@ -41,6 +43,14 @@ def compare(first: Any, second: Any, prefix: str) -> tuple[OutputFile, str]:
         assert file is not None  # a VIDEO has a frame
         file.finish()
         return file, metrics_table(metrics, difference)
+
+
+def _rate(video: Any) -> Fraction:
+    """Of a VIDEO; the models' own where it tells none, or one that no video has."""
+    try:
+        return rate_of(video.get_frame_rate())
+    except (AttributeError, OutputError):
+        return OWN_RATE
 
 
 @contextlib.contextmanager

@@ -53,6 +53,11 @@ def check_vae(vae: Any, channels: int) -> None:
         raise DummyForcingError("the VAE input is empty: the checkpoint has none; connect Load VAE with the Wan2.1 VAE")
     dimensions = getattr(vae, "latent_dim", 3)
     if vae.latent_channels != channels or dimensions != 3:
+        if vae.latent_channels == 16 and dimensions == 3:
+            raise DummyForcingError(
+                f"expected a latent of 16 channels for this VAE, got {channels}, which is another model's; connect a "
+                "Wan2.1 model's, or the VAE of the model that made it"
+            )
         kind = "videos" if dimensions == 3 else "images"
         raise DummyForcingError(
             f"this VAE decodes {kind} of {vae.latent_channels} latent channels, the clip is a video of {channels}; "

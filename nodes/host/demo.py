@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ...dummyforcing_core.clips.demo_assets import load_demo_codec
+from ...dummyforcing_core.errors import shown
 from ...dummyforcing_core.models.checkpoints import DEMO_PATH, read_checkpoint
 from ...dummyforcing_core.models.families import DEMO, get_family
 from ...dummyforcing_core.text.demo_text import encode_prompt
 from ...dummyforcing_core.vae.demo_codec import DemoCodec, DemoDecoderStream
+from .prompts import NOTES
 from .settings import with_settings
 
 
@@ -93,10 +95,15 @@ class DemoText:
 
     def encode_from_tokens_scheduled(self, tokens: dict[str, str], **kwargs: Any) -> list:
         features, unknown = encode_prompt(tokens["text"])
+        notes = []
+        if not tokens["text"].strip():
+            notes.append("a prompt is empty: say what is to be seen")
         if unknown:
-            words = ", ".join(dict.fromkeys(unknown))
-            logging.warning("Dummy Forcing: the demo world does not know: %s (ignored)", words)
-        return [[features, {"pooled_output": None}]]
+            words = shown(", ".join(dict.fromkeys(unknown)), 200)
+            notes.append(f"the demo world does not know: {words} (ignored)")
+        for note in notes:
+            logging.warning("Dummy Forcing: %s", note)
+        return [[features, {"pooled_output": None, NOTES: tuple(notes)}]]
 
 
 def demo_clip() -> DemoText:
@@ -146,7 +153,7 @@ class DemoVAE(comfy.sd.VAE):
         self.process_output = lambda image: image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
         self.disable_offload = self.not_video = False
         self.crop_input = True
-        self.pad_channel_value = self.extra_1d_channel = self.size = None
+        self.pad_channel_value = self.extra_1d_channel = self.size = self.format_encoded = None
 
     def vae_output_dtype(self) -> torch.dtype:
         return torch.float32

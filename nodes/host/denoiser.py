@@ -64,12 +64,14 @@ def check_shape(shape: LatentShape, family: Family) -> None:
     """DummyForcingError unless a Wan2.1 model of this family can sample this shape."""
     if shape.channels != 16:
         raise DummyForcingError(
-            f"expected a latent with the 16 channels of Wan2.1, got {shape.channels}; connect the latent of Clip Size"
+            f"expected a latent with the 16 channels of Wan2.1, got {shape.channels}, which is another model's; "
+            "connect the latent of Clip Size"
         )
     if shape.height % PATCH or shape.width % PATCH:
+        # How many pixels were asked for is not known here: the node that made the latent has rounded them down.
         raise DummyForcingError(
-            f"expected sides that are multiples of {SPATIAL * PATCH} pixels, got "
-            f"{shape.width * SPATIAL}x{shape.height * SPATIAL}; use e.g. 832x480"
+            f"expected a latent of even sides (of pixels, multiples of {SPATIAL * PATCH}), got {shape.width} columns "
+            f"and {shape.height} rows; make it anew, of e.g. 832x480 pixels"
         )
     size_note(shape.width * SPATIAL, shape.height * SPATIAL, family)
 

@@ -1,5 +1,7 @@
 """Where the host keeps files: output videos with the workflow inside, checkpoints, profiles."""
 
+import contextlib
+import itertools
 import json
 import logging
 import os
@@ -10,6 +12,10 @@ import folder_paths
 from comfy.cli_args import args
 
 from ...dummyforcing_core.errors import DummyForcingError
+from ...dummyforcing_core.files import rename_whole
+from ...dummyforcing_core.models.other_forms import SHARD
+from ...dummyforcing_core.models.weight_files import READERS
+from ...dummyforcing_core.ownership import NameTaken, owned
 
 PROFILES = "dummyforcing_profiles"
 DEFAULT_PREFIX = "video/streaming"
@@ -45,8 +51,9 @@ def new_profile_path(name: str) -> Path:
 
 
 def model_names(kind: str) -> list[str]:
-    """Files of a model folder such as diffusion_models or loras."""
-    return folder_paths.get_filename_list(kind)
+    """Files of a model folder such as diffusion_models or loras that can be read: one whole file of a known type."""
+    names = folder_paths.get_filename_list(kind)
+    return [name for name in names if Path(name).suffix.lower() in READERS and not SHARD.fullmatch(Path(name).name)]
 
 
 def model_path(kind: str, name: str) -> Path:
@@ -63,16 +70,31 @@ class OutputFile:
         folder, name, counter, self.subfolder, _ = folder_paths.get_save_image_path(
             DEFAULT_PREFIX if prefix == "." else prefix, folder_paths.get_output_directory(), width, height
         )
-        self.path = Path(folder) / f"{name}_{counter + item:05}_.mp4"
+        self._ownership = contextlib.ExitStack()
+        self.path = self._free(Path(folder), name, counter + item)
         self.part = self.path.with_name(f"{self.path.stem}.part.mp4")
+
+    def _free(self, folder: Path, name: str, counter: int) -> Path:
+        """The first name from this number on that nobody has and nobody else is writing: another ComfyUI may share the
+        folder, another item of the batch does."""
+        for number in itertools.count(counter):
+            path = folder / f"{name}_{number:05}_.mp4"
+            with contextlib.suppress(NameTaken):
+                self._ownership.enter_context(owned(path))
+                if not path.exists():
+                    break
+                self._ownership.close()
+        return path
 
     def finish(self) -> Path:
         """Gives the video its name."""
-        self.part.replace(self.path)
+        rename_whole(self.part, self.path)
+        self._ownership.close()
         return self.path
 
     def abandon(self) -> None:
         """Says where the playable part of an unfinished clip is."""
+        self._ownership.close()
         if self.part.exists():
             logging.warning("Dummy Forcing: the clip was not finished; what was made plays: %s", self.part)
 

@@ -5,9 +5,10 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import Any
 
 import comfy.model_management
@@ -16,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ...dummyforcing_core.clips.video import clip_bytes
+from ...dummyforcing_core.errors import shown
 from ...dummyforcing_core.loops.run import ChunkResult
 
 EVENT = "dummyforcing.chunk"
@@ -40,7 +42,7 @@ def server() -> Any:
 
 
 def add_routes() -> None:
-    """POST /dummyforcing/finish {"node": id}: the run of that node ends after its current chunk.
+    """POST /dummyforcing/finish {"node": id}: the run of that node ends after its current chunk. 400 for another body.
 
     GET /dummyforcing/preview?node=ID: its newest chunk as mp4 (the host's page may load media from its server only),
     or 204 before the first one.
@@ -50,11 +52,13 @@ def add_routes() -> None:
     from aiohttp import web
 
     def unknown(node: str) -> Any:
-        return web.json_response({"error": f"node {node or '(none)'} is not sampling"}, status=404)
+        return web.json_response({"error": f"node {shown(node) or '(none)'} is not sampling"}, status=404)
 
     @server().routes.post(FINISH)
     async def finish(request: Any) -> Any:
-        node = str((await request.json()).get("node", ""))
+        node = await _node_of(request)
+        if not node:
+            return web.json_response({"error": 'expected {"node": id}, the id of a node as text'}, status=400)
         view = _running.get(node)
         if view is None:
             return unknown(node)
@@ -73,6 +77,16 @@ def add_routes() -> None:
         return web.Response(body=view.newest, content_type="video/mp4", headers={"Cache-Control": "no-store"})
 
 
+async def _node_of(request: Any) -> str:
+    """The node that a request's body names; "" if it names none, whatever else it holds."""
+    try:
+        body = await request.json()
+    except (ValueError, LookupError, RecursionError):  # no JSON, in no known encoding, or nested without end
+        return ""
+    node = body.get("node") if isinstance(body, dict) else None
+    return str(node) if isinstance(node, str | int) and not isinstance(node, bool) else ""
+
+
 def remember_early_end(*widgets: Any) -> None:
     """A clip with these widgets was ended early. The host shows fingerprint_inputs None in place of a linked one."""
     for key in itertools.product(*((value, None) for value in widgets)):
@@ -80,7 +94,7 @@ def remember_early_end(*widgets: Any) -> None:
 
 
 @contextmanager
-def live_view(node: str | None, chunks: int, calls: int, fps: int) -> Iterator["LiveView"]:
+def live_view(node: str | None, chunks: int, calls: int, fps: Fraction) -> Iterator["LiveView"]:
     """A view of one run, registered while it lasts."""
     view = LiveView(str(node or ""), chunks, calls, fps)
     _running[view.node] = view
@@ -104,7 +118,7 @@ def live_view(node: str | None, chunks: int, calls: int, fps: int) -> Iterator["
 class LiveView:
     """Progress of one run of so many chunks and model calls."""
 
-    def __init__(self, node: str, chunks: int, calls: int, fps: int):
+    def __init__(self, node: str, chunks: int, calls: int, fps: Fraction):
         self.node, self.finish_asked = node, threading.Event()
         self.newest = b""  # the newest chunk as mp4
         self.kept = False  # whether frames of the clip are on disk
@@ -116,6 +130,13 @@ class LiveView:
         self._began = time.perf_counter()
         self._frames = 0  # pixel frames so far
         self._bar = comfy.utils.ProgressBar(calls, node_id=node or None)
+
+    def tell(self, notes: Sequence[str]) -> None:
+        """Shows what the report will say of the clip while its first chunk is made."""
+        for note in notes:
+            logging.warning("Dummy Forcing: %s", note)
+        if notes:
+            self.send(running=True, chunk=0, chunks=self._chunks, notes=[*notes])
 
     def step(self) -> None:
         """A model call begins."""

@@ -1,6 +1,7 @@
 """Checkpoints as the authors publish them, through the host's own loader."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from ...dummyforcing_core.models.finite import check_finite
 from ...dummyforcing_core.models.lora import Lora
 from ...dummyforcing_core.models.metadata import COMFYUI_CONFIG, parse_metadata, resolve_family
 from ...dummyforcing_core.models.names import QUANTISED, official_names, refuse_foreign
+from ...dummyforcing_core.models.other_forms import read_one
+from ...dummyforcing_core.models.scaled_fp8 import FP8
 from ...dummyforcing_core.models.wan import WanConfig
 from ...dummyforcing_core.models.wan_geometry import HEAD_DIM, check_tensors, geometry, size_mismatch
-from ...dummyforcing_core.models.weight_files import open_container, read_weights
+from ...dummyforcing_core.models.weight_files import open_container
 from .settings import with_settings
 
 WEIGHT_DTYPES: dict[str, dict[str, Any]] = {
@@ -32,28 +35,38 @@ def load_ar_model(path: Path, family: str | None, weight_dtype: str, lora: Path 
     """A MODEL of the checkpoint at `path`, with its family noted and its adapter applied as a patch of the host's."""
     model = _load(str(path), family, weight_dtype)
     if lora is not None:
-        adapter = Lora.read(lora)
-        weights = model.model.diffusion_model.state_dict()
-        adapter.check(set(weights))
-        for name, update in adapter.updates.items():  # the host would only log it and leave the update out
-            change = len(update.up), update.down.shape[1]
-            if change != tuple(weights[name].shape):
-                raise CheckpointError(
-                    f"{lora.name}: the update of {name} is {change}, the model's weight {tuple(weights[name].shape)}; "
-                    "give the LoRA that belongs to this model"
-                )
-        try:
-            check_finite(patches := adapter.host_names())
-        except CheckpointError as error:
-            raise CheckpointError(f"{lora.name}: {error}") from error
-        model, _ = comfy.sd.load_lora_for_models(model, None, patches, strength, 0.0)
+        model = _adapted(model, lora, strength)
     return model
+
+
+def _adapted(model: Any, lora: Path, strength: float) -> Any:
+    """The MODEL with an adapter as patches of the host's."""
+    weights = model.model.diffusion_model.state_dict()
+    adapter = _adapter(lora, strength, weights)
+    # A sum that is rounded to float8 again would lose most of the adapter: beside such weights it runs by itself.
+    small = any(weights[name].dtype in FP8.values() for name in adapter.updates)
+    apply = comfy.sd.load_bypass_lora_for_models if small else comfy.sd.load_lora_for_models
+    model, _ = apply(model, None, adapter.host_names(), 1.0, 0.0)
+    for name in adapter.bare:  # the host patches weights and biases only
+        value = torch.nn.Parameter(adapter.merged(name, weights[name]).to(weights[name].dtype), requires_grad=False)
+        model.add_object_patch(f"diffusion_model.{name}", value)
+    return model
+
+
+def _adapter(path: Path, strength: float, weights: Mapping[str, Tensor]) -> Lora:
+    """The LoRA in a file, checked against the model's weights: what does not fit the host would log and leave out."""
+    try:
+        adapter = Lora.read(path, strength)
+        adapter.check({name: weight.shape for name, weight in weights.items()})
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(str(path), path.name, 1)) from error
+    return adapter
 
 
 def _load(path: str, family: str | None, weight_dtype: str, disable_dynamic: bool = False) -> Any:
     file = Path(path)
     try:
-        tree, texts = read_weights(file)
+        tree, texts = read_one(file)
         stated = parse_metadata(texts)
         if family and stated.family and family != stated.family:
             raise CheckpointError(f"family {family} is chosen, the file's metadata says {stated.family}; choose auto")
@@ -101,5 +114,5 @@ def _check(tensors: dict[str, Tensor], config: WanConfig) -> None:
 
 
 def _official(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    refuse_foreign(name for name in tensors if not QUANTISED.search(name))
+    refuse_foreign(tensors)
     return {name: tensors[raw] for name, raw in official_names(tensors).items()}

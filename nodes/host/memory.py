@@ -91,6 +91,17 @@ def check_fits(
     )
 
 
+def check_main_memory(shape: LatentShape) -> None:
+    """DummyForcingError for latents of which main memory cannot hold a clip, its canvas and what is joined of it."""
+    needed = 3 * 4 * shape.batch * shape.channels * shape.frames * shape.height * shape.width
+    there = comfy.model_management.get_total_memory(torch.device("cpu"))
+    if needed > there:
+        raise DummyForcingError(
+            f"the latents of this clip would take {needed / GIB:.1f} GiB, this machine has {there / GIB:.1f} GiB of "
+            "memory; make it shorter or smaller, or the batch smaller"
+        )
+
+
 def advice(geometry: ModelGeometry, shape: LatentShape, policy: Policy, family: Family) -> str:
     """Settings that need less K/V memory than `policy`, with what they need, most memory first."""
     now = kv_bytes(geometry, shape, policy, family)
@@ -112,7 +123,7 @@ def advice(geometry: ModelGeometry, shape: LatentShape, policy: Policy, family: 
     }
     lower = sorted(((size, name) for name, size in options.items() if size < now), reverse=True)
     if not lower:
-        return "make the clip smaller or the batch shorter"
+        return "use a smaller size or a smaller batch"
     return f"K/V now {now / GIB:.2f} GiB; " + "; ".join(f"{name}: {size / GIB:.2f} GiB" for size, name in lower)
 
 

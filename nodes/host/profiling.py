@@ -17,6 +17,7 @@ from ...dummyforcing_core.policies.profile import HeadProfile
 from ...dummyforcing_core.prompts import PromptSchedule
 from .session import Session, Task, with_session
 from .settings import family_of
+from .shown import made_side
 
 
 def profile_heads(
@@ -31,6 +32,7 @@ def profile_heads(
     if length > 1:  # a window of chunks fills first
         chunks = max(chunks, length + 2)
     shape = replace(LatentShape(*canvas.shape), batch=1, frames=chunks * family.chunk_frames)
+    shape = replace(shape, height=made_side(shape.height), width=made_side(shape.width))
     found: list[HeadProfile] = []
 
     def work(session: Session) -> Tensor:

@@ -1,17 +1,20 @@
 """Prompts over time as CONDITIONING: every entry may carry the second from which it is active."""
 
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...dummyforcing_core.clips.script import LATENTS_PER_SECOND, Script
+from ...dummyforcing_core.clips.script import Script
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import TEMPORAL
 from ...dummyforcing_core.models.finite import is_finite
 from ...dummyforcing_core.prompts import PromptSchedule
 
 STARTS = "dummyforcing_start_seconds"
+NOTES = "dummyforcing_notes"  # lines that the report of a clip with this prompt must show
+MILLISECONDS = Fraction(1000 * TEMPORAL)  # a rate at which latent frames count them
 
 
 def starts_at(conditioning: list, seconds: float) -> list:
@@ -34,17 +37,15 @@ def joined(previous: list, later: list, seconds: float) -> list:
 
 
 def scheduled(clip: Any, text: str) -> list:
-    """Lines `0:15 | prompt` encoded by the host's CLIP; text without a time is one prompt for the whole clip."""
+    """A schedule's lines (`0:15 | prompt`) encoded by the host's CLIP; text without a time is one prompt."""
     if clip is None:
         raise DummyForcingError(
             "the CLIP input is empty: the checkpoint has no text encoder; load umt5-xxl with Load CLIP, type wan"
         )
-    text = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
-    script = Script.parse(text) if "|" in text else Script.constant(text.strip())
     entries: list = []
-    for start, prompt in script.lines:
+    for start, prompt in Script.of_text(text, MILLISECONDS).lines:
         encoded = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
-        entries += starts_at(encoded[:1], start / LATENTS_PER_SECOND)
+        entries += starts_at(encoded[:1], start / 1000)
     return entries
 
 

@@ -16,6 +16,8 @@ from ...dummyforcing_core.policies import Policy
 from ...dummyforcing_core.schedule import Schedule
 
 KEY = "dummyforcing"
+TITLES = {"dummy": "Apply Dummy Forcing", "window": "Apply Cache Window"}  # the nodes that set policies, by policy
+REPLACED = "replaced the settings of"
 Wrappers = comfy.patcher_extension.WrappersMP
 
 
@@ -43,6 +45,12 @@ class ARSettings:
         """The steps to skip on this schedule."""
         if isinstance(self.steps, TeaCache):
             return self.steps.pattern(denoise, schedule)
+        return self.listed_steps(schedule)
+
+    def listed_steps(self, schedule: Schedule) -> StepCache:
+        """Those of them that are known without the model."""
+        if isinstance(self.steps, TeaCache):
+            return NO_STEPS
         return StepCache.explicit(self.steps, schedule) if self.steps else NO_STEPS
 
 
@@ -58,6 +66,15 @@ def with_settings(model: Any, **changes: Any) -> Any:
     clone.remove_wrappers_with_key(Wrappers.OUTER_SAMPLE, KEY)
     clone.add_wrapper_with_key(Wrappers.OUTER_SAMPLE, KEY, _guard)
     return clone
+
+
+def with_policy(model: Any, policy: Policy, notes: tuple[str, ...]) -> Any:
+    """A clone of the MODEL with this policy and these notes, and one more if another node's policy is lost by it."""
+    before = settings_of(model).policy
+    kept = tuple(note for note in notes if not note.startswith(REPLACED))
+    if before is not None and before != policy:
+        kept += (f"{REPLACED} {TITLES[before.name]}: a MODEL carries one of them, the last is {TITLES[policy.name]}",)
+    return with_settings(model, policy=policy, notes=kept)
 
 
 def _guard(executor: Any, noise: Any, latent_image: Any, sampler: Any, *args: Any, **kwargs: Any) -> Any:

@@ -5,6 +5,7 @@ import logging
 import time
 import warnings
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import comfy.model_management
@@ -16,17 +17,21 @@ from torch import Tensor
 from ...dummyforcing_core.clips.memory_use import MemoryUse
 from ...dummyforcing_core.clips.report import RunReport, ms_since
 from ...dummyforcing_core.errors import DummyForcingError
-from ...dummyforcing_core.geometry import TEMPORAL, LatentShape, Span, pixel_frames
+from ...dummyforcing_core.geometry import TEMPORAL, LatentShape, Span, check_shown_size, made_size, pixel_frames
 from ...dummyforcing_core.loops.run import ChunkResult, Run
 from ...dummyforcing_core.loops.table import clip_kv_shape, loop_of
+from ...dummyforcing_core.rates import OWN_RATE, frames_in, seconds_text
 from ...dummyforcing_core.transfer import wait_for
 from .chunks import over_latent, stream
 from .clip_job import ClipJob
 from .clip_output import ClipOutput
 from .files import OutputFile, workflow_tags
 from .live import LiveView, live_view, remember_early_end
+from .memory import check_main_memory
+from .notes import notes_of
 from .preview import preview_for
 from .session import Session, Task, with_session
+from .shown import Shown, shown_of, with_shown
 from .stills import host_stills
 
 
@@ -34,22 +39,27 @@ from .stills import host_stills
 class Destination:
     """Where a clip's videos go. `hidden` is the node's: its id, prompt and workflow, which the files carry."""
 
-    fps: int
+    fps: Fraction
     prefix: str
     hidden: Any
 
 
-def empty_latent(batch: int, frames: int, height: int, width: int) -> dict[str, Tensor]:
-    """A LATENT of zeros, (batch, 16, frames, height, width)."""
+def empty_clip(size: tuple[int, int], seconds: float, batch: int) -> dict[str, Any]:
+    """A LATENT of zeros for a clip of this size and length, (batch, 16, frames, h, w) as 16 frames per second take."""
+    check_shown_size(*size)
+    frames = frames_in(seconds, OWN_RATE)
+    made = LatentShape.of_pixels(*made_size(*size), frames, batch)
+    check_main_memory(made)
     device = comfy.model_management.intermediate_device()
-    return {"samples": torch.zeros(batch, 16, frames, height, width, device=device)}
+    samples = torch.zeros(made.batch, made.channels, made.frames, made.height, made.width, device=device)
+    return with_shown(samples, Shown(size, frames, (), seconds))
 
 
 @dataclass
 class Sampled:
-    """What a run leaves: latents as a LATENT holds them, its files (none without a VAE), the report as text."""
+    """What a run leaves: its LATENT, its files (none without a VAE), the report as text."""
 
-    latents: Tensor
+    latent: dict[str, Any]
     files: list[OutputFile]
     report: str
 
@@ -58,39 +68,42 @@ def sample_clip(job: ClipJob, seed: int, to: Destination) -> Sampled:
     """One clip, streamed."""
     began = time.perf_counter()
     logging.info("Dummy Forcing: predicted memory: %s", job.needs)
+    known = notes_of(job, to.hidden)
     report, chunks = RunReport(job.conditions(seed)), len(job.spans)
     with contextlib.ExitStack() as stack:
         view = stack.enter_context(live_view(to.hidden.unique_id, chunks, job.calls, to.fps))
+        view.tell(known)
         caught = stack.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("always")
         output = None
         if job.vae is not None:
             tags = workflow_tags(to.hidden)
-            output = stack.enter_context(ClipOutput(job.vae, job.shape, to.fps, to.prefix, tags))
+            output = stack.enter_context(ClipOutput(job.vae, job.shape, job.shown, to.fps, to.prefix, tags))
         watched = _Watched(job, output, view, report, began)
         latents = _sampled(job, seed, to.fps, watched)
         if output is not None:
             if not job.live:
                 _decode(latents, output, watched)
             output.finish()
-        notes = [*job.notes, *(str(line.message) for line in caught if issubclass(line.category, UserWarning))]
+        notes = [*known, *(str(line.message) for line in caught if issubclass(line.category, UserWarning))]
     if view.finish_asked.is_set() and len(report.chunks) < chunks:
         remember_early_end(seed, to.fps, to.prefix)
-        report.conditions["frames"] = f"{report.pixel_frames} of {pixel_frames(job.shape.frames)}"
+        there = min(report.pixel_frames, job.shown.frames)
+        report.conditions |= {"frames": f"{there} of {job.shown.frames}", "length": seconds_text(there, to.fps)}
         notes.append(f"ended early after {len(report.chunks)} of {chunks} chunks")
     report.total_ms = ms_since(began)
     text = "\n".join([*(f"note: {note}" for note in notes), report.table()])
     logging.info("Dummy Forcing:\n%s", text)
     latents = latents.to(comfy.model_management.intermediate_device())
-    return Sampled(latents, output.files if output else [], text)
+    return Sampled(with_shown(latents, job.shown), output.files if output else [], text)
 
 
-def _sampled(job: ClipJob, seed: int, fps: int, watched: "_Watched") -> Tensor:
+def _sampled(job: ClipJob, seed: int, fps: Fraction, watched: "_Watched") -> Tensor:
     """The clip's latents as a LATENT holds them; with a live VAE its pixels are written too."""
 
     def work(session: Session) -> Tensor:
         run = _run_of(job, session, watched)
-        session.prompts.warn_unused([span.start for span in job.spans], TEMPORAL / fps)
+        session.prompts.warn_unused([span.start for span in job.spans], float(TEMPORAL / fps))
         watched.begin(session, run)
         made = stream(session, run, watched.chunk)
         watched.report.memory = watched.memory.rows()
@@ -98,7 +111,7 @@ def _sampled(job: ClipJob, seed: int, fps: int, watched: "_Watched") -> Tensor:
 
     beside = (job.vae.patcher,) if job.live else ()
     needed = job.needs.kv + job.needs.decode
-    task = Task(job.model, job.conditioning, job.shape, seed, job.sigmas, fps, needed, beside)
+    task = Task(job.model, job.conditioning, job.shape, seed, job.sigmas, float(fps), needed, beside)
     return with_session(task, work)
 
 
@@ -183,9 +196,9 @@ def decode_clip(latent: dict, vae: Any, to: Destination, piece_frames: int = 4) 
         raise DummyForcingError(
             f"expected a video latent, got shape {tuple(samples.shape)}; connect the Streaming Sampler's"
         )
-    shape = LatentShape(*samples.shape)
+    shape, shown = LatentShape(*samples.shape), shown_of(latent)
     bar = comfy.utils.ProgressBar(shape.frames, node_id=to.hidden.unique_id)
-    with ClipOutput(vae, shape, to.fps, to.prefix, workflow_tags(to.hidden)) as output:
+    with ClipOutput(vae, shape, shown, to.fps, to.prefix, workflow_tags(to.hidden)) as output:
         for piece in samples.split(piece_frames, dim=2):
             comfy.model_management.throw_exception_if_processing_interrupted()
             output.add(piece)

@@ -42,8 +42,8 @@ def small(prompt: Prompt) -> Prompt:
 
 
 def frames_of(seconds: float) -> int:
-    """Pixel frames of a clip: one latent frame, then four pixels frames for each."""
-    return 4 * math.ceil((16 * seconds - 1) / 4) + 1
+    """Frames of a video at 16 per second."""
+    return math.ceil(16 * seconds)
 
 
 def video(data: bytes) -> tuple[np.ndarray, dict[str, str]]:

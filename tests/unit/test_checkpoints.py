@@ -319,6 +319,11 @@ def only(**shapes: tuple[int, ...]) -> Callable[[State], State]:
     return lambda state: {name.replace("__", "."): torch.zeros(shape) for name, shape in shapes.items()}
 
 
+def stated(kind: str) -> Tensor:
+    """ComfyUI's note beside a quantised weight."""
+    return torch.tensor(list(json.dumps({"format": kind}).encode()), dtype=torch.uint8)
+
+
 def peft(state: State) -> State:
     names = [f"base_model.model.{name[:-7]}" for name in state if name.endswith(".q.weight")]
     return {f"{name}.lora_{side}.weight": torch.zeros(2, 2) for name in names for side in "AB"}
@@ -386,9 +391,20 @@ BAD_TENSORS: dict[str, tuple[Callable[[State], State], str]] = {
         ),
         r"Wan2\.2 5B's latents \(48 channels, dim 256\), as LongLive 2\.0 does",
     ),
-    "scaled fp8": (plus(blocks__0__ffn__0__scale_weight=torch.ones(1)), r"scaled fp8.*ComfyUI or give an unscaled"),
-    "scaled fp8 mark": (plus(scaled_fp8=torch.ones(1)), r"scaled fp8"),
-    "comfy_quant": (plus(blocks__0__ffn__0__comfy_quant=torch.ones(1)), r"scaled fp8"),
+    "scales per row": (
+        plus(blocks__0__ffn__0__scale_weight=torch.ones(64, 1)),
+        r"expected one finite scale for blocks\.0\.ffn\.0\.weight, got float32 \[64, 1\]; use the file inside ComfyUI",
+    ),
+    "scale NaN": (plus(blocks__0__ffn__0__weight_scale=torch.tensor(torch.nan)), r"expected one finite scale"),
+    "scale missing": (plus(blocks__0__ffn__0__comfy_quant=stated("float8_e4m3fn")), r"one finite scale .*, got none"),
+    "nvfp4": (
+        plus(blocks__0__ffn__0__comfy_quant=stated("nvfp4")),
+        r"format other than float8: blocks\.0\.ffn\.0 \(nvfp4\); use the file inside ComfyUI",
+    ),
+    "comfy_quant of numbers": (
+        plus(blocks__0__ffn__0__comfy_quant=torch.ones(1)),
+        r"quantisation metadata is malformed",
+    ),
 }
 
 
@@ -448,7 +464,8 @@ class Payload:
 BAD_FILES: dict[str, tuple[str, Callable[[Path, State], object], str]] = {
     "missing": ("m.safetensors", lambda path, state: None, r"no such file"),
     "folder": ("m.pt", lambda path, state: path.mkdir(), r"this is a folder"),
-    "other type": ("m.gguf", lambda path, state: path.write_bytes(b"GGUF"), r"file type '\.gguf' is not readable"),
+    "other type": ("m.onnx", lambda path, state: path.write_bytes(b"x"), r"file type '\.onnx' is not readable"),
+    "gguf": ("m.gguf", lambda path, state: path.write_bytes(b"GGUF"), r"this is GGUF"),
     "no type": ("model", lambda path, state: path.write_bytes(b"1"), r"file type '\(none\)'"),
     "empty safetensors": (
         "m.safetensors",

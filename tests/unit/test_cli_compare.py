@@ -135,11 +135,11 @@ BAD_WORDS: dict[str, tuple[str, str]] = {
     "unknown policy": ("--policies full,nope", "unknown policy 'nope'"),
     "option of no chosen policy": ("--policies full,dummy --window 12", "--window: expected --policy window"),
     "dummy option without dummy": ("--policies full,window --num-dummy 1", "--num-dummy: expected --policy dummy"),
-    "ratio outside 0..1": ("--dummy-ratio 2", "expected dummy_ratio of 0 to 1, got 2"),
-    "lc 0": ("--local-chunks 0", "expected local_chunks of 1 or more, got 0"),
-    "observe chunk 0": ("--observe-chunk 0", "expected observe_chunk of 1 or more, got 0"),
-    "missing profile": ("--profile {tmp}/none.json", "not a head profile"),
-    "bad size": ("--size 20x20", "multiples of 16"),
+    "ratio outside 0..1": ("--dummy-ratio 2", "expected --dummy-ratio of 0 to 1, got 2"),
+    "lc 0": ("--local-chunks 0", "expected --local-chunks of 1 or more, got 0"),
+    "observe chunk 0": ("--observe-chunk 0", "expected --observe-chunk of 1 or more, got 0"),
+    "missing profile": ("--profile {tmp}/none.json", "cannot read the head profile"),
+    "bad size": ("--size 20x21", "even sides"),
     "out under a file": ("--out {tmp}/file/new", "cannot make the folder"),
 }  # fmt: skip
 

@@ -170,11 +170,12 @@ def test_the_seed_alone_decides(made) -> None:
     assert not torch.allclose(first.latent, other.latent, atol=1e-2)
 
 
-@pytest.mark.parametrize(("asked", "given"), [(1, 1), (2, 5), (8, 9), (80, 81), (81, 81)])
-def test_frames_are_rounded_up(made, asked: int, given: int) -> None:
+@pytest.mark.parametrize(("asked", "made_frames"), [(1, 1), (2, 5), (8, 9), (80, 81), (81, 81)])
+def test_a_video_has_the_frames_that_were_asked_for_of_whole_latents(made, asked: int, made_frames: int) -> None:
     clip = made("--frames", asked)
-    assert video_size(clip.video)[0] == given == clip.document["derived"]["pixel_frames"]
-    assert clip.latent.shape[2] == (given - 1) // 4 + 1
+    assert video_size(clip.video)[0] == asked == clip.document["conditions"]["frames"]
+    assert clip.document["derived"]["pixel_frames"] == made_frames
+    assert clip.latent.shape[2] == (made_frames - 1) // 4 + 1
 
 
 @pytest.mark.parametrize(("size", "width", "height"), [("96x64", 96, 64), ("16X48", 16, 48)])
@@ -411,8 +412,9 @@ def test_ctrl_c_keeps_what_was_finished(run, tiny_demo, tmp_path: Path, monkeypa
     result = run("generate", "--prompt", PROMPT, "--frames", 45, *SMALL, *files)
     assert result.code == 130
     assert "Traceback" not in result.err
-    assert names(tmp_path) == ["c.part.mp4"]
-    assert str(tmp_path / "c.part.mp4") in result.err
+    assert names(tmp_path) == ["c.part.mp4", "l.safetensors"]
+    assert f"21 frames, plays in {tmp_path / 'c.part.mp4'}; its latents" in result.err
+    assert load_file(tmp_path / "l.safetensors")["latent"].shape[2] == 6
     assert video_size(tmp_path / "c.part.mp4") == (21, 16 * DEMO_SCALE, 16 * DEMO_SCALE)
 
 

@@ -133,7 +133,7 @@ BAD_WORDS: dict[str, tuple[str, str]] = {
     "no prompt in the file": ("--prompts {tmp}/empty.txt", "holds no prompt"),
     "negative local chunks": ("--local-chunks -1", "expected --local-chunks of 1 or more, got -1"),
     "seeds in words": ("--seeds many", "--seeds: invalid int value"),
-    "bad size": ("--size 20x20", "multiples of 16"),
+    "bad size": ("--size 20x21", "even sides"),
     "out is a folder": ("--out {tmp}", "cannot write"),
     "picture is a folder": ("--picture {tmp}", "that is a folder"),
     "out and picture in one": ("--picture {tmp}/x/../p.json", "--out and --picture name the same file"),

@@ -70,7 +70,7 @@ def test_plain_fp8_becomes_bf16(source: Path) -> None:
         ("out.safetensors", (), CheckpointError, r"pass --family with one of"),
         ("out.safetensors", ("--family", "nope"), CheckpointError, r"unknown model family 'nope'; known families"),
         ("out.safetensors", ("--dtype", "int3"), DummyForcingError, r"unknown dtype 'int3'; known dtypes: bf16, fp16"),
-        ("no/where/out.safetensors", ("--family", "self_forcing"), OutputError, r"cannot be written"),
+        ("no/where/out.safetensors", ("--family", "self_forcing"), OutputError, r"the folder does not exist"),
     ],
 )
 def test_bad_requests_write_nothing(

@@ -132,8 +132,17 @@ def test_a_lora(state: dict[str, Tensor], tmp_path: Path, side: str) -> None:
     parts = {"lora_A": torch.ones(2, CONFIG.dim), "lora_B": torch.ones(CONFIG.dim, 2)}
     parts[side] = spoiled(parts[side], NAN)
     save_file({f"{module}.{part}.weight": tensor for part, tensor in parts.items()}, tmp_path / "lora.safetensors")
+    with pytest.raises(CheckpointError, match=rf"lora\.safetensors: {module}\.{side}\.weight holds NaN"):
+        Lora.read(tmp_path / "lora.safetensors")
+
+
+def test_a_lora_that_leaves_the_dtype(state: dict[str, Tensor], tmp_path: Path) -> None:
+    path, module = tmp_path / "self_forcing.safetensors", "blocks.0.self_attn.q"
+    save_file(state, path)
+    parts = {"lora_A": torch.ones(2, CONFIG.dim), "lora_B": torch.ones(CONFIG.dim, 2)}
+    save_file({f"{module}.{part}.weight": tensor for part, tensor in parts.items()}, tmp_path / "lora.safetensors")
     with pytest.raises(CheckpointError, match=rf"lora\.safetensors: makes {module}\.weight NaN"):
-        load_model(path, lora=Lora.read(tmp_path / "lora.safetensors"))
+        load_model(path, lora=Lora.read(tmp_path / "lora.safetensors", 3e38))
 
 
 VAE = {name: torch.zeros(t.shape) for name, t in WanVAE(WanVAEConfig(dim=8)).state_dict().items()}

@@ -49,7 +49,7 @@ class TestRequirements:
     def test_python_and_extras(self) -> None:
         assert project()["requires-python"] == ">=3.10"
         names = {Requirement(text).name for text in project()["optional-dependencies"]["standalone"]}
-        assert names == {"torch", "av", "pillow", "tqdm", "numpy", "einops", "safetensors"}
+        assert names == {"torch", "av", "pillow", "tqdm", "numpy", "einops", "safetensors", "filelock"}
         assert "torch" not in {Requirement(text).name for text in project()["dependencies"]}
 
     def test_only_the_core_is_packaged(self) -> None:

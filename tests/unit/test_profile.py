@@ -105,13 +105,10 @@ def test_scores_that_are_no_masses(path: Path, mass: list[float]) -> None:
         HeadProfile.read(path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"3", b"null", b'"text"', b"\xff\xfe\x00", b'{"format": "x"}', b"{}", None]
-)
-def test_files_that_are_no_profiles(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"null", b'"text"', b'{"format": "x"}', b"{}"])
+def test_files_that_are_no_profiles(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "other.json"
-    if content is not None:
-        path.write_bytes(content)
+    path.write_bytes(content)
     with pytest.raises(PlanError, match=r"other\.json is not a head profile .*make one with `profile`"):
         HeadProfile.read(path)
 

@@ -5,6 +5,7 @@ import errno
 import os
 import stat
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from dummyforcing_core.clips import render as module
 from dummyforcing_core.clips.pipeline import Compute, Pipeline, Weights, load_pipeline
 from dummyforcing_core.clips.render import Clip, Outputs, render, save_latents
 from dummyforcing_core.clips.script import Script
-from dummyforcing_core.clips.video import read_frames
+from dummyforcing_core.clips.video import frame_count, read_frames
 from dummyforcing_core.errors import OutputError
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.loops.rollout import rollout
@@ -166,13 +167,41 @@ def no_space(*_: object, **__: object) -> None:
     raise OutputError("cannot write it: the disk is full")
 
 
-@pytest.mark.parametrize("broken", ["_write", "_rename"])
-def test_an_error_leaves_nothing(
-    pipeline: Pipeline, outputs: Outputs, monkeypatch: pytest.MonkeyPatch, broken: str
+def memory_gone(*_: object) -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("broken", "by", "frames"),
+    [
+        ("dummyforcing_core.clips.video.VideoWriter._encode", no_space, 0),
+        ("dummyforcing_core.clips.video.VideoWriter.close", no_space, 21),
+        (f"{module.__name__}.rename_whole", no_space, 21),
+        (f"{module.__name__}.MemoryUse.add", memory_gone, 9),
+        (f"{module.__name__}.to_uint8", memory_gone, 0),
+    ],
+)
+def test_whatever_fails_what_was_made_stays_and_is_named(
+    pipeline: Pipeline, outputs: Outputs, monkeypatch: pytest.MonkeyPatch, broken: str, by: Callable, frames: int
 ) -> None:
-    monkeypatch.setattr(f"{module.__name__}.{broken}", no_space)
-    with pytest.raises(OutputError, match=r"the disk is full$"):
+    monkeypatch.setattr(broken, by)
+    with pytest.warns(UserWarning) as said, pytest.raises((OutputError, MemoryError)):
         render(pipeline, clip(), outputs)
+    (line,) = (str(one.message) for one in said if one.category is UserWarning)
+    assert names(outputs) == (["c.part.mp4"] if frames else []) + ["l.safetensors"]
+    assert str(outputs.latents) in line and (f"{frames} frames, plays in {outputs.part};" in line) == bool(frames)
+    if frames:
+        assert frame_count(outputs.part) == frames
+    monkeypatch.undo()
+    made = load_file(outputs.latents)["latent"]
+    assert torch.equal(made, by_hand(pipeline, [PROMPT])[:, :, : made.shape[2]])
+
+
+def test_an_unwanted_part_goes(pipeline: Pipeline, outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{module.__name__}.rename_whole", no_space)
+    with warnings.catch_warnings(), pytest.raises(OutputError, match=r"the disk is full$"):
+        warnings.simplefilter("error")
+        render(pipeline, clip(), dataclasses.replace(outputs, keep_unfinished=False))
     assert names(outputs) == []
 
 
@@ -214,17 +243,20 @@ def test_an_error_leaves_an_older_clip_alone(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("dummyforcing_core.clips.video.VideoWriter._write_bytes", full)
-    with pytest.raises(OutputError, match=r"cannot write .*c\.mp4: the disk is full"):
+    with (
+        pytest.warns(UserWarning, match="latents"),
+        pytest.raises(OutputError, match=r"c\.part\.mp4: the disk is full"),
+    ):
         render(pipeline, clip(), outputs)
-    assert names(outputs) == ["c.mp4"]
+    assert names(outputs) == ["c.mp4", "l.safetensors"]
     assert outputs.video.read_bytes() == b"older"
 
 
 def test_a_video_that_cannot_get_its_name(pipeline: Pipeline, outputs: Outputs) -> None:
     outputs.video.mkdir()
-    with pytest.raises(OutputError, match=r"cannot write .*c\.mp4"):
+    with pytest.warns(UserWarning, match="21 frames"), pytest.raises(OutputError, match=r"cannot write .*c\.mp4"):
         render(pipeline, clip(), outputs)
-    assert names(outputs) == ["c.mp4"]
+    assert names(outputs) == ["c.mp4", "c.part.mp4", "l.safetensors"]
 
 
 class Spoiled:
@@ -236,17 +268,19 @@ class Spoiled:
 
 def test_nan_in_the_pixels(pipeline: Pipeline, outputs: Outputs) -> None:
     spoiled = dataclasses.replace(pipeline, new_decoder=Spoiled)
-    with pytest.raises(OutputError, match="NaN or infinity"):
+    with pytest.warns(UserWarning, match="latents"), pytest.raises(OutputError, match="NaN or infinity"):
         render(spoiled, clip(), outputs)
-    assert names(outputs) == []
+    assert names(outputs) == ["l.safetensors"]
 
 
 def test_nan_after_good_chunks(pipeline: Pipeline, outputs: Outputs) -> None:
     encode = pipeline.encode
     prompts = {"good": encode(PROMPT), "bad": encode(PROMPT) * float("nan")}
-    with pytest.raises(OutputError, match="chunk 2 came out as NaN"):
-        render(dataclasses.replace(pipeline, encode=prompts.__getitem__), clip(["good", "bad"]), outputs)
-    assert names(outputs) == []
+    bad = dataclasses.replace(pipeline, encode=prompts.__getitem__)
+    with pytest.warns(UserWarning, match="9 frames"), pytest.raises(OutputError, match="chunk 2 came out as NaN"):
+        render(bad, clip(["good", "bad"]), outputs)
+    assert names(outputs) == ["c.part.mp4", "l.safetensors"]
+    assert torch.equal(load_file(outputs.latents)["latent"], by_hand(pipeline, [PROMPT])[:, :, :3])
 
 
 def test_an_interruption_leaves_the_part(pipeline: Pipeline, outputs: Outputs) -> None:
@@ -254,9 +288,9 @@ def test_an_interruption_leaves_the_part(pipeline: Pipeline, outputs: Outputs) -
         if (span.chunk, step) == (1, 4):
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.warns(UserWarning, match="9 frames"), pytest.raises(KeyboardInterrupt):
         render(pipeline, clip(), outputs, on_step)
-    assert names(outputs) == ["c.part.mp4"]
+    assert names(outputs) == ["c.part.mp4", "l.safetensors"]
     assert len(list(read_frames(outputs.part))) == 9
     render(pipeline, clip(), outputs)
     assert names(outputs) == ["c.mp4", "c.png", "l.safetensors", "r.json"]

@@ -1,4 +1,5 @@
 """Prompts over time: the text form, the interactive JSONL, and what is refused."""
+# ruff: noqa: RUF001
 
 import json
 from pathlib import Path
@@ -22,20 +23,95 @@ def test_text_form(text, lines):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "text",
     [
-        ("0:00 | a\nb", r"line 2 is 'b'.*TIME \| PROMPT"),
-        ("0:00 |  ", "line 1"),
-        ("x:10 | a", "line 1"),
-        ("0:05 | a", r"first prompt at latent frame 0, got starts \[20\]"),
-        ("0 | a\n0:20 | b\n0:10 | c", r"rising order, got starts at latent frames \[0, 80, 40\]"),
-        ("0 | a\n0:20 | b\n20 | c", "rising"),
-        ("", "expected a first prompt at latent frame 0"),
+        "0:00 a cat\n0:05 a dog",
+        "0s: a cat\n5s - a dog",
+        "0s a cat\n5 sec a dog",
+        "00:00:00 | a cat\n00:00:05 | a dog",
+        "[0:00] a cat\n(5s) a dog",
+        "０：００｜a cat\n０：０５　a dog",
+        "【0秒】a cat\n5秒：a dog",
+        "0:00-0:05 a cat\n0:05-0:10 | a dog",
+        "0-5s: a cat\n5s to 10s: a dog",
+        "00:00:00,000 --> 00:00:05,000 a cat\n00:00:05,000 --> 00:00:09,500 a dog",
+        "- 0:00 a cat\n• 0:05 → a dog",
+        "1. 0:00 a cat\n2) 0:05, a dog",
+        "at 0:00 a cat\n@5s: a dog",
+        "0: a cat\n5 - a dog",
+        "0 min | a cat\n\n  # no\n＃ no\n0m5s | a dog",
     ],
 )
-def test_what_the_text_form_refuses(text, message):
-    with pytest.raises(DummyForcingError, match=message):
-        Script.parse(text)
+def test_times_as_people_write_them(text):
+    assert Script.parse(text).lines == Script.of_text(text).lines == ((0, "a cat"), (20, "a dog"))
+
+
+@pytest.mark.parametrize(
+    ("line", "prompt"),
+    [
+        ("0:03 | 3 cats", "3 cats"),
+        ("0:03 -5 degrees", "-5 degrees"),
+        ("0:03 - 5 dogs play", "5 dogs play"),
+        ("0:03 | 0:05 | on a clock", "0:05 | on a clock"),
+        ("3s: 16:9 cinema", "16:9 cinema"),
+        ("0:03一只猫", "一只猫"),
+    ],
+)
+def test_what_a_prompt_begins_with_stays_in_it(line, prompt):
+    assert Script.parse(f"0:00 | a\n{line}").lines[1] == (12, prompt)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a cat", "3 cats play", "80s disco", "16:9 cinema of a cat", "1920 - Paris", "2 min walk", "5 seconds of fame",
+     "0.5 mm lens", "a cat\nin the rain", "3: the return"],
+)  # fmt: skip
+def test_text_without_a_time_is_one_prompt_of_all_its_lines(text):
+    assert Script.of_text(f"# of mine\n {text}\n").lines == ((0, text),)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0:00 | a\nb", r"line 2 begins with no time: 'b'; write TIME \| PROMPT"),
+        ("a cat\n0:05 a dog", "line 1 begins with no time: 'a cat'"),
+        ("0:00 a cat\n3 cats play", "line 2 begins with no time: '3 cats play'"),
+        ("0:00 a cat\n16:9 cinema", "line 2 begins with no time"),
+        ("0 a cat\n5 a dog", "line 1 begins with no time: '0 a cat'"),
+        ("0:00a cat", "line 1 begins with no time"),
+        ("-0:05 | a", "line 1 begins with no time"),
+        ("0:00:00:05 | a", "line 1 begins with no time"),
+        ("cinematic | 4k", "line 1 begins with no time"),
+        ('{"0": "a cat",\n"16": "a dog"}', "line 1 begins with no time"),
+        ("1234567 | a", "line 1 begins with no time"),
+        ("\n0:00 |  ", r"line 2 \(0:00\) has no prompt"),
+        ("0:00\n0:05", r"line 1 \(0:00\) has no prompt"),
+        ("0 | a\n1:75 | b", "line 2: 1:75 has more than 59 minutes or seconds; write 2:15"),
+        ("0 | a\n1:60:00 b", "line 2: 1:60:00 has more than 59"),
+        ("0 | a\n1m75s b", "line 2: 1m75s has more than 59 minutes or seconds; write 2:15"),
+        ("0:05 | a", "expected a first prompt at 0:00, got 0:05 on line 1"),
+        ("9:16 portrait", r"got 9:16 on line 1.*write 0:00 \| in front, if 9:16 belongs to the prompt"),
+        ("0 | a\n0:20 | b\n0:10.5 | c", r"rising times, got line 3 \(0:10.5\) after line 2 \(0:20\)"),
+        ("0 | a\n0:20 | b\n20 | c", "lines 2 and 3 both start at 0:20"),
+        ("0 | a\n5 | b\n5.1 | c", r"line 2 \(0:05\) and line 3 \(0:05.1\) are too close.*0.25 seconds"),
+        ("0:00-0:03 a\n0:05 b", r"line 1 \(0:00\) ends at 0:03, and line 2 \(0:05\) is the next"),
+        ("0 | a\n5s-3s b", r"line 2 \(0:05\) ends at 0:03, before it began"),
+        ("", "expected a prompt, got an empty text"),
+        ("# only\n\n # words", "expected a prompt, got an empty text"),
+    ],
+)
+def test_what_is_refused_by_line_and_time(text, message):
+    with pytest.raises(DummyForcingError, match=message) as error:
+        Script.of_text(text)
+    assert "latent" not in str(error.value)
+
+
+def test_a_schedule_has_times_and_every_prompt_is_a_text():
+    with pytest.raises(DummyForcingError, match="line 1 begins with no time"):
+        Script.parse("3 cats play")  # a file that is called a schedule
+    for make in (lambda: Script.parse(""), lambda: Script.constant(" \n"), lambda: Script(((0, "a"), (4, "")))):
+        with pytest.raises(DummyForcingError, match="expected a prompt, got an empty text"):
+            make()
 
 
 @pytest.mark.parametrize("name", ["s.txt", "s.jsonl"])

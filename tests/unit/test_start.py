@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from dummyforcing_core.cli.common import size
-from dummyforcing_core.clips.start import start_from_image
+from dummyforcing_core.cli.clip_arguments import size
+from dummyforcing_core.clips.start import image_pixels, start_from_image
 from dummyforcing_core.clips.video import read_frames
 from dummyforcing_core.errors import OutputError
 from dummyforcing_core.geometry import SIZES, LatentShape
@@ -106,7 +106,7 @@ class Pixels:
 def read(path: Path, shown: tuple[int, int] | None = None, warned: bool = False) -> np.ndarray:
     """(48, 64, 3) levels that the start frame of a 64x48 clip is made of; a warning must be expected."""
     told: list[str] = []
-    pixels = start_from_image(path, Pixels, LatentShape.of_pixels(64, 48, 5), told.append, shown)
+    pixels = start_from_image(image_pixels(path, LatentShape.of_pixels(64, 48, 5), told.append, shown), Pixels)
     assert bool(told) == warned, told
     return ((pixels[0, :, 0].permute(1, 2, 0) + 1) * 127.5).round().numpy()
 

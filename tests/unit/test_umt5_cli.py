@@ -85,13 +85,12 @@ def test_a_prompt_to_a_video(run, words, vae: Path, encoder: Path, checkpoint: P
 
 
 def test_the_prompt_matters(run, words, tmp_path: Path) -> None:
-    for i, prompt in enumerate((PROMPT, OTHER, "")):
+    for i, prompt in enumerate((PROMPT, OTHER)):
         result = run("generate", *words, "--prompt", prompt, "--out", tmp_path / f"{i}.mp4", "--save-latents",
                      tmp_path / f"{i}.safetensors")  # fmt: skip
         assert result.code == 0, result.err
-    a, b, c = (latent(tmp_path / f"{i}.safetensors") for i in range(3))
+    a, b = (latent(tmp_path / f"{i}.safetensors") for i in range(2))
     assert not torch.equal(a, b)
-    assert not torch.equal(a, c)
 
 
 @pytest.fixture

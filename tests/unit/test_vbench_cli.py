@@ -196,7 +196,7 @@ def test_a_finished_folder_still_reads_the_options(sample, words: tuple) -> None
         (["either/or"], (), "prompt 1 holds '/'"),
         (["x" * 250], (), "256 bytes"),
         (["# nothing"], (), "holds no prompt"),
-        ([RED], ("--size", "17x16"), "multiples of 16"),
+        ([RED], ("--size", "17x16"), "even sides"),
         ([RED], ("--model", "none.pt", "--text-embedding", "none"), "none.pt"),
     ],
 )

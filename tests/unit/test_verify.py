@@ -329,9 +329,9 @@ class TestCommand:
         ("words", "message"),
         [
             (("--model", "none.safetensors"), "no such file"),
-            (("--model", "."), "no such file"),
+            (("--model", "."), "this is a folder"),
             (("--family", "nope"), "unknown model family"),
-            (("--size", "17x16"), "multiples of 16"),
+            (("--size", "17x16"), "even sides"),
             (("--frames", "0"), "at least 1"),
             (("--prompts", "none.txt"), "cannot read the prompts"),
             (("--device", "warp"), "cannot be used"),

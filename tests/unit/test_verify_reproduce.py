@@ -132,7 +132,10 @@ def test_only_the_teacache_row_skips_a_step(script, tiny_demo, tmp_path: Path, m
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["--vbench-dense", "none.json"], "none.json is no result"), (["--model", "none.pt"], "none.pt")],
+    [
+        (["--vbench-dense", "none.json"], "cannot read the results none.json: no such file"),
+        (["--model", "none.pt"], "none.pt"),
+    ],
 )
 def test_bad_input(script, tmp_path: Path, capsys: pytest.CaptureFixture, words: list[str], message: str) -> None:
     code = script.main([*words, "--device", "cpu", "--out", str(tmp_path)])

@@ -191,6 +191,29 @@ def test_damaged_files_are_refused(ar_model: Any, files: Path, refused: Any, siz
     refused(lambda: ar_model("self_forcing_cut.safetensors"), "self_forcing_cut.safetensors", "download")
 
 
+def test_only_files_that_can_be_read_are_listed(part: Any, files: Path) -> None:
+    unreadable = ("m.gguf", "m.bin", "m.pkl", "m-00001-of-00002.safetensors")
+    for name in (*unreadable, "listed.ckpt", "listed.sft", "listed.PT"):
+        (files / name).write_bytes(b"x")
+    listed = part("nodes.host.files").model_names("diffusion_models")
+    assert "self_forcing_tiny.safetensors" in listed and not set(unreadable) & set(listed)
+    assert {"listed.ckpt", "listed.sft", "listed.PT"} <= set(listed)
+    for name in (*unreadable, "listed.ckpt", "listed.sft", "listed.PT"):
+        (files / name).unlink()
+
+
+def test_one_of_several_files_is_refused_with_the_command_that_joins_them(
+    ar_model: Any, weights: Weights, saved: Any, refused: Any, files: Path
+) -> None:
+    half = len(weights) // 2
+    names = [f"diffusion_pytorch_model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    for name, part_of in zip(names, (list(weights.items())[:half], list(weights.items())[half:]), strict=True):
+        saved(dict(part_of), name)
+    refused(lambda: ar_model(names[0]), names[0], "2 files", f"convert {files}")
+    for name in names:
+        (files / name).unlink()
+
+
 def test_an_ordinary_model_is_refused_and_its_name_told(call: Any, stream: Any, tiny_model: Any, refused: Any) -> None:
     line = refused(lambda: stream(tiny_model()), "tiny_wan", "bidirectional", "Load AR Model")
     assert "\n" not in line

@@ -24,7 +24,8 @@ def video(part: Any, tiny_vae: Any) -> Callable[..., np.ndarray]:
 
     def make(latents: Tensor, cuts: list[int]) -> np.ndarray:
         shape = part("dummyforcing_core.geometry").LatentShape(*latents.shape)
-        output = part("nodes.host.clip_output").ClipOutput(tiny_vae, shape, 16, "oom/clip", {})
+        shown = part("nodes.host.shown").shown_of({"samples": latents})
+        output = part("nodes.host.clip_output").ClipOutput(tiny_vae, shape, shown, 16, "oom/clip", {})
         with torch.inference_mode(), output:
             for piece in latents.split(cuts, 2):
                 output.add(piece)

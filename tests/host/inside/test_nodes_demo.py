@@ -38,13 +38,13 @@ def test_the_demo_workflow(call: Any, demo: Any, prompt: Any, stream: Any, part:
     frames = np.stack(
         list(part("dummyforcing_core.clips.video").read_frames(Path(done.outputs[1][0].get_stream_source())))
     )
-    assert frames.shape == (33, 64, 64, 3)
+    assert frames.shape == (32, 64, 64, 3)
     left, right = frames[0, :, :32].astype(int), frames[0, :, 32:].astype(int)
     assert (left[..., 0] - left[..., 2]).max() > 80, "no red on the left"
     assert (right[..., 2] - right[..., 0]).max() > 80, "no blue on the right"
     stock = call("VAEDecode", vae=demo[2], samples=done.outputs[0]).outputs[0]
-    assert stock.shape == frames.shape
-    assert np.abs(stock.numpy() * 255 - frames).mean() < 6
+    assert stock.shape == (33, 64, 64, 3)  # latents are whole
+    assert np.abs(stock[:32].numpy() * 255 - frames).mean() < 6
 
 
 def test_the_stock_vae_nodes_go_there_and_back(call: Any, demo: Any, prompt: Any, stream: Any, canvas: Any) -> None:

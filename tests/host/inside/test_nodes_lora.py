@@ -114,7 +114,7 @@ def test_strength_0_and_none_are_no_adapter(clip: Any, ar_model: Any, lora_files
     torch.testing.assert_close(clip(ar_model(lora="none", lora_strength=2.0)), plain, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("kind, words", [("foreign", "blocks.7"), ("flux", "PEFT")])
+@pytest.mark.parametrize("kind, words", [("foreign", "blocks.7"), ("flux", "double_blocks")])
 def test_an_adapter_of_another_model_is_refused(
     ar_model: Any, lora_files: Any, refused: Any, kind: str, words: str
 ) -> None:
@@ -129,7 +129,65 @@ def test_an_adapter_of_other_widths_is_refused(
     for name in updates:
         wide[f"{name}.lora_A.weight"], wide[f"{name}.lora_B.weight"] = torch.zeros(4, 5120), torch.zeros(5120, 4)
     torch.save({"generator_lora": wide}, base / "models" / "loras" / "wide.pt")
-    refused(lambda: ar_model(lora="wide.pt"), "wide.pt", "5120")
+    line = refused(lambda: ar_model(lora="wide.pt"), "wide.pt", "5120")
+    assert line.startswith("wide.pt"), "the folder would fill the message"
+
+
+def test_other_spellings_and_whole_differences_are_read(
+    clip: Any, ar_model: Any, lora_files: Any, updates: Any, files: Path, base: Path
+) -> None:
+    """As kohya and Kijai write them; the host's own loader leaves the modulation's difference out."""
+    weights, lora = load_file(files / "self_forcing_tiny.safetensors"), {}
+    for name, (down, up) in updates.items():
+        flat = f"lora_unet_{name.replace('.', '_')}"
+        lora |= {f"{flat}.lora_down.weight": down, f"{flat}.lora_up.weight": up, f"{flat}.alpha": torch.tensor(ALPHA)}
+        weights[f"{name}.weight"] += ALPHA / RANK * (up @ down)
+    for spelling, name in {
+        "blocks.1.diff_m": "blocks.1.modulation",
+        "blocks.0.norm3.diff": "blocks.0.norm3.weight",
+        "blocks.1.ffn.2.diff_b": "blocks.1.ffn.2.bias",
+        "head.diff_m": "head.modulation",
+    }.items():
+        lora[f"diffusion_model.{spelling}"] = change = torch.full(weights[name].shape, 0.125)
+        weights[name] += change
+    save_file(lora, base / "models" / "loras" / "kohya.safetensors")
+    save_file(weights, files / "self_forcing_kohya.safetensors")
+    made = clip(ar_model(lora="kohya.safetensors"))
+    torch.testing.assert_close(made, clip(ar_model("self_forcing_kohya.safetensors")), **CLOSE)
+
+
+@pytest.mark.parametrize("form", ["scaled file", "widget"])
+def test_an_adapter_on_float8_weights_is_not_rounded_to_float8(
+    clip: Any, ar_model: Any, lora_files: Any, updates: Any, files: Path, base: Path, form: str
+) -> None:
+    """It is so small that most of it lies below the steps of the weights."""
+    weights = load_file(files / "self_forcing_tiny.safetensors")
+    stored, full, lora = {}, {}, {}
+    for name, tensor in weights.items():
+        small = not name.startswith("patch_embedding") if form == "widget" else name.removesuffix(".weight") in updates
+        scale = tensor.abs().max() / 448 if small and form != "widget" else torch.tensor(1.0)
+        stored[name] = (tensor / scale).to(torch.float8_e4m3fn) if small else tensor
+        full[name] = stored[name].float() * scale
+        if small and form != "widget":
+            stored[f"{name.removesuffix('.weight')}.scale_weight"] = scale
+    stored["scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
+    for name, (down, up) in updates.items():
+        lora |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up / 20}
+    save_file(lora, base / "models" / "loras" / "small.safetensors")
+    save_file(stored, files / "self_forcing_stored.safetensors")
+    save_file(full, files / "self_forcing_full.safetensors")
+    plain = clip(ar_model("self_forcing_full.safetensors"))
+    merged = {
+        **full,
+        **{f"{name}.weight": full[f"{name}.weight"] + up @ down / 20 for name, (down, up) in updates.items()},
+    }
+    save_file(merged, files / "self_forcing_full.safetensors")
+    wanted = clip(ar_model("self_forcing_full.safetensors"))
+    if form == "widget":
+        made = clip(ar_model(weight_dtype="fp8_e4m3fn", lora="small.safetensors"))
+    else:
+        made = clip(ar_model("self_forcing_stored.safetensors", lora="small.safetensors"))
+    assert (made - wanted).norm() < 0.01 * (wanted - plain).norm()
 
 
 def test_the_adapter_stays_when_the_host_loads_the_model_again(clip: Any, ar_model: Any, lora_files: Any) -> None:

@@ -1,5 +1,7 @@
 """Prompts over time: the same schedule however it was built, switches where they belong, and re-caching."""
 
+# ruff: noqa: RUF001
+
 from __future__ import annotations
 
 from typing import Any
@@ -121,11 +123,24 @@ def test_longlive_reads_its_window_again_at_a_switch(
     assert len([1 for _, sigma, _ in model_calls if sigma == 0]) == 3
 
 
-def test_a_time_without_a_prompt_at_its_start_is_told(clip: Any, ar_model: Any, schedule: Any, refused: Any) -> None:
-    refused(lambda: schedule("0:05 | one"), "0")
-    refused(lambda: schedule("0:00 | one\n0:00 | two"), "order")
-    refused(lambda: schedule("0:10 | one\n0:00 | two"), "0")
+def test_what_is_wrong_with_a_schedule_is_told_by_line_and_time(schedule: Any, refused: Any) -> None:
+    refused(lambda: schedule("0:05 | one"), "0:00", "0:05 on line 1")
+    refused(lambda: schedule("0:00 | one\n0:00 | two"), "lines 1 and 2 both start at 0:00")
+    refused(lambda: schedule("0:00 | one\n# no\n0:20 two\n0:10 three"), "line 4 (0:10) after line 3 (0:20)")
     refused(lambda: schedule("0:00 | one\nsoon | two"), "line 2", "soon")
+    refused(lambda: schedule("0:00 | one\n1:75 | two"), "line 2", "1:75", "2:15")
+    refused(lambda: schedule("0 one\n5 two"), "line 1", "'0 one'")
+    for empty in ("", " \n", "# only"):
+        refused(lambda text=empty: schedule(text), "empty")
+    refused(lambda: schedule("0:00 |"), "line 1 (0:00) has no prompt")
+
+
+@pytest.mark.parametrize("text", ["0:00 one\n0:05 two", "0s: one\n5s - two", "[0:00] one\n０：０５｜two"])
+def test_a_schedule_needs_no_bars(part: Any, ar_model: Any, call: Any, text: str) -> None:
+    clip = Clip()
+    made = call("DummyForcingPromptSchedule", clip=clip, text=text).outputs[0]
+    assert clip.texts == ["one", "two"]
+    assert frames_of(part, ar_model, made, 16) == [0, 20]
 
 
 def test_prompt_at_wants_later_times(schedule: Any, at: Any, refused: Any) -> None:
@@ -146,7 +161,7 @@ def test_times_that_fall_into_one_latent_frame_are_told(
     refused(lambda: clip(ar_model(), conditioning=close), "same time")
 
 
-@pytest.mark.parametrize("text", ["a cat", "  a cat\n", "0:00 | a cat", "0 | a cat"])
+@pytest.mark.parametrize("text", ["a cat", "  a cat\n", "0:00 | a cat", "0 | a cat", "0:00 a cat"])
 def test_one_prompt_may_be_written_without_a_time(call: Any, text: str) -> None:
     clip = Clip()
     assert len(call("DummyForcingPromptSchedule", clip=clip, text=text).outputs[0]) == 1

@@ -62,8 +62,10 @@ def test_the_order_of_nodes_does_not_matter(ar_model: Any, with_: Any, clip: Any
 def test_the_last_policy_wins(ar_model: Any, with_: Any, part: Any) -> None:
     settings_of = part("nodes.host.settings").settings_of
     model = ar_model()
-    assert settings_of(with_(model, "dummies", "window")) == settings_of(with_(model, "window"))
-    assert settings_of(with_(model, "window", "dummies")) == settings_of(with_(model, "dummies"))
+    for first, last in (("dummies", "window"), ("window", "dummies")):
+        both, alone = (settings_of(with_(model, *names)) for names in ((first, last), (last,)))
+        assert both.policy == alone.policy
+        assert [note.startswith("replaced the settings of") for note in both.notes] == [True] and alone.notes == ()
 
 
 def test_settings_are_frozen_and_every_part_of_them_too(ar_model: Any, with_: Any, part: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,29 @@ def test_no_prefix_overwrites_the_clip_before(
     ]
     assert len(set(files)) == 4 and all(file.is_file() for file in files)
     assert all(file.name.strip("._0123456789mp") for file in files), "a name is more than a number"
+
+
+def test_a_number_that_another_comfyui_is_writing_is_left_to_it(
+    stream: Any, ar_model: Any, canvas: Any, tiny_vae: Any, part: Any
+) -> None:
+    def made() -> Path:
+        made = stream(ar_model(), latent=canvas(3), vae=tiny_vae, filename_prefix="shared")
+        return Path(made.outputs[1][0].get_stream_source())
+
+    first = made()
+    second, third = (first.with_name(f"shared_{n:05}_.mp4") for n in (2, 3))
+    assert first.name == "shared_00001_.mp4"
+    program = (
+        "import sys; from pathlib import Path; from dummyforcing_core.ownership import owned\n"
+        "with owned(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    )
+    root = Path(part("dummyforcing_core").__file__).parents[1]
+    command = [sys.executable, "-c", program, str(second)]
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        assert made() == third
+        other.communicate()
+    assert not second.exists() and not list(first.parent.glob(".*"))
 
 
 def test_lines_with_a_number_sign_are_not_spoken(part: Any) -> None:

@@ -1,0 +1,74 @@
+"""Scaled float8, as ComfyUI stores it: weights in float8 and beside each one number to multiply it with.
+
+Two forms (ComfyUI 0.27, QUANTIZATION.md and comfy/utils.py): `.scale_weight` and a tensor "scaled_fp8" in the file, or
+`.weight_scale` and a stated format, in the header or in a tensor `.comfy_quant`; the latter may store plain bytes.
+Scales of activations beside them only serve float8 arithmetic.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, shown
+from ..reading import parse_json
+from .names import QUANTISED, listing, official_name
+
+FP8 = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
+SCALES = ("scale_weight", "weight_scale")
+FIX = "use the file inside ComfyUI, or give one in bf16, fp16, fp32 or float8 with one scale per weight"
+
+
+def stated_formats(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> dict[str, str]:
+    """Module, as named in the file -> format that ComfyUI's metadata states for it, in the header or in tensors."""
+    try:
+        layers = parse_json(texts.get("_quantization_metadata", "{}")).get("layers", {})
+        stated = {module: entry["format"] for module, entry in layers.items()}
+        for name, tensor in tensors.items():
+            module, _, leaf = name.rpartition(".")
+            if leaf == "comfy_quant":
+                stated[module] = parse_json(tensor.numpy().tobytes().decode("utf-8"))["format"]
+        if odd := [kind for kind in stated.values() if not isinstance(kind, str)]:
+            raise TypeError(f"a format is {shown(odd[0])}")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"its quantisation metadata is malformed ({shown(error)}); get the complete file again"
+        ) from error
+    return stated
+
+
+def scale_of(tensors: Mapping[str, Tensor], module: str) -> Tensor | None:
+    """The scale of a module's weight, if it has one."""
+    return next((tensors[name] for leaf in SCALES if (name := f"{module}.{leaf}") in tensors), None)
+
+
+def dequantised(weight: Tensor, scale: Tensor | None) -> Tensor:
+    """The weight times its scale, in float32; as it is without one."""
+    return weight if scale is None else weight.float() * scale.to(weight.device).float().reshape(())
+
+
+def split_scales(
+    tensors: Mapping[str, Tensor], formats: Mapping[str, str]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights, and by weight name the scale of those that have one; tensors under official names.
+
+    formats -- what `stated_formats` found. Raises CheckpointError for other formats, and for scales that are no single
+    finite number or missing.
+    """
+    kinds = {official_name(module): kind for module, kind in formats.items()}
+    if foreign := [f"{shown(module)} ({shown(kind)})" for module, kind in kinds.items() if kind not in FP8]:
+        raise CheckpointError(f"holds weights in a format other than float8: {listing(foreign)}; {FIX}")
+    weights = {name: tensor for name, tensor in tensors.items() if not QUANTISED.search(name)}
+    scales: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        module = name.removesuffix(".weight")
+        scale = scale_of(tensors, module) if module != name else None
+        if scale is None and module not in kinds:
+            continue
+        if scale is None or scale.numel() != 1 or not scale.is_floating_point() or not scale.float().isfinite():
+            got = "none" if scale is None else f"{str(scale.dtype)[6:]} {list(scale.shape)}"
+            raise CheckpointError(f"expected one finite scale for {shown(name)}, got {got}; {FIX}")
+        scales[name] = scale
+        if tensor.dtype == torch.uint8 and module in kinds:
+            weights[name] = tensor.view(FP8[kinds[module]])
+    return weights, scales

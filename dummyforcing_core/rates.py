@@ -1,0 +1,45 @@
+"""Frame rates as exact fractions, and how many frames a time is. Seconds are those of the video that comes out."""
+
+import math
+from fractions import Fraction
+
+from .errors import OutputError, shown
+from .geometry import FPS
+
+OWN_RATE = Fraction(FPS)  # what the models make motion for
+HIGHEST = 240
+_NTSC = tuple(Fraction(1000 * rate, 1001) for rate in (24, 30, 48, 60, 120))
+
+
+def rate_of(value: str | float | Fraction) -> Fraction:
+    """Frames per second from a number or text ("24", "23.976", "24000/1001"); 23.976 is read as 24000/1001.
+
+    OutputError unless it is above 0 and at most 240.
+    """
+    try:
+        rate = Fraction(str(value).strip()) if isinstance(value, str | float) else Fraction(value)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if not Fraction(1, 100) <= rate <= HIGHEST:
+        raise OutputError(
+            f"expected frames per second from 0.01 to {HIGHEST}, got {shown(value, 20)}; write e.g. 16, 24 or 23.976"
+        )
+    near = next((exact for exact in _NTSC if abs(exact - rate) < Fraction(1, 500)), rate)
+    return near.limit_denominator(1001)
+
+
+def rate_text(rate: Fraction) -> str:
+    """The rate as people write it: 24, 23.976."""
+    return f"{float(rate):.3f}".rstrip("0").rstrip(".")
+
+
+def frames_in(seconds: float, rate: Fraction) -> int:
+    """Frames that cover `seconds` of video, at least one. OutputError for what is no length."""
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise OutputError(f"expected a length above 0 seconds, got {seconds:g}; give e.g. 5")
+    return max(1, math.ceil(Fraction(repr(seconds)) * rate))
+
+
+def seconds_text(frames: int, rate: Fraction) -> str:
+    """How long so many frames are shown, "5.04 s"."""
+    return f"{float(frames / rate):.3f}".rstrip("0").rstrip(".") + " s"

@@ -1,0 +1,63 @@
+"""What a clip's report must say before it is made: settings, words and files that do not do what was hoped."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import comfy.lora
+import comfy.lora_convert
+import comfy.utils
+import folder_paths
+import torch
+
+from ...dummyforcing_core.clips.doubts import doubts
+from ...dummyforcing_core.errors import shown
+from .clip_job import ClipJob
+from .prompts import NOTES
+
+
+def notes_of(job: ClipJob, hidden: Any) -> list[str]:
+    """The job's own lines, those of its prompts, of LoRA nodes before it, and what the model was not made for."""
+    said = [note for _, options in job.conditioning for note in options.get(NOTES, ())]
+    features = [tensor for tensor, _ in job.conditioning]
+    switches = any(not torch.equal(features[0], other) for other in features[1:])
+    loras = [*_lora_notes(job.model, hidden.prompt, hidden.unique_id)]
+    return [*job.notes, *dict.fromkeys(said), *loras, *doubts(job.family, switches, job.start)]
+
+
+def _lora_notes(model: Any, prompt: Any, node: Any) -> Iterator[str]:
+    """Of every stock LoRA node that the node's MODEL came through, if not all of its file fits."""
+    for name in dict.fromkeys(_loras_before(prompt or {}, str(node))):
+        with contextlib.suppress(Exception):  # a file that is gone by now must not cost the clip
+            tensors, ignored = _fit(model, folder_paths.get_full_path_or_raise("loras", name))
+            if ignored == tensors:
+                yield (
+                    f"LoRA {shown(name)} changes nothing: none of its {tensors} tensors fit this model (a checkpoint's "
+                    "own adapter, such as LongLive's lora.pt, goes into Load AR Model)"
+                )
+            elif ignored:
+                yield f"LoRA {shown(name)}: {ignored} of its {tensors} tensors do not fit this model and are ignored"
+
+
+def _loras_before(prompt: dict, node: str) -> Iterator[str]:
+    """Names of the LoRA files on the way of the MODEL to a node of a queued prompt."""
+    waiting, seen = [node], set()
+    while waiting:
+        here = waiting.pop()
+        if here in seen:
+            continue
+        seen.add(here)
+        inputs = prompt.get(here, {}).get("inputs", {})
+        name, strength = inputs.get("lora_name"), inputs.get("strength_model", 1)
+        if here != node and isinstance(name, str) and strength != 0:
+            yield name
+        waiting += [str(link[0]) for key, link in inputs.items() if "model" in key and isinstance(link, list)]
+
+
+def _fit(model: Any, path: str) -> tuple[int, int]:
+    """How many tensors a LoRA file holds, and how many of them the host's loader leaves out."""
+    tensors = comfy.lora_convert.convert_lora(comfy.utils.load_torch_file(path, safe_load=True))
+    names = comfy.lora.model_lora_keys_unet(model.model, {})
+    fitting = comfy.lora.load_lora(tensors, names, log_missing=False)
+    used = set().union(*(getattr(update, "loaded_keys", ()) for update in fitting.values()))
+    return len(tensors), (len(set(tensors) - used) if used or not fitting else 0)
