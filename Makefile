@@ -15,7 +15,7 @@ demo: $(STAMP)
 
 # Side by side, one file a worker; those inside ComfyUI and on its page, which take longest, first.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 	  tests/host tests/web tests/slow tests/golden tests/fuzz tests/property tests/unit
 
 # Long proofs (a thousand chunks) of what `make test` shows on short clips.

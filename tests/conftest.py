@@ -1,23 +1,25 @@
 """Shared test settings: reproducible examples, few threads, no GPU needed, what runs beside what."""
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
 
-TESTS = Path(__file__).parent
-TOGETHER = ("host/inside", "web")  # one process of the host for all; one page at a time
+TOGETHER = ("tests/host/inside/", "tests/web/")  # one process of the host for all; one page at a time
 
 settings.register_profile("repo", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("repo")
 torch.set_num_threads(1)  # on tensors this small a second thread costs more than it brings
 
 
-@pytest.hookimpl(tryfirst=True)  # before the workers read the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With --dist loadgroup a worker takes a file whole, or a whole folder."""
-    for item in items:
-        file = item.path.relative_to(TESTS).as_posix()
-        folder = next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
-        item.add_marker(pytest.mark.xdist_group(folder))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """--dist loadfile: a worker takes a file whole, or one of these folders."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileOrFolder(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((folder for folder in TOGETHER if nodeid.startswith(folder)), super()._split_scope(nodeid))
+
+    return ByFileOrFolder(config, log) if config.getoption("dist") == "loadfile" else None
