@@ -9,6 +9,7 @@ Case k of a seed is the same however many are run.
 import argparse
 import contextlib
 import json
+import math
 import re
 import shlex
 import shutil
@@ -94,6 +95,21 @@ class Case:
     def __str__(self) -> str:
         return f"python -m dummyforcing_core {shlex.join(self.words)}"
 
+    @property
+    def frames(self) -> int:
+        """That the video is to have."""
+        if "--seconds" not in self.words:
+            return int(self.value("--frames"))
+        fps = {"23.976": 24000 / 1001, "30000/1001": 30000 / 1001}.get(rate := self.value("--fps", "16")) or float(rate)
+        return max(1, math.ceil(round(float(self.value("--seconds")) * fps, 6)))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the video; the demo's is enlarged."""
+        width, height = re.split("[x*]", self.value("--size"))
+        scale = 6 if self.value("--model") == DEMO else 1
+        return scale * int(width), scale * int(height)
+
     def value(self, flag: str, otherwise: Any = None) -> Any:
         return self.words[self.words.index(flag) + 1] if flag in self.words else otherwise
 
@@ -129,8 +145,8 @@ def make_case(world: World, out: Path, seed: int, number: int) -> Case:
     return Case(words, out)
 
 
-# A count of a thousand million would be an order that takes hours, not a fault.
-UNTOUCHED = ("--frames", "--out", "--prompts", "--seeds")
+# Any text names a file, and a count of a thousand million would be an order that takes hours: neither is a fault.
+UNTOUCHED = ("--frames", "--seeds", "--out", "--report", "--save-latents", "--picture", "--prompts", "--prompt")
 
 
 def _checkpoint(draw: Draw, world: World) -> Words:
@@ -140,10 +156,11 @@ def _checkpoint(draw: Draw, world: World) -> Words:
 
 
 def _run_words(draw: Draw) -> Words:
-    sizes, bad_sizes = ("32x16",) * 6 + ("16x16", "48x32", "16*32"), ("100x64", "0x16", "8x8", "4096x4096", "1080q")
+    sizes = ("32x16",) * 6 + ("16x16", "48x32", "16*32", "30x22", "34x2")
+    bad_sizes = ("101x64", "0x16", "4096x4096", "1080q", "16x16x16")
     return [
         *("--device", "cpu", "--size", draw.one(sizes, bad_sizes)),
-        *("--frames", str(draw.one((*range(1, 34), 45, 49, 57, 61, 69, 73, 81, 97), (0, -4)))),
+        *(_length(draw)),
         *draw.maybe(0.3, "--seed", (0, 7, -1, 2**32, 2**63 - 1), (2**64, -(2**63) - 1)),
         *draw.maybe(0.3, "--dtype", ("fp32", "bf16", "fp16"), ("fp8", "")),
         *draw.maybe(0.2, "--attention", ("auto", "sdpa", "reference"), ("flash2", "none")),
@@ -151,6 +168,13 @@ def _run_words(draw: Draw) -> Words:
         *(draw.maybe(0.05, "--vae-tile", ("4x4", "3x3")) if draw.bold else ()),
         *(draw.maybe(0.05, "--lora-strength", ("0.5",)) if draw.bold else ()),
     ]
+
+
+def _length(draw: Draw) -> Words:
+    words = draw.maybe(0.3, "--fps", (16, 24, 25, 30, "23.976", "30000/1001", 8), (0, -1, "nan", 10**6))
+    if draw.chance(0.2):
+        return ["--seconds", str(draw.one((0.1, 0.5, 1, 1.3, 2), (0, -1, "inf", 1e-9))), *words]
+    return ["--frames", str(draw.one((*range(1, 34), 45, 49, 57, 61, 69, 73, 81, 97), (0, -4))), *words]
 
 
 def _policy(draw: Draw, world: World) -> Words:
@@ -312,10 +336,10 @@ def _generated(case: Case, left: list[str]) -> str:
 
 def _clip(case: Case, video: Path, report: Path | None) -> str:
     """Of one video, played from end to end, and the report beside it."""
-    asked = int(case.value("--frames"))
-    frames = sum(1 for _ in read_frames(video))
-    if not asked <= frames <= pixel_frames(latent_frames(asked)):
-        return f"{frames} frames, {asked} were asked for"
+    shapes = [frame.shape for frame in read_frames(video)]
+    frames, (width, height) = len(shapes), case.size
+    if frames != case.frames or set(shapes) != {(height, width, 3)}:
+        return f"{frames} frames of {set(shapes)}, {case.frames} of {height} x {width} were asked for"
     if report is None:
         return ""
     told = json.loads(report.read_text(encoding="utf-8"))
@@ -328,7 +352,7 @@ def _clip(case: Case, video: Path, report: Path | None) -> str:
 
 def _latents(case: Case) -> str:
     (name, latent), *others = load_file(case.value("--save-latents")).items()
-    length = latent_frames(int(case.value("--frames")))
+    length = latent_frames(case.frames)
     if others or name != "latent" or latent.shape[2] < length or not latent.isfinite().all():
         return f"latents {name} {tuple(latent.shape)}, {length} frames of finite numbers were expected"
     return ""
@@ -340,7 +364,8 @@ def _compared(case: Case, left: list[str]) -> str:
     videos = [name for name in left if name.endswith(".mp4")]
     if len(rows["rows"] if isinstance(rows, dict) else rows) != len(names) or len(videos) != len(names) + 1:
         return f"{names} gave {left}"
-    return next((wrong for name in videos if (wrong := _clip(case, case.out / name, None))), "")
+    clips = [name for name in videos if "side_by_side" not in name]
+    return next((wrong for name in clips if (wrong := _clip(case, case.out / name, None))), "")
 
 
 def _profiled(case: Case, left: list[str]) -> str:
