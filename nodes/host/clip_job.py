@@ -108,12 +108,10 @@ def clip_job(
     shown, shape = _made(latent, fps, family, schedule)
     start = None if start_latent is None else _checked_start(start_latent["samples"], shape)
     settings = settings_of(model)
-    policy, notes = settings.policy or own_policy(family), settings.notes
-    if note := size_note(*shown.size, family):
-        notes = (*notes, note)
+    policy = settings.policy or own_policy(family)
+    notes = tuple(note for note in (*settings.notes, size_note(*shown.size, family)) if note)
     given = 0 if start is None else start.shape[2]
-    setting = setting_of(geometry_of(model), shape, family, given)
-    early_plan(setting, schedule, policy, settings.listed_steps(schedule))
+    early_plan(setting_of(geometry_of(model), shape, family, given), schedule, policy, settings.listed_steps(schedule))
     clip = model, shape, policy, family, given, len(conditioning) - 1
     if vae is not None:
         check_vae(vae, shape.channels)

@@ -47,6 +47,12 @@ def test_the_demo_workflow(call: Any, demo: Any, prompt: Any, stream: Any, part:
     assert np.abs(stock[:32].numpy() * 255 - frames).mean() < 6
 
 
+def test_a_size_beyond_its_world_is_told_in_the_report(demo: Any, prompt: Any, stream: Any, canvas: Any) -> None:
+    made = stream(demo[0], conditioning=prompt(), latent=canvas(1, height=12, width=12), vae=demo[2])
+    assert "96x96 is 2.2 times the area" in made.outputs[2]
+    assert "times the area" not in stream(demo[0], conditioning=prompt(), latent=canvas(1)).outputs[2]
+
+
 def test_the_stock_vae_nodes_go_there_and_back(call: Any, demo: Any, prompt: Any, stream: Any, canvas: Any) -> None:
     made = stream(demo[0], conditioning=prompt(), latent=canvas(5)).outputs[0]
     images = call("VAEDecode", vae=demo[2], samples=made).outputs[0]

@@ -33,6 +33,7 @@ def guided(call: Any, conditioning: Any, canvas: Any, ours: Any) -> Callable[...
 @pytest.mark.parametrize(
     "inputs, words",
     [
+        ({"latent": latent(1, 16, 1, 512, 512)}, ["4096x4096", "832x480", "smaller clip"]),
         ({"latent": latent(1, 4, 7, 8, 8)}, ["got 4", "Clip Size"]),
         ({"latent": latent(1, 48, 7, 8, 8)}, ["got 48", "Clip Size"]),
         ({"latent": latent(1, 16, 8, 8)}, ["(1, 16, 8, 8)", "Clip Size"]),
@@ -64,6 +65,13 @@ def test_streaming_sampler_refuses(
 
 def test_an_empty_canvas_is_refused(stream: Any, ar_model: Any, refused: Any) -> None:
     refused(lambda: stream(ar_model(), latent=latent(1, 16, 0, 8, 8)), "0")
+
+
+def test_our_sampler_refuses_sizes_far_beyond_the_training(
+    guided: Any, ar_model: Any, refused: Any, conditioning: Any
+) -> None:
+    huge = latent(1, 16, 1, 512, 512)
+    refused(lambda: guided(ar_model(), "BasicGuider", huge, conditioning=conditioning(1)), "4096x4096", "832x480")
 
 
 def test_combined_prompts_are_refused_and_named(
