@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from . import __version__
+from .cli.terminal import warn
 from .errors import MESSAGE, DummyForcingError, shown
 
 # Module of cli/ -> what it does. Only the one that is asked for is imported: the others would import torch for nothing.
@@ -60,9 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     args = build_parser(words).parse_args(words)
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *rest, **more: print(
-            f"warning: {shown(message, MESSAGE)}", file=sys.stderr
-        )
+        warnings.showwarning = lambda message, *rest, **more: warn(str(message))
         try:
             _end_by_interrupt()
             code: int = args.run(args)

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import math
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 
 from ..clips.pipeline import Compute, Decoder, Pipeline, Weights, is_demo, load_pipeline
 from ..clips.text_features import TextFiles
-from ..errors import MESSAGE, CheckpointError, DummyForcingError, OutputError, shown
+from ..errors import CheckpointError, DummyForcingError, OutputError, shown
 from ..files import make_folder, real_path
 from ..geometry import Span
 from ..models.families import DEMO, FAMILIES
@@ -25,6 +24,7 @@ from ..vae.tiny_vae_file import is_tiny_decoder, load_tiny_decoder
 from ..vae.wan_vae import WanVAE
 from ..vae.wan_vae_file import load_wan_vae
 from .clip_arguments import add_clip_arguments
+from .terminal import WIPES, warn
 from .time_left import LongRun
 
 ACCELERATORS = ("cuda", "xpu", "mps")
@@ -248,11 +248,6 @@ def _one_thread(device: torch.device) -> None:
         torch.set_num_threads(1)
 
 
-def warn(text: str) -> None:
-    """One line on stderr, whatever the text holds."""
-    print(f"warning: {shown(text, MESSAGE)}", file=sys.stderr)
-
-
 class Progress:
     """A bar over model calls with the time left, on stderr."""
 
@@ -262,10 +257,11 @@ class Progress:
         except ImportError as error:
             raise DummyForcingError("the progress bar needs tqdm, which is not installed: pip install tqdm") from error
 
-        # The delay lets what the first call has to say, a warning or an error, stand on a line of its own.
+        # Nothing is drawn for a run that is over in a moment.
         self._bar = tqdm(total=calls, desc=label, unit="call", mininterval=0.5, delay=0.5, leave=False)
         self._chunks = chunks
-        self._long = LongRun(calls, self._say)
+        self._drawn = False
+        self._long = LongRun(calls, warn)
 
     @property
     def on_step(self) -> Callable[[Span, int], None]:
@@ -274,15 +270,17 @@ class Progress:
 
     def _step(self, span: Span, step: int) -> None:
         self._bar.set_postfix_str(f"chunk {span.chunk + 1} of {self._chunks}", refresh=False)
-        self._bar.update()
+        self._drawn |= bool(self._bar.update())
         self._long.call(span.chunk)
 
-    def _say(self, text: str) -> None:
-        self._bar.clear()  # a line of its own
-        warn(text)
+    def _wipe(self) -> None:
+        if self._drawn:
+            self._bar.clear()
 
     def __enter__(self) -> "Progress":
+        WIPES.append(self._wipe)
         return self
 
     def __exit__(self, *error: object) -> None:
+        WIPES.remove(self._wipe)
         self._bar.close()

@@ -107,7 +107,7 @@ class Case:
     def size(self) -> tuple[int, int]:
         """Width and height of the video; the demo's is enlarged."""
         width, height = re.split("[x*]", self.value("--size"))
-        scale = 6 if self.value("--model") == DEMO else 1
+        scale = 6 if DEMO in (self.value("--model"), self.value("--family")) else 1
         return scale * int(width), scale * int(height)
 
     def value(self, flag: str, otherwise: Any = None) -> Any:
