@@ -6,13 +6,12 @@ import io
 import os
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
 from . import __version__
-from .cli.terminal import warn
+from .cli.terminal import answer_signals, open_missing_streams, say, warn
 from .errors import MESSAGE, DummyForcingError, shown
 
 # Module of cli/ -> what it does. Only the one that is asked for is imported: the others would import torch for nothing.
@@ -63,43 +62,30 @@ def main(argv: list[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *rest, **more: warn(str(message))
         try:
-            _end_by_interrupt()
             code: int = args.run(args)
             sys.stdout.flush()  # what cannot be written is told of here, not at the interpreter's end
             return code
         except DummyForcingError as error:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}")
             return 2
         except BrokenPipeError:  # `| head` has seen enough
             _drop_stdout()
             return 1
         except OSError as error:
             if error.filename is not None:  # of a file, so not of stdout
-                print(f"error: {error.filename}: {error.strerror}; name another path", file=sys.stderr)
+                say(f"error: {shown(error.filename, 200)}: {error.strerror}; name another path")
                 return 2
             _drop_stdout()
-            print(f"error: cannot write the output: {error.strerror or error}; send it elsewhere", file=sys.stderr)
+            say(f"error: cannot write the output: {error.strerror or error}; send it elsewhere")
             return 2
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            print(f"error: {OUT_OF_MEMORY}", file=sys.stderr)
+            say(f"error: {OUT_OF_MEMORY}")
             return 2
         except KeyboardInterrupt as error:
-            print("interrupted", file=sys.stderr)
+            say("interrupted")
             return 128 + (error.args[0] if error.args else signal.SIGINT)
-
-
-def _end_by_interrupt() -> None:
-    """A kill that can be answered leaves what an interruption leaves: the part of the clip and its latents."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt(number)
-
-    if threading.current_thread() is threading.main_thread():
-        for name in ("SIGTERM", "SIGHUP"):
-            if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
-                signal.signal(getattr(signal, name), interrupt)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -117,6 +103,8 @@ def _drop_stdout() -> None:
 
 
 if __name__ == "__main__":
+    open_missing_streams()
+    answer_signals()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # the console may lack a letter of the prompt
     raise SystemExit(main())

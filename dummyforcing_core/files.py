@@ -64,6 +64,13 @@ def is_device(path: str | os.PathLike[str]) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
+def check_regular(*paths: Path) -> None:
+    """OutputError for a name that a file could only take the place of: a device's, a pipe's."""
+    for path in paths:
+        if is_device(path):
+            raise OutputError(f"expected a file to write, got {path}, which is a device or a pipe; name a file")
+
+
 def real_path(path: str | os.PathLike[str]) -> Path:
     """The file or folder that a name stands for: absolute, links followed. OutputError for links in a circle."""
     try:
@@ -76,8 +83,8 @@ def real_path(path: str | os.PathLike[str]) -> Path:
 def output_error(path: str | os.PathLike[str], error: OSError, frames_written: int = 0) -> OutputError:
     """The one line a user gets for a failure of the file system, with what to do about it."""
     advice = _ADVICE.get(error.errno or 0, error.strerror or str(error))
-    kept = f" (the {frames_written} frames written before it are kept and play)" if frames_written else ""
-    return OutputError(f"cannot write {path}: {advice}{kept}")
+    after = f" (after {frames_written} frames)" if frames_written else ""
+    return OutputError(f"cannot write {path}: {advice}{after}")
 
 
 def make_folder(folder: Path) -> None:

@@ -24,7 +24,7 @@ def rate_of(value: str | float | Fraction) -> Fraction:
         raise OutputError(
             f"expected frames per second from 0.01 to {HIGHEST}, got {shown(value, 20)}; write e.g. 16, 24 or 23.976"
         )
-    near = next((exact for exact in _NTSC if abs(exact - rate) < Fraction(1, 500)), rate)
+    near = next((exact for exact in _NTSC if abs(exact - rate) < Fraction(1, 200)), rate)
     return near.limit_denominator(1001)
 
 

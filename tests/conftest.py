@@ -1,5 +1,6 @@
 """Shared test settings: reproducible examples, few threads, no GPU needed, what runs beside what."""
 
+import os
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ TOGETHER = ("tests/host/inside/", "tests/web/")  # one process of the host for a
 settings.register_profile("repo", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("repo")
 torch.set_num_threads(1)  # on tensors this small a second thread costs more than it brings
+if "PYTEST_XDIST_WORKER" in os.environ:  # nor have processes that a worker starts a core more than it
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.hookimpl(optionalhook=True)

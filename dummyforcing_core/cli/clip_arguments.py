@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import warnings
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -13,7 +12,6 @@ from ..errors import OutputError, shown
 from ..geometry import SIZES, LatentShape, check_shown_size, made_size, pixel_frames
 from ..loops.table import loop_of
 from ..models.families import ANY_LENGTH, Family
-from ..models.sizes import size_note
 from ..rates import OWN_RATE, frames_in, rate_of, rate_text
 
 DEMO_SIZE = (64, 64)
@@ -72,12 +70,7 @@ class Asked:
         return shown_conditions(self.size, self.frames, self.fps)
 
     def shape(self, family: Family) -> LatentShape:
-        """Latents of what is made for it: sides of 16 pixels, and as many frames as the family's loop needs.
-
-        A warning for frames larger than the family was trained on, OutputError for far larger ones.
-        """
-        if note := size_note(*self.size, family):
-            warnings.warn(note, stacklevel=2)
+        """Latents of what is made for it: sides of 16 pixels, and as many frames as the family's loop needs."""
         covering = LatentShape.of_pixels(*made_size(*self.size), self.frames)
         made = loop_of(family).made_frames(family, family.schedule, covering.frames)
         return LatentShape(1, covering.channels, made, covering.height, covering.width)

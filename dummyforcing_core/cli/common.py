@@ -138,7 +138,7 @@ INPUTS = (
 
 @contextlib.contextmanager
 def claimed_outputs(
-    args: argparse.Namespace, options: Sequence[str], unfinished: Mapping[str, Path] | None = None
+    args: argparse.Namespace, options: Sequence[str], unfinished: Mapping[str, Path | None] | None = None
 ) -> Iterator[None]:
     """Makes the folders of the files that these options name, and owns the files while the block runs. OutputError if
     one is a folder, an input, another run's or another option's file, or one of those called `unfinished` by what they
@@ -148,7 +148,8 @@ def claimed_outputs(
     if inputs["--model"] == DEMO:
         del inputs["--model"]
     taken = {real_path(path): name for name, path in inputs.items() if path is not None}
-    for name, path in {**(unfinished or {}), **given}.items():
+    written = {name: path for name, path in {**(unfinished or {}), **given}.items() if path is not None}
+    for name, path in written.items():
         other = taken.setdefault(real_path(path), name)
         if other != name:
             raise OutputError(f"{other} and {name} name the same file, {path}; give each its own")
@@ -156,7 +157,7 @@ def claimed_outputs(
         make_folder(path.parent)
         if path.is_dir():
             raise OutputError(f"cannot write {path}: that is a folder; name a file in it")
-    with owned(*given.values()):
+    with owned(*written.values()):
         yield
 
 
@@ -269,13 +270,15 @@ class Progress:
         return self._step
 
     def _step(self, span: Span, step: int) -> None:
-        self._bar.set_postfix_str(f"chunk {span.chunk + 1} of {self._chunks}", refresh=False)
-        self._drawn |= bool(self._bar.update())
+        with contextlib.suppress(OSError):  # a bar that cannot be drawn costs no clip
+            self._bar.set_postfix_str(f"chunk {span.chunk + 1} of {self._chunks}", refresh=False)
+            self._drawn |= bool(self._bar.update())
         self._long.call(span.chunk)
 
     def _wipe(self) -> None:
         if self._drawn:
-            self._bar.clear()
+            with contextlib.suppress(OSError):
+                self._bar.clear()
 
     def __enter__(self) -> "Progress":
         WIPES.append(self._wipe)
@@ -283,4 +286,5 @@ class Progress:
 
     def __exit__(self, *error: object) -> None:
         WIPES.remove(self._wipe)
-        self._bar.close()
+        with contextlib.suppress(OSError):
+            self._bar.close()

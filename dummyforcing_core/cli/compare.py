@@ -1,23 +1,28 @@
 """`compare`: the same clip under several policies, side by side, with what each costs and loses."""
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..clips.contact_sheet import save_png
 from ..clips.head_map import head_map
 from ..clips.pipeline import Pipeline
-from ..clips.render import Clip, Outputs
+from ..clips.render import Clip, Outputs, part_of
 from ..clips.script import Script
 from ..errors import DummyForcingError, shown
 from ..evaluation.comparison import Row, compare_row, side_by_side, table, write_rows
+from ..files import check_regular
+from ..ownership import owned
 from ..policies import POLICIES, Policy, get_policy
-from .clip_arguments import Asked, asked_clip
+from .clip_arguments import asked_clip
 from .common import add_run_arguments, claimed_folder, load
 from .generate import make_clip
 from .policy_arguments import add_policy_options, pick_policy, refuse_surplus
 from .preflight import Wanted, check_run, known_model
+
+BOTH, FIGURES = "side_by_side.mp4", "compare.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,44 +42,63 @@ def run(args: argparse.Namespace) -> int:
             f"--policies '{shown(args.policies)}' names no policy; give some of {', '.join(POLICIES)}"
         )
     refuse_surplus(args, [get_policy(name) for name in names])
-    asked = asked_clip(args)
-    with claimed_folder(args.out):
-        return _compare(args, names, asked)
-
-
-def _compare(args: argparse.Namespace, names: Sequence[str], asked: Asked) -> int:
-    known = known_model(args)
+    asked, known = asked_clip(args), known_model(args)
     shape, policies = asked.shape(known.family), [pick_policy(args, known, name) for name in names]
     for policy in policies:
         check_run(known, Wanted(shape, policy, keeps=True))
-    pipeline = load(args, [args.prompt])
-    clip = Clip(Script.constant(args.prompt), shape, args.seed, policies[0])
-    clip = replace(clip, crop=asked.size, frames=asked.frames, fps=asked.fps)
-    compare(pipeline, clip, policies, args.out)
+    stems = _stems(policies)
+    with claimed_clips(args.out, stems):
+        pipeline = load(args, [args.prompt])
+        clip = Clip(Script.constant(args.prompt), shape, args.seed, policies[0])
+        clip = replace(clip, crop=asked.size, frames=asked.frames, fps=asked.fps)
+        compare(pipeline, clip, policies, args.out, stems)
     return 0
 
 
+@contextlib.contextmanager
+def claimed_clips(folder: Path, stems: Sequence[str]) -> Iterator[None]:
+    """Makes the folder, and owns it and all that `compare` writes into it, while the block runs."""
+    both = folder / BOTH
+    clips = [path for stem in stems for path in _outputs(folder, stem, latents=stem == stems[0]).all]
+    written = [*clips, both, part_of(both), folder / FIGURES, *(folder / f"{stem}_heads.png" for stem in stems)]
+    with claimed_folder(folder):
+        check_regular(*written)
+        with owned(*written):
+            yield
+
+
 def compare(
-    pipeline: Pipeline, clip: Clip, policies: Sequence[Policy], folder: Path, stems: Sequence[str] | None = None
+    pipeline: Pipeline, clip: Clip, policies: Sequence[Policy], folder: Path, stems: Sequence[str]
 ) -> list[Row]:
     """Makes `clip` under every policy, into `folder` under `stems`, and prints the table."""
-    stems = stems or _stems(policies)
-    rows: list[Row] = []
-    latents = folder / f"{stems[0]}.safetensors"
-    for policy, stem in zip(policies, stems, strict=True):
-        variant = replace(clip, policy=policy)
-        files = {suffix: folder / f"{stem}.{suffix}" for suffix in ("mp4", "png", "json")}
-        outputs = Outputs(files["mp4"], files["png"], None if rows else latents, files["json"])
-        result = make_clip(pipeline, variant, outputs, verbose=not rows)
-        rows.append(compare_row(pipeline, variant, policies[0], latents, result.plan, result.report))
-        if len({role for row in result.plan.roles for role in row}) > 1:
-            picture = head_map(result.plan.roles, result.scores, f"{pipeline.name}, {stem}")
-            save_png(picture, folder / f"{stem}_heads.png")
-    side_by_side([folder / f"{stem}.mp4" for stem in stems], folder / "side_by_side.mp4", clip.fps)
-    write_rows(rows, folder / "compare.json")
+    clips = [_outputs(folder, stem, latents=stem == stems[0]) for stem in stems]
+    maps = [folder / f"{stem}_heads.png" for stem in stems]
+    rows = [*_rows(pipeline, clip, policies, clips, maps)]
+    side_by_side([outputs.video for outputs in clips], folder / BOTH, clip.fps)
+    write_rows(rows, folder / FIGURES)
     print(table(rows))
-    print(f"wrote {folder / 'side_by_side.mp4'} ({' | '.join(stems)}), compare.json and head maps beside it")
+    print(f"wrote {folder / BOTH} ({' | '.join(stems)}), {FIGURES} and head maps beside it")
     return rows
+
+
+def _outputs(folder: Path, stem: str, latents: bool) -> Outputs:
+    video, picture, tensors, report = (folder / f"{stem}.{suffix}" for suffix in ("mp4", "png", "safetensors", "json"))
+    return Outputs(video, picture, tensors if latents else None, report)
+
+
+def _rows(
+    pipeline: Pipeline, clip: Clip, policies: Sequence[Policy], clips: Sequence[Outputs], maps: Sequence[Path]
+) -> Iterator[Row]:
+    """Makes the clips, with a map of the heads where they differ, and measures each against the first's latents."""
+    latents = clips[0].latents
+    assert latents is not None
+    for policy, outputs, path in zip(policies, clips, maps, strict=True):
+        variant = replace(clip, policy=policy)
+        result = make_clip(pipeline, variant, outputs, verbose=outputs is clips[0])
+        if len({role for row in result.plan.roles for role in row}) > 1:
+            title = f"{pipeline.name}, {outputs.video.stem}"
+            save_png(head_map(result.plan.roles, result.scores, title), path)
+        yield compare_row(pipeline, variant, policies[0], latents, result.plan, result.report)
 
 
 def _stems(policies: Sequence[Policy]) -> list[str]:

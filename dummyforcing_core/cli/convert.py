@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError
-from ..files import is_device
+from ..files import check_regular
 from ..models.checkpoints import convert_checkpoint
 from ..models.families import FAMILIES
 from ..ownership import owned
@@ -36,8 +36,7 @@ def run(args: argparse.Namespace) -> int:
         raise CheckpointError(f"{target}: the target must end in .safetensors; rename it")
     if os.path.exists(target) and os.path.exists(source) and source.samefile(target):
         raise CheckpointError(f"{target}: source and target are the same file; give another target, the source is kept")
-    if is_device(target):
-        raise CheckpointError(f"expected a file to write, got {target}, which is a device or a pipe; name a file")
+    check_regular(target)
     with owned(target):
         info, family, size = convert_checkpoint(source, target, args.family, dtype)
     c = info.geometry

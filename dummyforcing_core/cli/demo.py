@@ -8,8 +8,8 @@ from ..clips.script import Script
 from ..geometry import LatentShape
 from ..policies import DummyForcing, Full
 from .clip_arguments import DEMO_SIZE
-from .common import claimed_folder, load_demo, pick_device
-from .compare import compare
+from .common import load_demo, pick_device
+from .compare import claimed_clips, compare
 
 # One prompt per chunk. The colours are named while the light is on, then never again: what comes back when the
 # light returns is what the cache remembers.
@@ -18,6 +18,7 @@ DARK = "a circle moving sideways and a square moving sideways, lights off"
 AGAIN = "a circle moving sideways and a square moving sideways, lights on"
 STORY = (LIT, LIT, DARK, DARK, DARK, AGAIN, AGAIN)
 FRAMES = 81
+STEMS = ("demo", "dummy_forcing")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes demo.mp4, its contact sheet and report, the same clip under Dummy Forcing, and both side by side."""
-    with claimed_folder(args.out):
+    with claimed_clips(args.out, STEMS):
         pipeline = load_demo(pick_device(args.device))
         script = Script.per_chunk(STORY, pipeline.family.chunk_frames)
         clip = Clip(script, LatentShape.of_pixels(*DEMO_SIZE, FRAMES), args.seed, Full())
-        compare(pipeline, clip, [Full(), DummyForcing()], args.out, ["demo", "dummy_forcing"])
+        compare(pipeline, clip, [Full(), DummyForcing()], args.out, STEMS)
     print(f"wrote {args.out / 'demo.png'}: every column is one chunk; the light goes out in the third")
     return 0

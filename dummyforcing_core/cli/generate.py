@@ -3,19 +3,19 @@
 import argparse
 import re
 import unicodedata
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from ..clips.pipeline import Pipeline
-from ..clips.render import Clip, Outputs, Rendered, conditions, render, script_conditions
+from ..clips.render import Clip, Outputs, Rendered, made_by, render, script_conditions
 from ..clips.script import Script
 from ..clips.start import image_pixels, start_from_image, start_from_latents
 from ..errors import OutputError
-from ..files import is_device
 from ..geometry import LatentShape, chunk_spans
 from ..loops.table import loop_of
 from ..models.families import DEMO
@@ -73,33 +73,35 @@ def run(args: argparse.Namespace) -> int:
     scripts, into_folder = _scripts(args)
     with _claimed(args, into_folder):
         jobs, there = _folder_jobs(args, asked, scripts) if into_folder else ([(scripts[0], _outputs(args))], [])
-        if jobs:
+        if jobs or there:
             _make(args, asked, jobs, there)
     return 0
 
 
 def _make(args: argparse.Namespace, asked: Asked, jobs: list[Job], there: list[Path]) -> None:
     known = known_model(args)
-    shape, policy, steps = asked.shape(known.family), pick_policy(args, known), pick_steps(args, known)
+    shape, policy, chosen = asked.shape(known.family), pick_policy(args, known), pick_steps(args, known)
+    if isinstance(chosen, StepCache):  # else the model tells which
+        _check_there(there, made_by(known.family, policy, chosen, known.geometry.dtype))
+        if not jobs:
+            return
     start = _start(args, known, shape, asked.size)
-    skipped = steps if isinstance(steps, StepCache) else NO_STEPS
+    skipped = chosen if isinstance(chosen, StepCache) else NO_STEPS
     given = 0 if start is None else start.shape[2]
-    switches = max(len(script.lines) for script, _ in jobs) - 1
+    switches = max((len(script.lines) for script, _ in jobs), default=1) - 1
     check_run(known, Wanted(shape, policy, skipped, given, switches, args.save_latents is not None))
     pipeline = load(args, [prompt for script, _ in jobs for prompt in script.prompts])
-    clip = Clip(jobs[0][0], shape, args.seed, policy, listed(steps, pipeline), None, *_shown(asked))
-    if start is not None:
-        clip = replace(clip, start=_started(args, start, pipeline))
-    now = conditions(pipeline, clip)
-    for video in there:
-        check_finished(video, {name: now[name] for name in ("family", "policy", "skipped steps", "dtype")})
+    steps = listed(chosen, pipeline)
+    _check_there(there, made_by(pipeline.family, policy, steps, pipeline.denoiser.geometry.dtype))
+    latents = None if start is None else _started(args, start, pipeline)
     for script, outputs in jobs:
-        make_clip(pipeline, replace(clip, script=script), outputs)
+        clip = Clip(script, shape, args.seed, policy, steps, latents, asked.size, asked.frames, asked.fps)
+        make_clip(pipeline, clip, outputs)
 
 
-def _shown(asked: Asked) -> tuple[tuple[int, int], int, Fraction]:
-    """A Clip's crop, frames and fps."""
-    return asked.size, asked.frames, asked.fps
+def _check_there(there: Sequence[Path], now: Mapping[str, Any]) -> None:
+    for video in there:
+        check_finished(video, now)
 
 
 def _start(args: argparse.Namespace, known: Known, shape: LatentShape, shown: tuple[int, int]) -> Tensor | None:
@@ -153,17 +155,18 @@ def _claimed(args: argparse.Namespace, into_folder: bool) -> AbstractContextMana
         if args.save_latents or args.report:
             raise OutputError("--save-latents and --report name one file; with --prompts they are not available")
         return claimed_folder(args.out)
-    names = ("out", "save_latents", "report")
-    return claimed_outputs(args, names, {"the unfinished video": _outputs(args).part})
+    outputs = _outputs(args)
+    unfinished = {"the unfinished video": outputs.part, "the unfinished latents": outputs.latents_part}
+    return claimed_outputs(args, ("out", "save_latents", "report"), unfinished)
 
 
 def _outputs(args: argparse.Namespace) -> Outputs:
     """Files of the one clip that --out names."""
     if args.out.suffix.lower() != ".mp4":
         raise OutputError(f"--out {args.out} must end in .mp4")
-    if is_device(args.out):
-        raise OutputError(f"expected a file for --out, got {args.out}, which is a device or a pipe; name a file")
-    return Outputs(args.out, latents=args.save_latents, report=args.report)
+    outputs = Outputs(args.out, latents=args.save_latents, report=args.report)
+    outputs.check()
+    return outputs
 
 
 def _folder_jobs(args: argparse.Namespace, asked: Asked, scripts: list[Script]) -> tuple[list[Job], list[Path]]:

@@ -1,6 +1,7 @@
 """What is known of a run before its model is loaded, and everything that is refused by it."""
 
 import argparse
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ..models import checkpoints
 from ..models.checkpoints import read_checkpoint
 from ..models.denoiser import ModelGeometry
 from ..models.families import DEMO, Family
+from ..models.sizes import size_note
 from ..models.stepcache import NO_STEPS, StepCache
 from ..policies import Policy
 from .common import pick_device, pick_dtype
@@ -71,8 +73,11 @@ class Wanted:
 
 
 def check_run(known: Known, wanted: Wanted) -> None:
-    """Refuses, in one line each, what the family's loop cannot do, and what this machine's memory cannot hold."""
+    """Refuses, in one line each, sizes far beyond the family's training, what its loop cannot do, and what this
+    machine's memory cannot hold. A warning for sizes that are only larger."""
     family, shape = known.family, wanted.shape
+    if note := size_note(shape.width * SPATIAL, shape.height * SPATIAL, family):
+        warnings.warn(note, stacklevel=2)
     check_memory(known, shape, wanted.keeps)
     plan = early_plan(
         setting_of(known.geometry, shape, family, wanted.given_frames), family.schedule, wanted.policy, wanted.steps

@@ -13,7 +13,7 @@ import torch
 
 from .. import __version__
 from ..clips.pipeline import Pipeline
-from ..clips.render import Clip, Outputs, device_name, render
+from ..clips.render import Clip, Outputs, device_name, made_by, render
 from ..clips.report import RunReport
 from ..clips.script import Script
 from ..errors import MESSAGE, DummyForcingError, shown
@@ -21,7 +21,7 @@ from ..evaluation.vbench import SAMPLES, Sample, Shard, Suite, pair_up
 from ..evaluation.vbench_folder import ClipFolder
 from ..models.stepcache import NO_STEPS, StepCache
 from ..policies import Policy, get_policy
-from ..rates import OWN_RATE, rate_text
+from ..rates import rate_text
 from .clip_arguments import Asked, asked_clip
 from .common import add_run_arguments, load, lora_strength, pick_device, read_prompts, warn
 from .policy_arguments import add_policy_arguments, add_step_arguments, listed, pick_policy, pick_steps
@@ -141,7 +141,7 @@ def _asked(args: argparse.Namespace, asked: Asked) -> dict[str, Any]:
     return {
         "size": "{}x{}".format(*asked.size),
         "frames": asked.frames,
-        **({} if asked.fps == OWN_RATE else {"fps": rate_text(asked.fps)}),
+        "fps": rate_text(asked.fps),
         "seed": args.seed,
         "lora": lora,
         "vae": name(args.vae),
@@ -152,13 +152,8 @@ def _asked(args: argparse.Namespace, asked: Asked) -> dict[str, Any]:
 
 def _loaded(pipeline: Pipeline, policy: Policy, steps: StepCache) -> dict[str, Any]:
     """Conditions that take the model to know."""
-    return {
-        "fingerprint": pipeline.fingerprint,
-        "family": pipeline.family.name,
-        "policy": str(policy),
-        "skipped steps": ", ".join(map(str, sorted(steps.skipped))) or "none",
-        "dtype": str(pipeline.denoiser.geometry.dtype).removeprefix("torch."),
-    }
+    dtype = pipeline.denoiser.geometry.dtype
+    return {"fingerprint": pipeline.fingerprint} | made_by(pipeline.family, policy, steps, dtype)
 
 
 def _made_with(pipeline: Pipeline) -> dict[str, Any]:

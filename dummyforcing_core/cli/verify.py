@@ -132,6 +132,8 @@ def _check_clips(page: Page, args: argparse.Namespace, asked: Asked, folder: Pat
     try:
         dense, dummy = _rows(pipeline, args, asked, texts[0], folder)
     except OutputError as error:
+        if isinstance(error.__cause__, OSError):  # of the disk: nothing is wrong with the model
+            raise
         page.add("clips", str(error), "finite", False)
         return
     page.add("clips", f"dense and Dummy Forcing, {pixel_frames(shape.frames)} frames each, finite", "finite", True)
@@ -151,7 +153,8 @@ def _rows(pipeline: Pipeline, args: argparse.Namespace, asked: Asked, text: str,
     latents, rows = folder / "dense.safetensors", []
     for number, policy in enumerate(policies):
         variant = replace(clip, policy=policy)
-        outputs = Outputs(folder / f"{policy.name}.mp4", latents=None if number else latents)
+        video = folder / f"{policy.name}.mp4"  # in a folder that goes
+        outputs = Outputs(video, latents=None if number else latents, keep_unfinished=False)
         made = make_clip(pipeline, variant, outputs, verbose=False)
         rows.append(compare_row(pipeline, variant, policies[0], latents, made.plan, made.report))
     return rows

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import DummyForcingError, OutputError
-from ..files import real_path, rename_whole, write_atomic
+from ..files import check_regular, is_device, real_path, rename_whole, write_atomic
 from ..geometry import SPATIAL, TEMPORAL, LatentShape, chunk_spans, pixel_frames
 from ..kv.plan import HeadPlan
 from ..kv.scoring import HeadScores
 from ..loops.latent_check import LatentCheck
 from ..loops.run import ChunkResult, OnStep, Run
 from ..loops.table import clip_kv_shape, sample
+from ..models.families import Family
 from ..models.finite import is_finite
 from ..models.stepcache import NO_STEPS, StepCache
 from ..noise import SeededNoise
@@ -88,14 +89,29 @@ class Outputs:
     @property
     def part(self) -> Path:
         """The video while it grows, playable at every moment; a link's beside the file that it points to."""
-        video = real_path(self.video) if self.video.is_symlink() else self.video
-        return video.with_name(f"{video.stem}.part{video.suffix}")
+        return part_of(real_path(self.video) if self.video.is_symlink() else self.video)
+
+    @property
+    def latents_part(self) -> Path | None:
+        """Where latents of an unfinished clip go if those of another are there."""
+        return self.latents and part_of(self.latents)
 
     @property
     def all(self) -> list[Path]:
         """Every file that is written."""
-        files = (self.video, self.part, self.contact_sheet, self.latents, self.report)
+        files = (self.video, self.part, self.contact_sheet, self.latents, self.latents_part, self.report)
         return [file for file in files if file is not None]
+
+    def check(self) -> None:
+        """OutputError if the video, or its part, would take the place of a device, a pipe or a link."""
+        check_regular(self.video, self.part)
+        if self.part.is_symlink():
+            raise OutputError(f"expected a file to write, got {self.part}, which is a link; remove it")
+
+
+def part_of(path: Path) -> Path:
+    """The name of a file that is not whole yet."""
+    return path.with_name(f"{path.stem}.part{path.suffix}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +130,7 @@ def render(pipeline: Pipeline, clip: Clip, outputs: Outputs, on_step: OnStep = l
     interruption too, leaves the part, which plays, and the latents that were made, if they are wanted, and a warning
     names both. OutputError if another run writes one of these files.
     """
+    outputs.check()
     prompts, began = prompt_schedule(pipeline, clip), time.perf_counter()
     record = _Record(pipeline, clip, prompts, began, outputs.latents is not None)
     run = replace(clip_run(pipeline, clip, prompts), on_step=on_step)
@@ -190,10 +207,12 @@ class _Record:
         if self.frames:  # else a part that is there is an earlier run's
             kept.append(f"what was finished, {self.frames} frames, plays in {outputs.part}")
         latents = [*takewhile(is_finite, self.latents)]  # the newest may not have been looked at
-        if outputs.latents and latents:
+        if outputs.latents and outputs.latents_part and latents:
+            there = outputs.latents.exists() and not is_device(outputs.latents)
+            path = outputs.latents_part if there else outputs.latents
             try:
-                save_latents(outputs.latents, torch.cat(latents, dim=2))
-                kept.append(f"its latents are in {outputs.latents}, --start-latents goes on from them")
+                save_latents(path, torch.cat(latents, dim=2))
+                kept.append(f"its latents are in {path}, --start-latents goes on from them")
             except OutputError as error:
                 kept.append(str(error))
         if kept:
@@ -300,20 +319,27 @@ def made_conditions(size: tuple[int, int], frames: int, fps: Fraction, shape: La
     return length | {"made": "{}x{}, {} frames ({} latent)".format(*made_size, made_frames, shape.frames)}
 
 
+def made_by(family: Family, policy: Policy, steps: StepCache, dtype: torch.dtype) -> dict[str, str]:
+    """Of the model and its settings, what another clip in the same folder must share."""
+    return {
+        "family": family.name,
+        "policy": str(policy),
+        "skipped steps": ", ".join(map(str, sorted(steps.skipped))) or "none",
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+
+
 def conditions(pipeline: Pipeline, clip: Clip) -> dict[str, Any]:
     """What a report says of how a clip was made."""
     model = pipeline.denoiser.geometry
     return {
         "model": pipeline.name,
-        "family": pipeline.family.name,
-        "policy": str(clip.policy),
-        "skipped steps": ", ".join(map(str, sorted(clip.steps.skipped))) or "none",
+        **made_by(pipeline.family, clip.policy, clip.steps, model.dtype),
         **script_conditions(clip.script),
         **shown_conditions(clip.size, clip.shown_frames, clip.fps),
         "seed": clip.seed,
         **made_conditions(clip.size, clip.shown_frames, clip.fps, clip.shape),
         "device": device_name(model.device),
-        "dtype": str(model.dtype).removeprefix("torch."),
         "attention": pipeline.backend.title,
         "versions": {"dummyforcing": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }

@@ -22,10 +22,10 @@ _UNITS = (
 )
 _EDGE = r"(?![A-Za-z0-9_]|[.:,][0-9])"
 _BULLET = r"(?:[-*+>]\s+|[•·●▪]\s*|[0-9]{1,3}[.)]\s+(?=[\[(<【]?[0-9]))?"
-_FRONT = rf"\s*{_BULLET}(?:(?:at\b|from\b|t\s*=|@)\s*)?(?P<bracket>[\[(<【])?"
+_FRONT = rf"\s*{_BULLET}(?:(?:at\b|from\b|第|(?P<lead>t\s*=|@))\s*)?(?P<bracket>[\[(<【])?"
 _TO = r"\s*(?:-+>?|[\u2013\u2014~→至到]|to\b)\s*"
 _MARK = r"\s*(?:[-=]>|[:=→]|[-\u2013\u2014,.;](?![!-~]))"
-_BEHIND = rf"(?:\s*[\])>】])?(?:(?P<bar>\s*[|│¦])|(?P<mark>{_MARK})|(?<=[\])>】])|(?![!-~]))"
+_BEHIND = rf"(?:\s*[\])>】])?(?:(?P<bar>\s*[|│¦\u2223‖])|(?P<mark>{_MARK})|(?<=[\])>】])|(?![!-~]))"
 
 
 def _form(start: str, end: str = "") -> re.Pattern[str]:
@@ -43,7 +43,9 @@ _FORMS = (
     ("number", _form(_NUMBER)),
 )
 # What is no time that can be read, and was meant as one: 0 in front, a bar somewhere, {"0": "a cat"} of other nodes.
-_MEANT = re.compile(r"\s*(?:[-+]?0+(?::[0-9]+)*(?![\w.])|[^|]*\||\{?\s*[\"'][0-9]+[\"']\s*:)")
+_MEANT = re.compile(r"\s*(?:[\[(<【]?[-+]?0+(?::[0-9]+)*(?![\w.])|[^|]*\||\{?\s*[\"'][0-9]+[\"']\s*:)")
+# Behind a prompt: the next line of a schedule that was written in one.
+_ANOTHER = re.compile(rf"[|;]\s*(?:{_CLOCK}|{_NUMBER}s)(?=[\s|])|(?:{_CLOCK}|{_UNITS})\s*\|", re.IGNORECASE)
 HOW = "write TIME | PROMPT, e.g. 0:15 | a cat"
 
 
@@ -76,6 +78,7 @@ def clock(seconds: float) -> str:
 
 def written_lines(text: str) -> list[tuple[int, str]]:
     """(number, line) of every line that counts: blank ones and those that begin with # do not."""
+    text = text.removeprefix("\ufeff")  # of editors on Windows, and of what is pasted from them
     lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), start=1))
     return [(number, line) for number, line in lines if line and not line.translate(_ASCII).startswith("#")]
 
@@ -112,6 +115,9 @@ def _timed(number: int, line: str) -> TimedLine:
         raise DummyForcingError(f"line {number} begins with no time: '{shown(line)}'; {HOW}")
     if not timed.prompt:
         raise DummyForcingError(f"{timed.place} has no prompt; {HOW}")
+    later = (found[0] for found in _ANOTHER.finditer(timed.prompt.translate(_ASCII)) if found.start())
+    if second := next(later, None):
+        raise DummyForcingError(f"{timed.place} holds a second time, '{shown(second)}'; give it a line of its own")
     if timed.until is not None and timed.until <= timed.seconds:
         raise DummyForcingError(f"{timed.place} ends at {clock(timed.until)}, before it began; {HOW}")
     return timed
@@ -124,11 +130,11 @@ def _read(number: int, line: str) -> TimedLine | None:
         match = form.match(plain)
         if match is None:
             continue
-        bar, mark, bracket = (match[part] is not None for part in ("bar", "mark", "bracket"))
+        bar, mark, bracket, lead = (match[part] is not None for part in ("bar", "mark", "bracket", "lead"))
         telling = kind == "units" or (kind == "clock" and re.search(r":[0-9]{2}(?![0-9:])", match["start"]) is not None)
-        if bar or mark or telling or (bracket and kind != "number"):
+        if bar or mark or telling or lead or (bracket and kind != "number"):
             until = _seconds(number, match["end"]) if match["end"] else None
-            sure = bar or (kind == "clock" and telling) or (kind == "units" and (mark or bracket))
+            sure = bar or lead or (kind == "clock" and telling) or (kind == "units" and (mark or bracket))
             return TimedLine(number, _seconds(number, match["start"]), until, line[match.end() :].strip(), sure)
     return None
 

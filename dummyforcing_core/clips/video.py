@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import OutputError
 from ..files import output_error
 from ..rates import rate_of, rate_text
+from ..reading import unreadable
 from .colours import tag, to_rgb, to_yuv
 
 _KEYFRAME_SECONDS = 2
@@ -237,27 +238,30 @@ def read_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
 
     Only one frame is held at a time. A file that cannot be read is an OutputError.
     """
-    av = _import_av()
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise OutputError(f"cannot read {path}: there is no video in it")
-            for frame in container.decode(video=0):
-                yield to_rgb(frame)
-    except (OSError, av.error.FFmpegError) as error:
-        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+    with _opened(path) as container:
+        for frame in container.decode(video=0):
+            yield to_rgb(frame)
 
 
 def frame_count(path: str | os.PathLike[str]) -> int:
     """Frames of a video file, counted without decoding them. OutputError if it cannot be read."""
+    with _opened(path) as container:
+        return sum(1 for packet in container.demux(video=0) if packet.size)
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """A container with a video in it; OutputError, also for what fails while it is read."""
     av = _import_av()
+    if why := unreadable(path):
+        raise OutputError(f"cannot read {path}: {why}")
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise OutputError(f"cannot read {path}: there is no video in it")
-            return sum(1 for packet in container.demux(video=0) if packet.size)
+                raise OutputError(f"cannot read {path}: there is no video in it; give another file")
+            yield container
     except (OSError, av.error.FFmpegError) as error:
-        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+        raise OutputError(f"cannot read {path}: {error.strerror or error}; give another file") from error
 
 
 def clip_bytes(frames: np.ndarray, fps: Fraction | int, longest_px: int = 512) -> bytes:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from ..clips.pipeline import Pipeline
-from ..clips.render import Clip, clip_run, prompt_schedule
+from ..clips.render import Clip, clip_run, part_of, prompt_schedule
 from ..clips.report import RunReport
 from ..clips.video import VideoWriter, read_frames
 from ..files import rename_whole, write_atomic
@@ -70,7 +70,7 @@ def compare_row(
     """Figures of `clip`'s policy against `reference` along the reference's saved latents."""
     model = pipeline.denoiser.geometry
     run = clip_run(pipeline, clip, prompt_schedule(pipeline, clip))
-    errors = teacher_forced(run, load_file(latents)["latent"].to(model.device), reference, pipeline.new_stills)
+    errors = teacher_forced(run, load(latents.read_bytes())["latent"].to(model.device), reference, pipeline.new_stills)
     shape = clip_kv_shape(model, clip.shape, pipeline.family)
     flops = pass_flops(plan, shape, pipeline.family, clip.shape.frames)
     return Row(clip.policy, plan, report, list(errors), flops)
@@ -110,7 +110,7 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
 
 def side_by_side(videos: Sequence[Path], out: Path, fps: Fraction = OWN_RATE) -> None:
     """One video of all, left to right, frame by frame; it gets its name when it is whole."""
-    part = out.with_name(f"{out.stem}.part{out.suffix}")
+    part = part_of(out)
     writer: VideoWriter | None = None
     try:
         for joined, _ in joined_frames(videos):

@@ -24,6 +24,7 @@ from .vbench import SEED_RULE, Sample, Shard, Suite
 
 FORMAT = "dummyforcing.vbench"
 VERSION = 1
+LEFT_OUT = {"fps": "16"}  # what a manifest without it means
 
 
 class ClipFolder:
@@ -106,12 +107,12 @@ class ClipFolder:
         found = self.read_manifest()
         if found is None:
             return
+        made = LEFT_OUT | found["conditions"]
         for name, value in conditions.items():
-            if name in found["conditions"] and found["conditions"][name] != value:
+            if name in made and made[name] != value:
                 raise OutputError(
-                    f"expected {name} {shown(found['conditions'][name])}, as of the clips in {self.path}, got {name} "
-                    f"{shown(value)}; repeat "
-                    "what they were made with, or choose another folder"
+                    f"expected {name} {shown(made[name])}, as of the clips in {self.path}, got {name} {shown(value)}; "
+                    "repeat what they were made with, or choose another folder"
                 )
         for prompt, text in suite.items():
             entry = found["prompts"].get(prompt)

@@ -143,11 +143,10 @@ def convert_checkpoint(
     info = weights.info
     dtype = dtype or (info.dtype if info.dtype in NATIVE else torch.bfloat16)
     metadata = build_metadata(weights.family.name, info.geometry)
-    for name, tensor in weights.tensors.items():  # before anything is written
-        whole = dequantised(tensor, weights.scales.get(name))
-        if not is_finite(converted := whole.to(dtype)):
-            _refuse(info.path, name, tensor, whole, converted)
-    size = write_safetensors(Path(target), weights.tensors, metadata, dtype, weights.scales)
+    try:
+        size = write_safetensors(Path(target), weights.tensors, metadata, dtype, weights.scales)
+    except CheckpointError as error:
+        raise CheckpointError(f"{info.path}: {error}") from error
     return info, weights.family, size
 
 

@@ -13,7 +13,20 @@ from ..errors import CheckpointError, shown
 # Wrappers may sit anywhere in a name: FSDP wraps every block, torch.compile may wrap a part.
 WRAPPERS = frozenset({"_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_module"})
 # These are stripped from the front only, again and again. None is the name of a Wan module.
-PREFIXES = frozenset({"model", "diffusion_model", "base_model", "module", "transformer", "generator", "generator_ema"})
+PREFIXES = frozenset(
+    {
+        "model",
+        "diffusion_model",
+        "base_model",
+        "module",
+        "transformer",
+        "generator",
+        "generator_ema",
+        "pipe",
+        "dit",
+        "unet",
+    }
+)
 # Parts of all-in-one files; the transformer beside them is complete on its own.
 OTHER_PARTS = ("vae.", "first_stage_model.", "text_encoders.", "cond_stage_model.")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...dummyforcing_core.errors import CheckpointError
 from ...dummyforcing_core.models.finite import check_loaded, is_finite
@@ -14,7 +14,10 @@ _searched: "WeakKeyDictionary[Any, Any]" = WeakKeyDictionary()  # a model's modu
 
 
 def check_weights(patcher: Any, network: Any, title: str) -> None:
-    """CheckpointError if the modules `network` of a patcher, or a patch on them, hold NaN or infinity."""
+    """CheckpointError if the modules `network` of a patcher, or a patch on them, hold NaN or infinity. What a pack has put
+    in a network's place is left alone."""
+    if not isinstance(network, nn.Module):
+        return
     if _searched.get(network) == patcher.patches_uuid:
         return
     for key, patches in getattr(patcher, "patches", {}).items():

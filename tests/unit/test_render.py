@@ -197,6 +197,20 @@ def test_whatever_fails_what_was_made_stays_and_is_named(
     assert torch.equal(made, by_hand(pipeline, [PROMPT])[:, :, : made.shape[2]])
 
 
+def test_latents_of_a_finished_clip_outlive_one_that_fails(
+    pipeline: Pipeline, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    render(pipeline, clip(), outputs)
+    whole = outputs.latents.read_bytes()
+    monkeypatch.setattr(f"{module.__name__}.MemoryUse.add", memory_gone)
+    other = dataclasses.replace(clip(), seed=9)
+    with pytest.warns(UserWarning, match=r"latents are in .*l\.part\.safetensors"), pytest.raises(MemoryError):
+        render(pipeline, other, outputs)
+    assert outputs.latents.read_bytes() == whole
+    assert load_file(outputs.latents_part)["latent"].shape[2] == 3
+    assert names(outputs) == ["c.mp4", "c.part.mp4", "c.png", "l.part.safetensors", "l.safetensors", "r.json"]
+
+
 def test_an_unwanted_part_goes(pipeline: Pipeline, outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{module.__name__}.rename_whole", no_space)
     with warnings.catch_warnings(), pytest.raises(OutputError, match=r"the disk is full$"):

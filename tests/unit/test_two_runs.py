@@ -1,4 +1,4 @@
-"""Two runs on one name, for every command that writes; and how a real process leaves its files when it fails."""
+"""Two runs on one name, for every command that writes; what is no file; and how a real process ends when it fails."""
 
 import os
 import signal
@@ -25,8 +25,11 @@ def owner(tmp_path: Path) -> Iterator[Owner]:
     (tmp_path / "f").mkdir()
     (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n", encoding="utf-8")
     (tmp_path / "link.mp4").symlink_to("a.mp4")
-    names = ("a.mp4", "a.json", "a.png", "a.md", "a.safetensors", "b.part.mp4", "f")
-    other = Owner(*(tmp_path / name for name in names), tmp_path / "f" / "rank-0-of-1")
+    names = ("a.mp4", "a.json", "a.png", "a.md", "a.safetensors", "b.part.mp4", "f", "f/rank-0-of-1")
+    inside = ("g/side_by_side.part.mp4", "h/compare.json", "i/dummy_heads.png", "j/window.safetensors", "k/demo.mp4")
+    for name in inside:
+        (tmp_path / name).parent.mkdir()
+    other = Owner(*(tmp_path / name for name in (*names, *inside)))
     yield other
     other.end()
 
@@ -41,6 +44,8 @@ def owner(tmp_path: Path) -> Iterator[Owner]:
         f"generate {' '.join(DEMO)} --prompt x --out c.mp4 --save-latents a.safetensors",
         f"generate {' '.join(DEMO)} --prompts prompts.txt --out f",
         f"compare {' '.join(DEMO)} --prompt x --out f",
+        *(f"compare {' '.join(DEMO)} --prompt x --out {folder}" for folder in "ghij"),
+        "demo --out k",
         f"profile {' '.join(DEMO)} --prompts prompts.txt --out a.json",
         f"profile {' '.join(DEMO)} --prompts prompts.txt --out c.json --picture a.png",
         "verify --model demo --out a.md",
@@ -54,9 +59,8 @@ def test_the_second_is_told_before_it_loads_anything(
     run, tiny_demo, checkpoint: Path, owner: Owner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if not words.startswith("generate") or "b.mp4" not in words:
-        for name in LOADERS:
-            monkeypatch.setattr(f"dummyforcing_core.cli.{name}", lambda *_: pytest.fail("loaded a model"))
+    for name in LOADERS:
+        monkeypatch.setattr(f"dummyforcing_core.cli.{name}", lambda *_: pytest.fail("loaded a model"))
     before = files(tmp_path)
     result = run(*words.replace("{checkpoint}", str(checkpoint)).split())
     assert_refused(result.code, result.err, "to be free, got another run that is writing it")
@@ -105,6 +109,71 @@ def test_what_is_no_video_is_not_there_already(spoilt, tmp_path: Path) -> None:
     (tmp_path / "f" / "000_a_red_circle.mp4").write_bytes(b"no video")
     result = spoilt("f")
     assert_refused(result.code, result.err, "cannot read")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes in folders there")
+@pytest.mark.parametrize(
+    "name", ["window.mp4", "window.part.mp4", "side_by_side.mp4", "compare.json", "dummy_heads.png"]
+)
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_compare_takes_the_place_of_no_pipe_or_device(
+    run, tiny_demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    monkeypatch.setattr("dummyforcing_core.cli.compare.load", lambda *_: pytest.fail("loaded a model"))
+    if kind == "pipe":
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).symlink_to("/dev/zero")
+    result = run("compare", *DEMO, *PROMPT, "--out", tmp_path)
+    assert_refused(result.code, result.err, f"{name}, which is a device or a pipe; name a file")
+    assert [path.name for path in tmp_path.iterdir()] == [name] and Path("/dev/zero").is_char_device()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes in folders there")
+@pytest.mark.parametrize("name", ["c.mp4", "c.part.mp4"])
+def test_generate_waits_at_no_pipe(run, tiny_demo, tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    result = run("generate", *DEMO, *PROMPT, "--out", tmp_path / "c.mp4")
+    assert_refused(result.code, result.err, f"{name}, which is a device or a pipe")
+
+
+def test_a_part_that_is_a_link_is_left_alone(run, tiny_demo, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / "c.part.mp4").symlink_to("mine")
+    result = run("generate", *DEMO, *PROMPT, "--out", tmp_path / "c.mp4")
+    assert_refused(result.code, result.err, "c.part.mp4, which is a link; remove it")
+    assert files(tmp_path)["mine"] == b"mine"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes in folders there")
+def test_a_pipe_in_the_folder_is_no_clip_that_is_there(spoilt, tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    os.mkfifo(tmp_path / "f" / "000_a_red_circle.mp4")
+    result = spoilt("f")
+    assert_refused(result.code, result.err, "000_a_red_circle.mp4: this is a pipe, a socket or a device")
+
+
+@pytest.mark.parametrize("words", ["--policy dummy", "--dtype bf16", "--skip-steps 2", "--teacache 100", "--window 6"])
+def test_a_whole_folder_of_another_run_is_refused(spoilt, run, tmp_path: Path, words: str) -> None:
+    assert spoilt("f").code == 0
+    before = files(tmp_path / "f")
+    again = run("generate", *DEMO, "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "f", *words.split())
+    assert_refused(again.code, again.err, "choose another folder, or delete it")
+    assert files(tmp_path / "f") == before
+    assert spoilt("f").code == 0  # the same again is no other run
+
+
+@pytest.mark.parametrize(("first", "then"), [("16", "24"), ("24", "16")])
+def test_vbench_keeps_to_its_rate(run, tiny_demo, tmp_path: Path, first: str, then: str) -> None:
+    (tmp_path / "prompts.txt").write_text("a red circle\n", encoding="utf-8")
+
+    def go(rate: str, samples: int):
+        words = "--prompts", tmp_path / "prompts.txt", "--samples", samples, "--out", tmp_path / "v", "--fps", rate
+        return run("vbench", "--size", "16x16", "--frames", 5, "--device", "cpu", *words)
+
+    assert go(first, 1).code == 0
+    result = go(then, 2)
+    assert_refused(result.code, result.err, f"expected fps {first}, as of the clips")
 
 
 # -- a process of its own
@@ -158,6 +227,52 @@ def test_a_signal_keeps_the_part_and_the_latents(tmp_path: Path, number: signal.
         assert ended.poll() is None
     ended.send_signal(number)
     said = ended.communicate(timeout=300)[1]
-    assert ended.returncode == 128 + number and "Traceback" not in said
+    assert ended.returncode == 128 + number and "Traceback" not in said and "Exception ignored" not in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.part.mp4", "l.safetensors"]
     assert frame_count(tmp_path / "c.part.mp4") > 0 and load_file(tmp_path / "l.safetensors")["latent"].shape[2] >= 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such signals there")
+def test_a_second_signal_interrupts_no_saving(tmp_path: Path) -> None:
+    files = "--out", tmp_path / "c.mp4", "--save-latents", tmp_path / "l.safetensors"
+    ended = process("--prompt", "a red circle", "--frames", 4001, *files)
+    while not (tmp_path / "c.part.mp4").exists() or not (tmp_path / "c.part.mp4").stat().st_size:
+        assert ended.poll() is None
+    ended.send_signal(signal.SIGTERM)
+    while ended.poll() is None:
+        ended.send_signal(signal.SIGTERM)
+        ended.send_signal(signal.SIGINT)
+    said = ended.communicate(timeout=300)[1]
+    assert ended.returncode in (130, 143)  # whichever Python looks at first
+    assert "Traceback" not in said and "Exception ignored" not in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.part.mp4", "l.safetensors"]
+    assert load_file(tmp_path / "l.safetensors")["latent"].shape[2] >= 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell's redirections")
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-", "2>/dev/full"])
+def test_a_run_that_nobody_watches_is_made(tmp_path: Path, redirection: str) -> None:
+    words = f"generate --prompt x --size 16x16 --frames 81 --device cpu --out {tmp_path / 'c.mp4'}"
+    command = f"{sys.executable} -m dummyforcing_core {words} {redirection}"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert frame_count(tmp_path / "c.mp4") == 81
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_a_folder_of_any_bytes(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/\xff\xfe"
+    command = [sys.executable, "-m", "dummyforcing_core", "compare", *DEMO, *PROMPT, "--out", folder]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, timeout=300).returncode == 0
+    assert b"side_by_side.mp4" in os.listdir(folder)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such limits there")
+def test_verify_blames_no_checkpoint_for_the_disk(tmp_path: Path) -> None:
+    page = tmp_path / "v.md"
+    words = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000));"
+    program = f"{words} from dummyforcing_core.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "verify", "--size", "64x64", "--device", "cpu", "--out", str(page)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "files may not grow larger" in done.stderr and "plays in" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
