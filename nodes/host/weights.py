@@ -14,8 +14,10 @@ _searched: "WeakKeyDictionary[Any, Any]" = WeakKeyDictionary()  # a model's modu
 
 
 def check_weights(patcher: Any, network: Any, title: str) -> None:
-    """CheckpointError if the modules `network` of a patcher, or a patch on them, hold NaN or infinity. What is no module,
-    but stands for one, is left alone."""
+    """CheckpointError if the modules `network` of a patcher, or a patch on them, hold NaN or infinity.
+
+    What stands for a network and is no module is left alone.
+    """
     if not isinstance(network, nn.Module):
         return
     if _searched.get(network) == patcher.patches_uuid:

@@ -176,8 +176,8 @@ def test_finish_now_ends_the_clip_and_everything_goes_on(host: ComfyServer, clie
 
 
 def test_finishing_what_does_not_run_is_refused(host: ComfyServer) -> None:
-    for body in ({"node": "5"}, {}):
-        with pytest.raises(urllib.error.HTTPError, match="404"):
+    for body, answer in (({"node": "5"}, "404"), ({}, "400")):
+        with pytest.raises(urllib.error.HTTPError, match=answer):
             host.send("/dummyforcing/finish", body)
 
 
