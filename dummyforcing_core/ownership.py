@@ -11,6 +11,8 @@ from filelock import FileLock, Timeout
 from .errors import OutputError
 from .files import is_device, output_error, real_path
 
+_LOCK = ".dummyforcing.lock"
+
 
 class NameTaken(OutputError):
     """Another run is writing there."""
@@ -31,6 +33,11 @@ def owned(*paths: Path) -> Iterator[None]:
         for path in dict.fromkeys(map(real_path, files)):
             stack.enter_context(_locked(path))
         yield
+
+
+def behind_lock(path: Path) -> Path:
+    """The file that a lock was left beside by a run that was killed; other files as they are."""
+    return path.with_name(path.name[1:].removesuffix(_LOCK)) if path.name.endswith(_LOCK) else path
 
 
 def free_of_owners(paths: Iterable[Path]) -> Iterator[Path]:
@@ -69,5 +76,5 @@ def _locked(path: Path) -> Iterator[None]:
 def _lock_file(path: Path) -> Path:
     """Beside a file, in a folder. Longer than any name that is derived from it, so that a long one is refused here."""
     if os.path.isdir(path):
-        return path / ".dummyforcing.lock"
-    return path.with_name(f".{path.name}.dummyforcing.lock")
+        return path / _LOCK
+    return path.with_name(f".{path.name}{_LOCK}")

@@ -68,9 +68,10 @@ def claimed_clips(folder: Path, stems: Sequence[str]) -> Iterator[None]:
 
 
 def compare(
-    pipeline: Pipeline, clip: Clip, policies: Sequence[Policy], folder: Path, stems: Sequence[str]
+    pipeline: Pipeline, clip: Clip, policies: Sequence[Policy], folder: Path, stems: Sequence[str] | None = None
 ) -> list[Row]:
     """Makes `clip` under every policy, into `folder` under `stems`, and prints the table."""
+    stems = stems or _stems(policies)
     clips = [_outputs(folder, stem, latents=stem == stems[0]) for stem in stems]
     maps = [folder / f"{stem}_heads.png" for stem in stems]
     rows = [*_rows(pipeline, clip, policies, clips, maps)]

@@ -36,13 +36,14 @@ def open_missing_streams() -> None:
 def answer_signals() -> None:
     """Lets Ctrl-C, a kill that can be answered and a closed terminal end this process alike: KeyboardInterrupt with the
     signal's number. Those that follow are ignored: what was made is saved then."""
-    numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
-    answered = [n for n in numbers if signal.getsignal(n) in (signal.SIG_DFL, signal.default_int_handler)]
+    ending = False
 
     def interrupt(number: int, frame: object) -> None:
-        for other in answered:
-            signal.signal(other, signal.SIG_IGN)
-        raise KeyboardInterrupt(number)
+        nonlocal ending
+        if not ending:
+            ending = True
+            raise KeyboardInterrupt(number)
 
-    for number in answered:
-        signal.signal(number, interrupt)
+    for number in (getattr(signal, name) for name in ENDING if hasattr(signal, name)):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, interrupt)

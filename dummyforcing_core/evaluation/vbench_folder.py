@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import OutputError, shown
 from ..files import make_folder, output_error, rename_whole, write_atomic
-from ..ownership import free_of_owners, owned
+from ..ownership import behind_lock, free_of_owners, owned
 from ..reading import cause, parse_json, read_text
 from .vbench import SEED_RULE, Sample, Shard, Suite
 
@@ -58,16 +58,19 @@ class ClipFolder:
     @contextlib.contextmanager
     def share(self, shard: Shard) -> Iterator[None]:
         """Owns one rank's share of the folder while the block runs; OutputError if another run has it."""
+        ranks = [path for path in map(behind_lock, self.path.iterdir()) if path.name.startswith("rank-")]
+        for _ in free_of_owners(path for path in ranks if not path.name.endswith(f"-of-{shard.world}")):
+            pass  # a killed run of more or fewer ranks left it: who has owned it takes the lock away
         with owned(self.path / f"rank-{shard.rank}-of-{shard.world}"):
             yield
 
     def clear_unfinished(self, prompts: Iterable[str]) -> None:
         """Drops what killed runs left of these prompts' clips, and nothing that is being written."""
         keys = {_key(prompt) for prompt in prompts}
-        left = [path for path in self.unfinished.iterdir() if path.name.split("-")[0] in keys]
-        for path in free_of_owners(left):
+        left = {path for path in map(behind_lock, self.unfinished.iterdir()) if path.name.split("-")[0] in keys}
+        for path in free_of_owners(left):  # a lock that a killed run left goes with the owner's
             with contextlib.suppress(OSError):
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def working_file(self, sample: Sample) -> Path:
         """A new name to write a clip under."""

@@ -144,7 +144,7 @@ def convert_checkpoint(
     dtype = dtype or (info.dtype if info.dtype in NATIVE else torch.bfloat16)
     metadata = build_metadata(weights.family.name, info.geometry)
     try:
-        size = write_safetensors(Path(target), weights.tensors, metadata, dtype, weights.scales)
+        size = write_safetensors(Path(target), weights.tensors, metadata, dtype, weights.scales, check_loaded)
     except CheckpointError as error:
         raise CheckpointError(f"{info.path}: {error}") from error
     return info, weights.family, size

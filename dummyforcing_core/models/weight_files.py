@@ -22,7 +22,6 @@ from torch import Tensor
 from ..errors import CheckpointError, OutputError, shown
 from ..files import real_path
 from ..reading import unreadable
-from .finite import check_loaded
 from .plain_tree import plain_tree
 from .scaled_fp8 import dequantised
 
@@ -177,12 +176,13 @@ def write_safetensors(
     metadata: Mapping[str, str],
     dtype: torch.dtype | None = None,
     scales: Mapping[str, Tensor] | None = None,
+    check: Callable[[str, Tensor, Tensor], None] = lambda name, written, given: None,
 ) -> int:
     """Writes tensors as `dtype` (None: each as it is), those that have one times their scale; returns the file's bytes.
 
     The file appears whole or not at all: it is written beside its final name and then renamed.
-    Raises CheckpointError for a dtype or suffix that cannot be written and for numbers that are, or become, NaN or
-    infinite, OutputError when the disk refuses.
+    check: told of every tensor as it is written and as it was given; raises to write nothing.
+    Raises CheckpointError for a dtype or suffix that cannot be written, OutputError when the disk refuses.
     """
     if path.suffix.lower() != ".safetensors":
         raise CheckpointError(f"{path}: the target must end in .safetensors; rename it")
@@ -200,7 +200,7 @@ def write_safetensors(
             file.write(len(text).to_bytes(8, "little") + text)
             for name, tensor in ordered:
                 whole = dequantised(tensor.detach(), (scales or {}).get(name)).to("cpu", dtype or tensor.dtype)
-                check_loaded(name, whole, tensor)
+                check(name, whole, tensor)
                 file.write(whole.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         part.replace(target)
     except OSError as error:
