@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from . import __version__
-from .cli.terminal import answer_signals, open_missing_streams, say, warn
+from .cli.terminal import answer_signals, ignore_signals, open_missing_streams, say, warn
 from .errors import MESSAGE, DummyForcingError, shown
 
 # Module of cli/ -> what it does. Only the one that is asked for is imported: the others would import torch for nothing.
@@ -107,4 +107,6 @@ if __name__ == "__main__":
     answer_signals()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # the console may lack a letter of the prompt
-    raise SystemExit(main())
+    code = main()
+    ignore_signals()
+    raise SystemExit(code)

@@ -47,3 +47,9 @@ def answer_signals() -> None:
     for number in (getattr(signal, name) for name in ENDING if hasattr(signal, name)):
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, interrupt)
+
+
+def ignore_signals() -> None:
+    """For the interpreter's end, which would give the signals back their own effect and the process their exit status."""
+    for number in (getattr(signal, name) for name in ENDING if hasattr(signal, name)):
+        signal.signal(number, signal.SIG_IGN)
