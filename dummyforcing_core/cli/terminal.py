@@ -50,6 +50,6 @@ def answer_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """For the interpreter's end, which would give the signals back their own effect and the process their exit status."""
+    """For the interpreter's end, which would give the signals back their effect, and the process their exit status."""
     for number in (getattr(signal, name) for name in ENDING if hasattr(signal, name)):
         signal.signal(number, signal.SIG_IGN)
