@@ -24,6 +24,7 @@ from ..vae.tiny_vae_file import is_tiny_decoder, load_tiny_decoder
 from ..vae.wan_vae import WanVAE
 from ..vae.wan_vae_file import load_wan_vae
 from .clip_arguments import add_clip_arguments
+from .finished import NO_FILES
 from .terminal import WIPES, warn
 from .time_left import LongRun
 
@@ -203,6 +204,13 @@ def load(args: argparse.Namespace, prompts: Sequence[str] = ()) -> Pipeline:
 def lora_strength(args: argparse.Namespace) -> float:
     """The weight of --lora."""
     return 1.0 if args.lora_strength is None else args.lora_strength
+
+
+def files_of(args: argparse.Namespace) -> dict[str, str]:
+    """The files given beside the model, and an adapter's weight, as a report has them: names, no paths."""
+    given = {name: getattr(args, name.replace(" ", "_"), None) for name in NO_FILES}
+    names = {name: path.name for name, path in given.items() if path is not None}
+    return names | ({"lora": f"{args.lora.name} x {lora_strength(args):g}"} if args.lora else {})
 
 
 def _check_texts(args: argparse.Namespace, prompts: Sequence[str]) -> None:

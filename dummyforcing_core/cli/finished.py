@@ -9,6 +9,7 @@ from ..errors import OutputError, shown
 from ..reading import parse_json, read_text
 
 LEFT_OUT: dict[str, Any] = {"switches": [], "blend chunks": 0, "fps": "16"}  # what a report without them means
+NO_FILES = dict.fromkeys(("lora", "vae", "text encoder", "text embedding", "start image", "start latents"), "none")
 
 
 def check_finished(video: Path, asked: Mapping[str, Any]) -> None:
@@ -32,6 +33,7 @@ def check_finished(video: Path, asked: Mapping[str, Any]) -> None:
 
 def _conditions(video: Path) -> dict[str, Any]:
     try:
-        return LEFT_OUT | parse_json(read_text(video.with_suffix(".json"), "report", OutputError))["conditions"]
+        found = LEFT_OUT | parse_json(read_text(video.with_suffix(".json"), "report", OutputError))["conditions"]
     except (OutputError, ValueError, TypeError, KeyError):
         return {}
+    return NO_FILES | found if "fingerprint" in found else found  # older reports name no files

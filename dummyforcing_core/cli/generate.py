@@ -27,13 +27,14 @@ from .common import (
     add_run_arguments,
     claimed_folder,
     claimed_outputs,
+    files_of,
     holds_tiny_decoder,
     load,
     read_prompts,
     warn,
     whole_numbers,
 )
-from .finished import LEFT_OUT, check_finished
+from .finished import LEFT_OUT, NO_FILES, check_finished
 from .policy_arguments import add_policy_arguments, add_step_arguments, listed, pick_policy, pick_steps, refuse_together
 from .preflight import Known, Wanted, check_run, known_model
 
@@ -82,7 +83,7 @@ def _make(args: argparse.Namespace, asked: Asked, jobs: list[Job], there: list[P
     known = known_model(args)
     shape, policy, chosen = asked.shape(known.family), pick_policy(args, known), pick_steps(args, known)
     if isinstance(chosen, StepCache):  # else the model tells which
-        _check_there(there, made_by(known.family, policy, chosen, known.geometry.dtype))
+        _check_there(there, made_by(known.fingerprint, known.family, policy, chosen, known.geometry.dtype))
         if not jobs:
             return
     start = _start(args, known, shape, asked.size)
@@ -92,10 +93,12 @@ def _make(args: argparse.Namespace, asked: Asked, jobs: list[Job], there: list[P
     check_run(known, Wanted(shape, policy, skipped, given, switches, args.save_latents is not None))
     pipeline = load(args, [prompt for script, _ in jobs for prompt in script.prompts])
     steps = listed(chosen, pipeline)
-    _check_there(there, made_by(pipeline.family, policy, steps, pipeline.denoiser.geometry.dtype))
+    dtype = pipeline.denoiser.geometry.dtype
+    _check_there(there, made_by(pipeline.fingerprint, pipeline.family, policy, steps, dtype))
     latents = None if start is None else _started(args, start, pipeline)
     for script, outputs in jobs:
-        clip = Clip(script, shape, args.seed, policy, steps, latents, asked.size, asked.frames, asked.fps)
+        how = (policy, steps, latents, asked.size, asked.frames, asked.fps, files_of(args))
+        clip = Clip(script, shape, args.seed, *how)
         make_clip(pipeline, clip, outputs)
 
 
@@ -176,7 +179,8 @@ def _folder_jobs(args: argparse.Namespace, asked: Asked, scripts: list[Script]) 
     for number, script in enumerate(scripts):
         video = args.out / f"{number:03d}_{slug(script.prompts[0])}.mp4"
         if video.exists():
-            wanted = LEFT_OUT | script_conditions(script) | asked.conditions | {"seed": args.seed, "model": model}
+            wanted = LEFT_OUT | NO_FILES | script_conditions(script) | asked.conditions | files_of(args)
+            wanted |= {"seed": args.seed, "model": model}
             check_finished(video, wanted)
             there.append(video)
             print(f"{video} is there already, skipped")

@@ -23,7 +23,8 @@ from ..models.stepcache import NO_STEPS, StepCache
 from ..policies import Policy, get_policy
 from ..rates import rate_text
 from .clip_arguments import Asked, asked_clip
-from .common import add_run_arguments, load, lora_strength, pick_device, read_prompts, warn
+from .common import add_run_arguments, files_of, load, pick_device, read_prompts, warn
+from .finished import NO_FILES
 from .policy_arguments import add_policy_arguments, add_step_arguments, listed, pick_policy, pick_steps
 from .preflight import Wanted, check_count, check_run, known_model
 
@@ -134,26 +135,19 @@ def _seeds(prompt: str, args: argparse.Namespace) -> list[int]:
 def _asked(args: argparse.Namespace, asked: Asked) -> dict[str, Any]:
     """Conditions that the arguments alone settle, so that a wrong folder costs no model load. Names, no paths."""
 
-    def name(path: Path | None) -> str:
-        return path.name if path else "none"
-
-    lora = f"{args.lora.name} x {lora_strength(args):g}" if args.lora else "none"
     return {
         "size": "{}x{}".format(*asked.size),
         "frames": asked.frames,
         "fps": rate_text(asked.fps),
         "seed": args.seed,
-        "lora": lora,
-        "vae": name(args.vae),
-        "text encoder": name(args.text_encoder),
-        "text embedding": name(args.text_embedding),
+        **(NO_FILES | files_of(args)),
     }
 
 
 def _loaded(pipeline: Pipeline, policy: Policy, steps: StepCache) -> dict[str, Any]:
     """Conditions that take the model to know."""
     dtype = pipeline.denoiser.geometry.dtype
-    return {"fingerprint": pipeline.fingerprint} | made_by(pipeline.family, policy, steps, dtype)
+    return made_by(pipeline.fingerprint, pipeline.family, policy, steps, dtype)
 
 
 def _made_with(pipeline: Pipeline) -> dict[str, Any]:

@@ -4,8 +4,8 @@ import contextlib
 import platform
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import takewhile
 from pathlib import Path
@@ -52,6 +52,7 @@ class Clip:
     crop   -- width and height that are shown of what is decoded
     frames -- pixel frames that are shown of what is decoded; None: all. Latents are kept whole
     fps    -- of the video; motion is made for 16
+    files  -- what else it is made with, by name, for the report
     """
 
     script: Script
@@ -63,6 +64,7 @@ class Clip:
     crop: tuple[int, int] | None = None
     frames: int | None = None
     fps: Fraction = OWN_RATE
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shown_frames(self) -> int:
@@ -319,9 +321,10 @@ def made_conditions(size: tuple[int, int], frames: int, fps: Fraction, shape: La
     return length | {"made": "{}x{}, {} frames ({} latent)".format(*made_size, made_frames, shape.frames)}
 
 
-def made_by(family: Family, policy: Policy, steps: StepCache, dtype: torch.dtype) -> dict[str, str]:
+def made_by(fingerprint: str, family: Family, policy: Policy, steps: StepCache, dtype: torch.dtype) -> dict[str, str]:
     """Of the model and its settings, what another clip in the same folder must share."""
     return {
+        "fingerprint": fingerprint,
         "family": family.name,
         "policy": str(policy),
         "skipped steps": ", ".join(map(str, sorted(steps.skipped))) or "none",
@@ -334,7 +337,8 @@ def conditions(pipeline: Pipeline, clip: Clip) -> dict[str, Any]:
     model = pipeline.denoiser.geometry
     return {
         "model": pipeline.name,
-        **made_by(pipeline.family, clip.policy, clip.steps, model.dtype),
+        **made_by(pipeline.fingerprint, pipeline.family, clip.policy, clip.steps, model.dtype),
+        **clip.files,
         **script_conditions(clip.script),
         **shown_conditions(clip.size, clip.shown_frames, clip.fps),
         "seed": clip.seed,
