@@ -8,6 +8,7 @@ from .geometry import FPS
 
 OWN_RATE = Fraction(FPS)  # what the models make motion for
 HIGHEST = 240
+LONGEST_S = 10**9
 _NTSC = tuple(Fraction(1000 * rate, 1001) for rate in (24, 30, 48, 60, 120))
 
 
@@ -37,6 +38,8 @@ def frames_in(seconds: float, rate: Fraction) -> int:
     """Frames that cover `seconds` of video, at least one. OutputError for what is no length."""
     if not math.isfinite(seconds) or seconds <= 0:
         raise OutputError(f"expected a length above 0 seconds, got {seconds:g}; give e.g. 5")
+    if seconds > LONGEST_S:
+        raise OutputError(f"expected at most {LONGEST_S} seconds, got {seconds:g}; make several clips")
     return max(1, math.ceil(Fraction(repr(seconds)) * rate))
 
 

@@ -13,6 +13,7 @@ from ..geometry import SIZES, LatentShape, check_shown_size, made_size, pixel_fr
 from ..loops.table import loop_of
 from ..models.families import ANY_LENGTH, Family
 from ..rates import OWN_RATE, frames_in, rate_of, rate_text
+from .numbers import whole
 
 DEMO_SIZE = (64, 64)
 DEFAULT_SIZE = (832, 480)
@@ -30,7 +31,7 @@ def add_clip_arguments(parser: argparse.ArgumentParser, frames: str) -> None:
         "shows every pixel six times larger)",
     )
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--frames", type=int, help=f"of the video (default: {frames})")
+    length.add_argument("--frames", type=whole, help=f"of the video (default: {frames})")
     length.add_argument("--seconds", type=float, metavar="S", help="of the video, instead of --frames")
     parser.add_argument(
         "--fps", type=rate, default=OWN_RATE, metavar="F", help="of the video, e.g. 24 or 23.976; motion is made for 16"

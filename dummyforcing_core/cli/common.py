@@ -25,6 +25,7 @@ from ..vae.wan_vae import WanVAE
 from ..vae.wan_vae_file import load_wan_vae
 from .clip_arguments import add_clip_arguments
 from .finished import NO_FILES
+from .numbers import whole
 from .terminal import WIPES, warn
 from .time_left import LongRun
 
@@ -46,11 +47,11 @@ def add_run_arguments(parser: argparse.ArgumentParser, frames: str = "81") -> No
     parser.add_argument("--tokenizer", type=Path, metavar="PATH", help="its tokenizer, if that lies elsewhere")
     parser.add_argument("--text-embedding", type=Path, metavar="FILE", help="saved text features, instead of both")
     add_clip_arguments(parser, frames)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=whole, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)")
     parser.add_argument(
         "--offload",
-        type=int,
+        type=whole,
         nargs="?",
         const=0,
         metavar="N",
@@ -79,13 +80,6 @@ def finite(text: str) -> float:
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"expected a finite number, got '{shown(text)}'; write e.g. 0.8")
     return number
-
-
-def whole_numbers(text: str) -> list[int]:
-    """ "40,80" as numbers."""
-    if not re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", text):
-        raise argparse.ArgumentTypeError(f"expected whole numbers, got '{shown(text)}'; write e.g. 40,80,120")
-    return [int(part) for part in text.split(",")]
 
 
 def _available(kind: str) -> bool:

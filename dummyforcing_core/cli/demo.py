@@ -10,6 +10,7 @@ from ..policies import DummyForcing, Full
 from .clip_arguments import DEMO_SIZE
 from .common import load_demo, pick_device
 from .compare import claimed_clips, compare
+from .numbers import whole
 
 # One prompt per chunk. The colours are named while the light is on, then never again: what comes back when the
 # light returns is what the cache remembers.
@@ -24,7 +25,7 @@ STEMS = ("demo", "dummy_forcing")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `demo` takes."""
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder to write (default: out)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=whole, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps, xpu (default: auto)")
 
 

@@ -32,9 +32,9 @@ from .common import (
     load,
     read_prompts,
     warn,
-    whole_numbers,
 )
 from .finished import LEFT_OUT, NO_FILES, check_finished
+from .numbers import whole, whole_numbers
 from .policy_arguments import add_policy_arguments, add_step_arguments, listed, pick_policy, pick_steps, refuse_together
 from .preflight import Known, Wanted, check_run, known_model
 
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--switch-frames", type=whole_numbers, metavar="LIST", help="latent frames, for .jsonl")
     parser.add_argument(
         "--blend-chunks",
-        type=int,
+        type=whole,
         metavar="N",
         help="with --schedule: chunks that a switch takes (default: 0, at once)",
     )

@@ -1,7 +1,7 @@
 """Policies and step caching on the command line. The options of a policy are those of its dataclass' fields."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from ..models.stepcache import StepCache, TeaCache
 from ..policies import POLICIES, Option, Policy, SlidingWindow, get_policy
 from ..policies.options import default_of, options_of
 from ..policies.profile import HeadProfile
-from .common import whole_numbers
+from .numbers import whole, whole_numbers
 from .preflight import Known
 
 
@@ -61,11 +61,11 @@ def _kind(policy: type[Policy], name: str, option: Option) -> tuple[Any, str]:
     """How an option's text is read, and what the help calls it."""
     if option.read is not None:
         return Path, "FILE"
-    number = float if isinstance(default_of(policy, name), float) else int
-    return (_or_word(number, option.unset), "N") if option.unset else (number, "N" if number is int else "X")
+    number: Callable[[str], Any] = float if isinstance(default_of(policy, name), float) else whole
+    return (_or_word(number, option.unset), "N") if option.unset else (number, "N" if number is whole else "X")
 
 
-def _or_word(number: type, word: str) -> Any:
+def _or_word(number: Callable[[str], Any], word: str) -> Any:
     """Reads a number, or the word that stands for none."""
 
     def read(text: str) -> Any:
@@ -73,7 +73,7 @@ def _or_word(number: type, word: str) -> Any:
             return word
         try:
             return number(text)
-        except ValueError:
+        except (ValueError, argparse.ArgumentTypeError):
             raise argparse.ArgumentTypeError(f"expected a number or {word!r}, got '{shown(text)}'") from None
 
     return read

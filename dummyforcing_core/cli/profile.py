@@ -25,6 +25,7 @@ from ..policies.profile import HeadProfile
 from ..prompts import PromptSchedule
 from .clip_arguments import Asked, asked_clip
 from .common import add_run_arguments, claimed_outputs, load, read_prompts
+from .numbers import whole
 from .preflight import Wanted, check_count, check_run, known_model
 
 RATIO = 0.5
@@ -35,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `profile` takes."""
     add_run_arguments(parser)
     parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one prompt per line")
-    parser.add_argument("--seeds", type=int, default=1, help="clips per prompt (default: 1)")
-    parser.add_argument("--local-chunks", type=int, default=1, help="neighbour window while scoring, in chunks")
+    parser.add_argument("--seeds", type=whole, default=1, help="clips per prompt (default: 1)")
+    parser.add_argument("--local-chunks", type=whole, default=1, help="neighbour window while scoring, in chunks")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="profile to write (.json)")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw the head map (.png)")
 

@@ -25,6 +25,7 @@ from ..rates import rate_text
 from .clip_arguments import Asked, asked_clip
 from .common import add_run_arguments, files_of, load, pick_device, read_prompts, warn
 from .finished import NO_FILES
+from .numbers import whole
 from .policy_arguments import add_policy_arguments, add_step_arguments, listed, pick_policy, pick_steps
 from .preflight import Wanted, check_count, check_run, known_model
 
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extended", type=Path, metavar="FILE", help="line k is sampled in place of prompt k (default: the prompts)"
     )
-    parser.add_argument("--samples", type=int, default=SAMPLES, help=f"clips per prompt (default: {SAMPLES})")
+    parser.add_argument("--samples", type=whole, default=SAMPLES, help=f"clips per prompt (default: {SAMPLES})")
     add_run_arguments(parser)
     add_policy_arguments(parser)
     add_step_arguments(parser)

@@ -13,6 +13,8 @@ from ..errors import DummyForcingError, shown
 
 # Chinese keyboards write these; one letter stands for one, so that places in a line stay what they are.
 _ASCII = {0xFF01 + i: 0x21 + i for i in range(94)} | {0x3000: 0x20}
+# Their commas stand after a time without a space, where a comma of other keyboards could belong to a number.
+_ASCII |= {0xFF0C: ord("="), 0x3001: ord("=")}
 
 _NUMBER = r"[0-9]{1,6}(?:\.[0-9]{1,6})?"
 _CLOCK = r"(?:[0-9]{1,6}:)?[0-9]{1,6}:[0-9]{1,2}(?:\.[0-9]{1,6}|,[0-9]{3})?"

@@ -161,6 +161,8 @@ def _update(weight: str, parts: Mapping[str, Tensor], strength: float) -> LowRan
     if alpha is not None and alpha.numel() != 1:
         raise CheckpointError(f"the alpha of {shown(weight)} is {tuple(alpha.shape)}, one number was expected; "
                               "get it again")  # fmt: skip
+    if alpha is not None and float(alpha) == 0:
+        raise CheckpointError(f"the alpha of {shown(weight)} is 0, which leaves the weight as it is; get it again")
     rank = down.shape[0]
     scale = strength * (1.0 if alpha is None else float(alpha) / rank)
     return LowRank(down.flatten(1), up.flatten(1), scale)

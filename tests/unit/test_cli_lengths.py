@@ -171,3 +171,14 @@ def test_a_run_of_hours_is_said_to_be_one_after_its_first_chunk(seconds_per_call
         run.call(call // 5)
         assert len(lines) == (said if call >= 5 else 0)
     assert not said or "about 2.8 hours here (1000 model calls)" in lines[0]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--frames", "9" * 200), ("--seed", "9" * 200), ("--seconds", "1e300"), ("--offload", "9" * 200),
+     ("--window", "9" * 200), ("--skip-steps", "9" * 200)],
+)  # fmt: skip
+def test_numbers_beyond_all_use_are_named_in_a_few_digits(run, tmp_path: Path, words: tuple[str, str]) -> None:
+    result = run("generate", *TINY, "--out", tmp_path / "c.mp4", *words)
+    assert_refused(result.code, result.err, "expected")
+    assert "9" * 50 not in result.err

@@ -104,6 +104,10 @@ def alphas(tensors: dict) -> dict:
     return tensors | {"base_model.model.blocks.0.self_attn.q.alpha": torch.ones(3)}
 
 
+def no_alpha(tensors: dict) -> dict:
+    return tensors | {"base_model.model.blocks.0.self_attn.q.alpha": torch.zeros(())}
+
+
 def not_finite(tensors: dict) -> dict:
     return tensors | {"base_model.model.blocks.0.self_attn.q.alpha": torch.tensor(torch.inf)}
 
@@ -133,6 +137,7 @@ def beside(name: str, *shape: int) -> Callable[[dict], dict]:
         (half, r"down \(A\) of \(rank, in\) and up \(B\)"),
         (vast, r"is \(200000, 200000\), the model's weight \(256, 256\)"),
         (alphas, r"alpha of blocks\.0\.self_attn\.q\.weight is \(3,\), one number"),
+        (no_alpha, r"alpha of blocks\.0\.self_attn\.q\.weight is 0"),
         (not_finite, "alpha holds NaN or infinite"),
         (whole_numbers, r"torch\.int8, floating point"),
         (twice, "second update"),

@@ -32,6 +32,7 @@ def test_text_form(text, lines):
         "[0:00] a cat\n(5s) a dog",
         "０：００｜a cat\n０：０５　a dog",
         "【0秒】a cat\n5秒：a dog",
+        "0:00\uff0ca cat\n0:05\u3001a dog",
         "0:00-0:05 a cat\n0:05-0:10 | a dog",
         "0-5s: a cat\n5s to 10s: a dog",
         "00:00:00,000 --> 00:00:05,000 a cat\n00:00:05,000 --> 00:00:09,500 a dog",
