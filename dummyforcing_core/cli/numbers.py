@@ -10,9 +10,11 @@ LARGEST = 2**63 - 1  # what every file and library holds
 
 def whole(text: str) -> int:
     """A whole number that fits 64 bits; longer ones would fill the messages that name them."""
-    if not re.fullmatch(r"\s*[-+]?[0-9]{1,19}\s*", text) or abs(number := int(text)) > LARGEST:
-        raise argparse.ArgumentTypeError(f"expected a whole number, got '{shown(text, 40)}'; write e.g. 5")
-    return number if "-" not in text else -number
+    if not re.fullmatch(r"\s*[-+]?[0-9]{1,19}\s*", text) or abs(int(text)) > LARGEST:
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of at most 19 digits, got '{shown(text, 40)}'; write e.g. 5"
+        )
+    return int(text)
 
 
 def whole_numbers(text: str) -> list[int]:

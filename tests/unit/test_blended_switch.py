@@ -130,7 +130,7 @@ class TestCommandLine:
             (("--prompt", RED, "--blend-chunks", 1), "--blend-chunks has no effect here: --schedule is not given"),
             (("--prompts", "STORY", "--blend-chunks", 0), "--schedule is not given"),
             (("--schedule", "STORY", "--blend-chunks", -1), "expected a blend over 0 chunks or more, got -1"),
-            (("--schedule", "STORY", "--blend-chunks", 1.5), "invalid int value: '1.5'"),
+            (("--schedule", "STORY", "--blend-chunks", 1.5), "expected a whole number of at most 19 digits, got '1.5'"),
         ],
     )
     def test_refused_before_a_model_is_loaded(self, run, tmp_path: Path, monkeypatch, words, message: str) -> None:

@@ -27,7 +27,7 @@ DEMO = "--model", "demo", "--prompt", "a red circle", "--frames", "9", "--size",
 BAD_WORDS: dict[str, tuple[str, str]] = {
     "zero frames": ("--frames 0", "ask for at least 1"),
     "negative frames": ("--frames -5", "expected 1 frame or more, got -5"),
-    "frames in words": ("--frames many", "--frames: invalid int value: 'many'"),
+    "frames in words": ("--frames many", "--frames: expected a whole number of at most 19 digits, got 'many'"),
     "odd size": ("--size 101x64", "even sides from 2 to 8192 pixels, got 101x64; use e.g. 100x64"),
     "size zero": ("--size 0x64", "even sides"),
     "malformed size": ("--size 64", "WIDTHxHEIGHT"),

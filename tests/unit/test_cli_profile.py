@@ -132,7 +132,7 @@ BAD_WORDS: dict[str, tuple[str, str]] = {
     "missing prompts": ("--prompts {tmp}/none.txt", "cannot read the prompts"),
     "no prompt in the file": ("--prompts {tmp}/empty.txt", "holds no prompt"),
     "negative local chunks": ("--local-chunks -1", "expected --local-chunks of 1 or more, got -1"),
-    "seeds in words": ("--seeds many", "--seeds: invalid int value"),
+    "seeds in words": ("--seeds many", "--seeds: expected a whole number"),
     "bad size": ("--size 20x21", "even sides"),
     "out is a folder": ("--out {tmp}", "cannot write"),
     "picture is a folder": ("--picture {tmp}", "that is a folder"),
