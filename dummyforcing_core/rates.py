@@ -1,6 +1,7 @@
 """Frame rates as exact fractions, and how many frames a time is. Seconds are those of the video that comes out."""
 
 import math
+import re
 from fractions import Fraction
 
 from .errors import OutputError, shown
@@ -9,6 +10,8 @@ from .geometry import FPS
 OWN_RATE = Fraction(FPS)  # what the models make motion for
 HIGHEST = 240
 LONGEST_S = 10**9
+# A few digits: exponents make numbers that nothing comes to the end of.
+_NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,18}|/[0-9]{1,9})?")
 _NTSC = tuple(Fraction(1000 * rate, 1001) for rate in (24, 30, 48, 60, 120))
 
 
@@ -18,7 +21,8 @@ def rate_of(value: str | float | Fraction) -> Fraction:
     OutputError unless it is above 0 and at most 240.
     """
     try:
-        rate = Fraction(str(value).strip()) if isinstance(value, str | float) else Fraction(value)
+        text = str(value).strip() if isinstance(value, str | float) else ""
+        rate = Fraction(text if _NUMBER.fullmatch(text) else "") if text else Fraction(value)
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if not Fraction(1, 100) <= rate <= HIGHEST:

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,11 @@ def read_text(path: Path, what: str, kind: type[DummyForcingError]) -> str:
         ) from error
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines that an editor shows: str.splitlines also ends one at characters that nobody sees."""
+    return re.split(r"\r\n|\n|\r", text)
+
+
 def parse_json(text: str) -> Any:
     """JSON whose numbers are finite; ValueError, in one short line that begins with "not JSON", for all else."""
     try:
@@ -77,7 +83,9 @@ def parse_json(text: str) -> Any:
     except RecursionError as error:
         raise ValueError("not JSON of a depth that can be read") from error
     except ValueError as error:  # a number of thousands of digits is one too
-        where = f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else shown(error)
+        where = shown(error)
+        if isinstance(error, json.JSONDecodeError):
+            where = f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
         raise ValueError(f"not JSON: {where}") from error
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from ..models.families import DEMO, FAMILIES
 from ..models.lora import Lora
 from ..models.weight_files import flat_names, read_weights
 from ..ownership import owned
-from ..reading import read_text
+from ..reading import lines_of, read_text
 from ..vae.tiny_vae import TinyDecoder
 from ..vae.tiny_vae_file import is_tiny_decoder, load_tiny_decoder
 from ..vae.wan_vae import WanVAE
@@ -118,13 +119,14 @@ def named_dtype(name: str) -> torch.dtype:
 
 def read_prompts(path: Path) -> list[str]:
     """The prompts of a text file, one per line; blank lines and lines that start with # do not count."""
-    lines = [line.strip() for line in read_text(path, "prompts in", OutputError).splitlines()]
+    lines = [line.strip() for line in lines_of(read_text(path, "prompts in", OutputError))]
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise OutputError(f"{path} holds no prompt; write one per line")
     return prompts
 
 
+MARKED_BYTES = 2**24
 INPUTS = (
     "model", "lora", "vae", "text_encoder", "tokenizer", "text_embedding", "prompts", "schedule", "start_image",
     "start_latents", "profile",
@@ -201,10 +203,24 @@ def lora_strength(args: argparse.Namespace) -> float:
 
 
 def files_of(args: argparse.Namespace) -> dict[str, str]:
-    """The files given beside the model, and an adapter's weight, as a report has them: names, no paths."""
+    """The files given beside the model, and an adapter's weight, as a report has them: names and marks, no paths."""
     given = {name: getattr(args, name.replace(" ", "_"), None) for name in NO_FILES}
-    names = {name: path.name for name, path in given.items() if path is not None}
-    return names | ({"lora": f"{args.lora.name} x {lora_strength(args):g}"} if args.lora else {})
+    names = {name: f"{path.name}{mark(path)}" for name, path in given.items() if path is not None}
+    return names | ({"lora": f"{names['lora']} x {lora_strength(args):g}"} if args.lora else {})
+
+
+def mark(path: Path) -> str:
+    """ " (1a2b3c4d)", which tells files of one name apart by their size and both ends; "" for what is no file."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            digest = hashlib.sha256(str(size).encode())
+            for start in (0, max(size - MARKED_BYTES, 0)):
+                file.seek(start)
+                digest.update(file.read(MARKED_BYTES))
+    except OSError:  # a folder, or what its reader refuses
+        return ""
+    return f" ({digest.hexdigest()[:8]})"
 
 
 def _check_texts(args: argparse.Namespace, prompts: Sequence[str]) -> None:

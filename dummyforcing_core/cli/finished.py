@@ -25,10 +25,14 @@ def check_finished(video: Path, asked: Mapping[str, Any]) -> None:
                 f"expected {name} {shown(repr(found[name]))}, which {video} was made with, got {shown(repr(value))}; "
                 "choose another folder, or delete it"
             )
-    if "frames" in asked and (frames := frame_count(video)) != asked["frames"]:
-        raise OutputError(
-            f"expected {asked['frames']} frames in {video}, got {frames}; choose another folder, or delete it"
-        )
+    if "frames" in asked:
+        check_frames(video, asked["frames"])
+
+
+def check_frames(video: Path, frames: int) -> None:
+    """OutputError unless `video` is one of so many frames."""
+    if (found := frame_count(video)) != frames:
+        raise OutputError(f"expected {frames} frames in {video}, got {found}; choose another folder, or delete it")
 
 
 def _conditions(video: Path) -> dict[str, Any]:

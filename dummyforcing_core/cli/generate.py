@@ -36,8 +36,10 @@ from .common import (
 from .finished import LEFT_OUT, NO_FILES, check_finished
 from .numbers import whole, whole_numbers
 from .policy_arguments import add_policy_arguments, add_step_arguments, listed, pick_policy, pick_steps, refuse_together
-from .preflight import Known, Wanted, check_run, known_model
+from .preflight import Known, Wanted, check_count, check_run, check_start, known_model
+from .time_left import LongRun
 
+MOST_CLIPS = 100_000
 Job = tuple[Script, Outputs]
 
 
@@ -86,6 +88,8 @@ def _make(args: argparse.Namespace, asked: Asked, jobs: list[Job], there: list[P
         _check_there(there, made_by(known.fingerprint, known.family, policy, chosen, known.geometry.dtype))
         if not jobs:
             return
+    if args.start_image or args.start_latents:
+        check_start(known, shape, policy)
     start = _start(args, known, shape, asked.size)
     skipped = chosen if isinstance(chosen, StepCache) else NO_STEPS
     given = 0 if start is None else start.shape[2]
@@ -96,7 +100,9 @@ def _make(args: argparse.Namespace, asked: Asked, jobs: list[Job], there: list[P
     dtype = pipeline.denoiser.geometry.dtype
     _check_there(there, made_by(pipeline.fingerprint, pipeline.family, policy, steps, dtype))
     latents = None if start is None else _started(args, start, pipeline)
-    for script, outputs in jobs:
+    long = LongRun(len(jobs), warn, "these clips take", "clips")
+    for number, (script, outputs) in enumerate(jobs):
+        long.call(number)
         how = (policy, steps, latents, asked.size, asked.frames, asked.fps, files_of(args))
         clip = Clip(script, shape, args.seed, *how)
         make_clip(pipeline, clip, outputs)
@@ -146,7 +152,9 @@ def _scripts(args: argparse.Namespace) -> tuple[list[Script], bool]:
     if args.prompt is not None:
         return [Script.constant(args.prompt)], False
     if args.prompts is not None:
-        return [Script.constant(prompt) for prompt in read_prompts(args.prompts)], True
+        prompts = read_prompts(args.prompts)
+        check_count("prompts", len(prompts), MOST_CLIPS)
+        return [Script.constant(prompt) for prompt in prompts], True
     scripts = Script.read(args.schedule, args.switch_frames or (), args.fps)
     scripts = [replace(script, blend_chunks=args.blend_chunks or 0) for script in scripts]
     return scripts, args.schedule.suffix.lower() == ".jsonl"

@@ -87,6 +87,11 @@ def check_run(known: Known, wanted: Wanted) -> None:
     _fits("the keys and values of this clip", needed, device_memory_bytes(device), device)
 
 
+def check_start(known: Known, shape: LatentShape, policy: Policy) -> None:
+    """What the loop says to a given start, before that is looked at."""
+    early_plan(setting_of(known.geometry, shape, known.family, 1), known.family.schedule, policy, NO_STEPS)
+
+
 def check_memory(known: Known, shape: LatentShape, keeps: bool = False) -> None:
     """OutputError for a clip whose lists, pixels or latents are more than there is room for."""
     chunk = known.family.chunk_frames

@@ -24,9 +24,10 @@ from ..policies.head_programming import ROLES, assign_roles
 from ..policies.profile import HeadProfile
 from ..prompts import PromptSchedule
 from .clip_arguments import Asked, asked_clip
-from .common import add_run_arguments, claimed_outputs, load, read_prompts
+from .common import add_run_arguments, claimed_outputs, load, read_prompts, warn
 from .numbers import whole
 from .preflight import Wanted, check_count, check_run, known_model
+from .time_left import LongRun
 
 RATIO = 0.5
 MOST_CLIPS = 10_000  # the scores of all are kept
@@ -63,7 +64,12 @@ def _profile(args: argparse.Namespace, lines: list[str], asked: Asked) -> int:
     pipeline = load(args, lines)
     prompts = [PromptSchedule.constant(pipeline.encode(line)) for line in lines]
     clips = ProfilePlan(prompts, range(args.seed, args.seed + args.seeds), shape, args.local_chunks)
-    samples = list(take_samples(pipeline.denoiser, pipeline.family, clips, pipeline.backend.run, pipeline.new_stills))
+    samples: list[Sample] = []
+    long = LongRun(len(lines) * args.seeds, warn, "scoring takes", "clips")
+    for sample in take_samples(pipeline.denoiser, pipeline.family, clips, pipeline.backend.run, pipeline.new_stills):
+        if not samples or sample.clip != samples[-1].clip:
+            long.call(sample.clip)
+        samples.append(sample)
     if not samples:
         raise DummyForcingError("the clips are too short: no chunk had neighbour frames to score; use more --frames")
     profile = HeadProfile(

@@ -24,7 +24,7 @@ from ..policies import Policy, get_policy
 from ..rates import rate_text
 from .clip_arguments import Asked, asked_clip
 from .common import add_run_arguments, files_of, load, pick_device, read_prompts, warn
-from .finished import NO_FILES
+from .finished import NO_FILES, check_frames
 from .numbers import whole
 from .policy_arguments import add_policy_arguments, add_step_arguments, listed, pick_policy, pick_steps
 from .preflight import Wanted, check_count, check_run, known_model
@@ -76,7 +76,7 @@ def _sample_share(args: argparse.Namespace, asked: Asked, folder: ClipFolder, su
     mine = shard.part(suite)
     folder.clear_unfinished(mine)
     samples = [Sample(prompt, text, index) for prompt, text in mine.items() for index in range(args.samples)]
-    jobs = folder.missing(samples)
+    jobs = folder.missing(samples, lambda video: check_frames(video, asked.frames))
     _say(
         shard, f"{len(samples)} clips of {len(mine)} prompts, {len(samples) - len(jobs)} are there, {len(jobs)} to make"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import DummyForcingError, shown
 from ..geometry import TEMPORAL
 from ..rates import OWN_RATE
-from ..reading import parse_json, read_text
+from ..reading import lines_of, parse_json, read_text
 from .timed_lines import has_times, timed_lines, written_lines
 
 
@@ -75,7 +75,7 @@ class Script:
     def parse_jsonl(cls, text: str, switch_frames: Sequence[int]) -> list["Script"]:
         """Lines {"prompts": [p0 .. pn]}, one clip each; prompt i + 1 starts at latent frame switch_frames[i]."""
         scripts = []
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(lines_of(text), start=1):
             if not line.strip():
                 continue
             try:

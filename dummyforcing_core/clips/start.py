@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, OutputError, shown
-from ..geometry import SPATIAL, LatentShape
+from ..geometry import SPATIAL, LatentShape, pixel_frames
 from ..models.finite import is_finite
 from ..models.tensor_check import READABLE
 from ..models.weight_files import read_weights
@@ -18,6 +18,8 @@ from .pipeline import Pipeline
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
+
+LARGEST = 1e3  # latents are about as large as standard normal noise
 
 
 def start_from_latents(path: Path, shape: LatentShape) -> Tensor:
@@ -32,23 +34,32 @@ def start_from_latents(path: Path, shape: LatentShape) -> Tensor:
         got, use = 'no tensor "latent"', "a file of --save-latents"
         if isinstance(latent, Tensor):
             got = f"a latent of shape {tuple(latent.shape)}"
-            if latent.ndim == 5 and tuple(latent.shape[:2]) == wanted[:2]:
+            if latent.ndim == 5 and tuple(latent.shape[:2]) == wanted[:2] and latent.numel():
                 use = f"--size {latent.shape[4] * SPATIAL}x{latent.shape[3] * SPATIAL}"
         raise OutputError(
             f"{name}: expected a latent (1, {shape.channels}, frames, {shape.height}, {shape.width}) for this clip, "
             f"got {got}; use {use}"
         )
-    if not 0 < latent.shape[2] < shape.frames:
+    if not latent.shape[2]:
+        raise OutputError(f"{name}: its latent has no frame; save one with --save-latents")
+    if latent.shape[2] >= shape.frames:
+        given, made = pixel_frames(latent.shape[2]), pixel_frames(shape.frames)
         raise OutputError(
-            f"{name}: holds {latent.shape[2]} latent frames, the clip has {shape.frames} in all; use more --frames"
+            f"{name}: the start has {given} frames and counts in the clip's length, which is {made}; use more --frames"
         )
     if latent.dtype not in READABLE:
         raise OutputError(
             f"{name}: expected latents in floating point, got {str(latent.dtype)[6:]}; save them with --save-latents"
         )
+    latent = latent.float()
     if not is_finite(latent):
         raise OutputError(f"{name}: its latents hold NaN or infinity; save them again with --save-latents")
-    return latent.float()
+    if (largest := float(latent.abs().max())) > LARGEST:
+        raise OutputError(
+            f"{name}: its latents reach {largest:g}, those of a picture stay far below {LARGEST:g}; save them again "
+            "with --save-latents"
+        )
+    return latent
 
 
 def start_from_image(pixels: Tensor, pipeline: Pipeline) -> Tensor:

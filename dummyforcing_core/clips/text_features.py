@@ -20,6 +20,8 @@ from ..text.umt5 import padded
 Warn = Callable[[str], None]
 Encode = Callable[[str], Tensor]
 
+LARGEST = 1e4  # umt5's are below 100
+
 
 @dataclass(frozen=True)
 class TextFiles:
@@ -87,4 +89,7 @@ def _saved_features(path: Path, text_len: int, text_dim: int) -> Tensor:
     rows = tensor.flatten(0, -2).float()
     if not is_finite(rows):
         raise CheckpointError(f"{name}: holds NaN or infinity, finite text features were expected; save them again")
+    if (largest := float(rows.abs().max())) > LARGEST:
+        raise CheckpointError(f"{name}: holds numbers up to {largest:g}, text features are below {LARGEST:g}; save "
+                              "them again")  # fmt: skip
     return padded(rows, text_len)

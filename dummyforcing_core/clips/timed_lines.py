@@ -10,24 +10,25 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ..errors import DummyForcingError, shown
+from ..reading import lines_of
 
 # Chinese keyboards write these; one letter stands for one, so that places in a line stay what they are.
 _ASCII = {0xFF01 + i: 0x21 + i for i in range(94)} | {0x3000: 0x20}
-# Their commas stand after a time without a space, where a comma of other keyboards could belong to a number.
-_ASCII |= {0xFF0C: ord("="), 0x3001: ord("=")}
+# Their commas and stops stand after a time without a space, where a comma of other keyboards could belong to a number.
+_ASCII |= {0xFF0C: ord("="), 0x3001: ord("="), 0x3002: ord("=")}
 
 _NUMBER = r"[0-9]{1,6}(?:\.[0-9]{1,6})?"
 _CLOCK = r"(?:[0-9]{1,6}:)?[0-9]{1,6}:[0-9]{1,2}(?:\.[0-9]{1,6}|,[0-9]{3})?"
 _UNITS = (
     r"(?:(?:[0-9]{1,6} ?(?:h|小时) ?)?(?:[0-9]{1,6} ?(?:m|min|分) ?)?"
-    rf"{_NUMBER} ?(?:seconds?|secs?|s|秒钟?)|[0-9]{{1,6}} ?(?:minutes?|mins?|分钟?))"
+    rf"{_NUMBER} ?(?:seconds?|secs?|s|秒钟?)|[0-9]{{1,6}} ?(?:minutes?|mins?|分钟?半?))"
 )
 _EDGE = r"(?![A-Za-z0-9_]|[.:,][0-9])"
 _BULLET = r"(?:[-*+>]\s+|[•·●▪]\s*|[0-9]{1,3}[.)]\s+(?=[\[(<【]?[0-9]))?"
-_FRONT = rf"\s*{_BULLET}(?:(?:at\b|from\b|第|(?P<lead>t\s*=|@))\s*)?(?P<bracket>[\[(<【])?"
+_FRONT = rf"\s*{_BULLET}(?:(?:at\b|from\b|time\b|第|从|在|(?P<lead>t\s*=|@))\s*)?(?P<bracket>[\[(<【「『《])?"
 _TO = r"\s*(?:-+>?|[\u2013\u2014~→至到]|to\b)\s*"
 _MARK = r"\s*(?:[-=]>|[:=→]|[-\u2013\u2014,.;](?![!-~]))"
-_BEHIND = rf"(?:\s*[\])>】])?(?:(?P<bar>\s*[|│¦\u2223‖])|(?P<mark>{_MARK})|(?<=[\])>】])|(?![!-~]))"
+_BEHIND = rf"(?:\s*[\])>】」』》])?(?:(?P<bar>\s*[|│¦\u2223‖])|(?P<mark>{_MARK})|(?<=[\])>】」』》])|(?![!-~]))"
 
 
 def _form(start: str, end: str = "") -> re.Pattern[str]:
@@ -44,8 +45,13 @@ _FORMS = (
     ("number", _form(_NUMBER, _NUMBER)),
     ("number", _form(_NUMBER)),
 )
-# What is no time that can be read, and was meant as one: 0 in front, a bar somewhere, {"0": "a cat"} of other nodes.
-_MEANT = re.compile(r"\s*(?:[\[(<【]?[-+]?0+(?::[0-9]+)*(?![\w.])|[^|]*\||\{?\s*[\"'][0-9]+[\"']\s*:)")
+# What is no time that can be read, and was meant as one: 0 in front, a bar somewhere, {"0": "a cat"} of other nodes,
+# frames, milliseconds, scenes with a clock, seconds in Chinese numerals.
+_MEANT = re.compile(
+    r"\s*(?:[\[(<【]?[-+]?0+(?::[0-9]+|\.0+)*(?![\w.])|[^|]*\||\{?\s*[\"'][0-9]+[\"']\s*:|frames?\s*[0-9]+\s*:|"
+    r"[0-9]+\s*(?:f|frames?|ms)\b|(?:scene|shot|镜头)\s*[0-9]+\W{0,3}[0-9]+:[0-9]{2}|[零〇一二两三四五六七八九十百]+(?:秒|分))",
+    re.IGNORECASE,
+)
 # Behind a prompt: the next line of a schedule that was written in one.
 _ANOTHER = re.compile(rf"[|;]\s*(?:{_CLOCK}|{_NUMBER}s)(?=[\s|])|(?:{_CLOCK}|{_UNITS})\s*\|", re.IGNORECASE)
 HOW = "write TIME | PROMPT, e.g. 0:15 | a cat"
@@ -81,7 +87,7 @@ def clock(seconds: float) -> str:
 def written_lines(text: str) -> list[tuple[int, str]]:
     """(number, line) of every line that counts: blank ones and those that begin with # do not."""
     text = text.removeprefix("\ufeff")  # of editors on Windows, and of what is pasted from them
-    lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), start=1))
+    lines = ((number, line.strip()) for number, line in enumerate(lines_of(text), start=1))
     return [(number, line) for number, line in lines if line and not line.translate(_ASCII).startswith("#")]
 
 
@@ -144,7 +150,7 @@ def _read(number: int, line: str) -> TimedLine | None:
 def _seconds(number: int, time: str) -> float:
     parts = [float(part) for part in re.findall(_NUMBER, time.replace(",", "."))]
     if re.search(r"m|分", time, re.IGNORECASE) and not re.search(r"s|秒", time, re.IGNORECASE):
-        parts.append(0.0)
+        parts.append(30.0 if time.endswith("半") else 0.0)
     if any(part >= 60 for part in parts[1:]):
         right = clock(sum(part * 60**power for power, part in enumerate(reversed(parts))))
         raise DummyForcingError(f"line {number}: {time} has more than 59 minutes or seconds; write {right} if meant so")

@@ -51,9 +51,16 @@ class ClipFolder:
             with contextlib.suppress(OSError):
                 probe.unlink()
 
-    def missing(self, samples: Iterable[Sample]) -> list[Sample]:
-        """The samples whose clip is not there yet."""
-        return [sample for sample in samples if not (self.videos / sample.file_name).exists()]
+    def missing(self, samples: Iterable[Sample], check: Callable[[Path], None]) -> list[Sample]:
+        """The samples whose clip is not there yet; `check` raises OutputError for what is there and is no such clip."""
+        missing = []
+        for sample in samples:
+            video = self.videos / sample.file_name
+            if not video.exists():
+                missing.append(sample)
+            else:
+                check(video)
+        return missing
 
     @contextlib.contextmanager
     def share(self, shard: Shard) -> Iterator[None]:

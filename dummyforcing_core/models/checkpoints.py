@@ -101,15 +101,18 @@ def load_model(
             tensor = lora.merged(name, stored)
         state[name] = tensor.to(device=device, dtype=dtype).contiguous()
         if not is_finite(state[name]):
-            _refuse(weights.info.path, name, stored, tensor, state[name], lora)
+            _refuse(weights.info.path, name, stored, state[name], lora)
     model.load_state_dict(state, assign=True)
     return LoadedModel(model.requires_grad_(False).eval(), weights.family, weights.info)
 
 
-def _refuse(path: Path, name: str, stored: Tensor, merged: Tensor, loaded: Tensor, lora: Lora | None = None) -> None:
+def _refuse(path: Path, name: str, stored: Tensor, loaded: Tensor, lora: Lora | None = None) -> None:
     """CheckpointError for a tensor that came out as NaN or infinity, with the file whose fault it is."""
-    if lora is not None and is_finite(stored) and not is_finite(merged):
-        raise CheckpointError(f"{lora.path}: makes {name} NaN or infinite; get the LoRA again, or lower its strength")
+    if lora is not None and is_finite(stored.to(loaded)):
+        raise CheckpointError(
+            f"{lora.path}: makes {name} NaN, infinite or too large for {str(loaded.dtype)[6:]}; get the LoRA again, or "
+            "lower its strength"
+        )
     try:
         check_loaded(name, loaded, stored)
     except CheckpointError as error:

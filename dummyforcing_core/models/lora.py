@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from .finite import is_finite
 from .lora_names import EXPECTED, part_of
 from .names import listing
 from .tensor_check import READABLE
-from .weight_files import open_container, read_weights
+from .weight_files import Tree, open_container, read_weights
 
 CONTAINERS = ("generator_lora", "lora", "state_dict")
 
@@ -76,7 +77,7 @@ class Lora:
         path = Path(path)
         try:
             tree, _ = read_weights(path)
-            tensors, _ = open_container(tree, CONTAINERS)
+            tensors, _ = open_container(_with_numbers(tree), CONTAINERS)
             return cls(path, _updates(tensors, strength))
         except CheckpointError as error:
             raise CheckpointError(f"{shown(path, 200)}: {error}") from error
@@ -125,10 +126,24 @@ class Lora:
             )
 
 
+def _with_numbers(tree: Tree) -> dict[str, Any]:
+    """A .pt may hold an alpha as a plain number: as the tensor that it stands for."""
+    return {
+        name: _with_numbers(value)
+        if isinstance(value, Mapping)
+        else torch.tensor(float(value))
+        if type(value) in (int, float) and str(name).endswith(".alpha")
+        else value
+        for name, value in tree.items()
+    }
+
+
 def _updates(tensors: Mapping[str, Tensor], strength: float) -> dict[str, LowRank | Difference]:
     parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
         weight, kind = part_of(name)
+        if kind == "alpha" and not tensor.is_complex():
+            tensor = tensor.float()  # whole numbers are stored as such
         if tensor.dtype not in READABLE:
             raise CheckpointError(f"{shown(name)} is {tensor.dtype}, floating point was expected; get the LoRA again")
         if not is_finite(tensor):

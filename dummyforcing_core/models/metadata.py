@@ -19,6 +19,8 @@ from .wan import WanConfig
 KEY = "dummyforcing"
 COMFYUI_CONFIG = json.dumps({"transformer": {"causal_ar": True}})
 
+MOST_ROWS = 8192  # of text; Wan2.1 has 512, and every prompt is padded to all of them
+
 # "2step" in a name: of another model than the same name without it.
 FEW_STEPS = re.compile(r"(?<!\d)([12])[-_ ]?steps?[^/]*$")
 
@@ -55,8 +57,8 @@ def parse_metadata(metadata: Mapping[str, str]) -> Stated:
 
 
 def _positive(name: str, value: Any) -> bool:
-    kind = float if name == "eps" else int
-    return all(type(v) is kind and v > 0 for v in (value if name == "patch_size" else (value,)))
+    kind, most = (float, 1.0) if name == "eps" else (int, MOST_ROWS if name == "text_len" else 2**31)
+    return all(type(v) is kind and 0 < v <= most for v in (value if name == "patch_size" else (value,)))
 
 
 def build_metadata(family: str, config: WanConfig) -> dict[str, str]:

@@ -16,6 +16,7 @@ from .names import QUANTISED, listing, official_name
 
 FP8 = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
 SCALES = ("scale_weight", "weight_scale")
+LARGEST_SCALE = 1e30  # times float8's largest number it still is one
 FIX = "use the file inside ComfyUI, or give one in bf16, fp16, fp32 or float8 with one scale per weight"
 
 
@@ -53,7 +54,7 @@ def split_scales(
     """Weights, and by weight name the scale of those that have one; tensors under official names.
 
     formats -- what `stated_formats` found. Raises CheckpointError for other formats, and for scales that are no single
-    finite number or missing.
+    number above 0 or missing.
     """
     kinds = {official_name(module): kind for module, kind in formats.items()}
     if foreign := [f"{shown(module)} ({shown(kind)})" for module, kind in kinds.items() if kind not in FP8]:
@@ -65,9 +66,10 @@ def split_scales(
         scale = scale_of(tensors, module) if module != name else None
         if scale is None and module not in kinds:
             continue
-        if scale is None or scale.numel() != 1 or not scale.is_floating_point() or not scale.float().isfinite():
+        if scale is None or scale.numel() != 1 or not scale.is_floating_point() or not 0 < float(scale) < LARGEST_SCALE:
             got = "none" if scale is None else f"{str(scale.dtype)[6:]} {list(scale.shape)}"
-            raise CheckpointError(f"expected one finite scale for {shown(name)}, got {got}; {FIX}")
+            got = f"{float(scale):g}" if scale is not None and scale.numel() == 1 else got
+            raise CheckpointError(f"expected one scale above 0 for {shown(name)}, got {got}; {FIX}")
         scales[name] = scale
         if tensor.dtype == torch.uint8 and module in kinds:
             weights[name] = tensor.view(FP8[kinds[module]])

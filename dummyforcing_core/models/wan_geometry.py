@@ -15,6 +15,7 @@ from .tensor_check import mismatch
 from .wan import WanConfig
 
 HEAD_DIM = 128
+CHANNELS, PATCH = 16, (1, 2, 2)
 FIX = "get the complete file of one Wan2.1 autoregressive text-to-video checkpoint"
 SIZES = {(1536, 8960, 12, 30): "1.3B", (5120, 13824, 40, 40): "14B"}  # dim, ffn_dim, heads, layers
 _LAYER = re.compile(r"blocks\.(\d{1,6})\.")
@@ -66,6 +67,11 @@ def geometry(tensors: Mapping[str, Tensor], stated: Stated | None = None) -> Wan
     if wrong:
         raise CheckpointError(f"metadata states {listing(wrong)}; write the file anew with the convert command")
     _refuse_channels(in_dim, out_dim, dim)
+    if in_dim != CHANNELS or tuple(patch) != PATCH or freq_dim % 2:
+        raise CheckpointError(
+            f"takes latents of {in_dim} channels in patches of {tuple(patch)}, with times of {freq_dim} frequencies; "
+            f"{CHANNELS} channels in patches of {PATCH} and an even number were expected of Wan2.1; {FIX}"
+        )
     heads = said.get("num_heads", dim // HEAD_DIM)
     if not heads or dim % heads or dim // heads % 2 or ("num_heads" not in said and dim % HEAD_DIM):
         raise CheckpointError(

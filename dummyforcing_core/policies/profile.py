@@ -1,5 +1,6 @@
 """Head profiles: scores averaged over prompts, seeds, chunks and timesteps, as files that people share."""
 
+import hashlib
 import json
 import warnings
 from dataclasses import dataclass, field
@@ -43,7 +44,13 @@ class HeadProfile:
 
     def __repr__(self) -> str:
         layers, heads = self.scores.mass.shape[:2]
-        return f"HeadProfile({layers}x{heads}, {self.family or 'no family'}, {self.fingerprint or 'no fingerprint'})"
+        known = f"{self.family or 'no family'}, {self.fingerprint or 'no fingerprint'}"
+        return f"HeadProfile({layers}x{heads}, {known}, scores {self.digest})"
+
+    @property
+    def digest(self) -> str:
+        """Eight digits that tell profiles of one model apart."""
+        return hashlib.sha256(self.scores.mass.float().cpu().contiguous().numpy().tobytes()).hexdigest()[:8]
 
     def check(self, layers: int, heads: int) -> None:
         """PlanError unless the model has this profile's layers and heads."""

@@ -168,8 +168,6 @@ def test_metadata_round_trip_with_heads_of_another_size(tmp_path: Path) -> None:
         text_dim=16,
         text_len=24,
         freq_dim=16,
-        in_dim=8,
-        out_dim=8,
         eps=1e-5,
     )
     model, path = make_model(1, config), tmp_path / "odd.safetensors"
@@ -384,6 +382,19 @@ BAD_TENSORS: dict[str, tuple[Callable[[State], State], str]] = {
         r"image-to-video model",
     ),
     "i2v by channels": (plus(patch_embedding__weight=torch.zeros(256, 36, 1, 2, 2)), r"takes 36 channels and gives 16"),
+    "8 channels": (
+        lambda state: (
+            state | {"patch_embedding.weight": torch.zeros(256, 8, 1, 2, 2), "head.head.weight": torch.zeros(32, 256)}
+        ),
+        r"latents of 8 channels .* 16 channels in patches",
+    ),
+    "other patches": (
+        lambda state: (
+            state | {"patch_embedding.weight": torch.zeros(256, 16, 1, 4, 4), "head.head.weight": torch.zeros(256, 256)}
+        ),
+        r"patches of \(1, 4, 4\)",
+    ),
+    "odd frequencies": (plus(time_embedding__0__weight=torch.zeros(256, 7)), r"times of 7 frequencies"),
     "VACE": (plus(vace_blocks__0__after_proj__weight=torch.zeros(2)), r"VACE"),
     "Wan2.2 5B": (
         lambda state: (
@@ -393,10 +404,12 @@ BAD_TENSORS: dict[str, tuple[Callable[[State], State], str]] = {
     ),
     "scales per row": (
         plus(blocks__0__ffn__0__scale_weight=torch.ones(64, 1)),
-        r"expected one finite scale for blocks\.0\.ffn\.0\.weight, got float32 \[64, 1\]; use the file inside ComfyUI",
+        r"expected one scale above 0 for blocks\.0\.ffn\.0\.weight, got float32 \[64, 1\]; use the file inside ComfyUI",
     ),
-    "scale NaN": (plus(blocks__0__ffn__0__weight_scale=torch.tensor(torch.nan)), r"expected one finite scale"),
-    "scale missing": (plus(blocks__0__ffn__0__comfy_quant=stated("float8_e4m3fn")), r"one finite scale .*, got none"),
+    "scale 0": (plus(blocks__0__ffn__0__weight_scale=torch.tensor(0.0)), r"expected one scale above 0 .*, got 0"),
+    "scale vast": (plus(blocks__0__ffn__0__weight_scale=torch.tensor(1e38)), r"expected one scale .*, got 1e\+38"),
+    "scale NaN": (plus(blocks__0__ffn__0__weight_scale=torch.tensor(torch.nan)), r"expected one scale above 0"),
+    "scale missing": (plus(blocks__0__ffn__0__comfy_quant=stated("float8_e4m3fn")), r"one scale above 0 .*, got none"),
     "nvfp4": (
         plus(blocks__0__ffn__0__comfy_quant=stated("nvfp4")),
         r"format other than float8: blocks\.0\.ffn\.0 \(nvfp4\); use the file inside ComfyUI",
@@ -434,6 +447,7 @@ BAD_METADATA: dict[str, tuple[str, str]] = {
     "family not text": ('{"family": 3}', r"family is 3"),
     "zero heads": ('{"family": "self_forcing", "geometry": {"num_heads": 0}}', r"geometry has .*num_heads"),
     "text for a number": ('{"geometry": {"text_len": "many"}}', r"geometry has .*text_len"),
+    "rows beyond all use": ('{"geometry": {"text_len": 10000000}}', r"geometry has .*text_len"),
     "odd patch": ('{"geometry": {"patch_size": 2}}', r"malformed"),
     "heads do not divide": ('{"geometry": {"num_heads": 3}}', r"dim 256 does not split into 3 heads"),
     "contradiction": ('{"geometry": {"dim": 512}}', r"metadata states dim 512 \(tensors: 256\)"),

@@ -166,7 +166,7 @@ def test_too_many_clips(run, unloadable, tmp_path: Path, command: str) -> None:
 def test_a_run_of_hours_is_said_to_be_one_after_its_first_chunk(seconds_per_call: float, said: int) -> None:
     lines: list[str] = []
     now = iter(range(1000))
-    run = LongRun(1000, lines.append, lambda: 5 * seconds_per_call * next(now))
+    run = LongRun(1000, lines.append, clock=lambda: 5 * seconds_per_call * next(now))
     for call in range(20):
         run.call(call // 5)
         assert len(lines) == (said if call >= 5 else 0)
@@ -176,7 +176,7 @@ def test_a_run_of_hours_is_said_to_be_one_after_its_first_chunk(seconds_per_call
 @pytest.mark.parametrize(
     "words",
     [("--frames", "9" * 200), ("--seed", "9" * 200), ("--seconds", "1e300"), ("--offload", "9" * 200),
-     ("--window", "9" * 200), ("--skip-steps", "9" * 200)],
+     ("--window", "9" * 200), ("--fps", "1e99999999"), ("--fps", "1e-99999999"), ("--skip-steps", "9" * 200)],
 )  # fmt: skip
 def test_numbers_beyond_all_use_are_named_in_a_few_digits(run, tmp_path: Path, words: tuple[str, str]) -> None:
     result = run("generate", *TINY, "--out", tmp_path / "c.mp4", *words)

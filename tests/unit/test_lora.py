@@ -78,6 +78,22 @@ def test_alpha_scales_by_alpha_over_rank(base, tmp_path):
     assert {update.scale for update in lora.updates.values()} == {8.0 / RANK}
 
 
+@pytest.mark.parametrize("alpha", [8, 8.0, torch.tensor(8), torch.tensor(8.0)])
+def test_an_alpha_may_be_any_number(base, tmp_path, alpha):
+    tensors = adapter(base)
+    for module in MODULES:
+        tensors[f"base_model.model.{module}.alpha"] = alpha
+    torch.save(tensors, tmp_path / "lora.pt")
+    assert {update.scale for update in Lora.read(tmp_path / "lora.pt").updates.values()} == {8.0 / RANK}
+
+
+def test_a_lora_too_large_for_the_dtype_is_the_one_to_blame(base, tmp_path):
+    tensors = {name: 1e3 * tensor.float() for name, tensor in adapter(base).items()}
+    lora = Lora.read(write(tmp_path / "lora.safetensors", tensors), strength=1e6)
+    with pytest.raises(CheckpointError, match=r"lora\.safetensors: makes .* too large for float16"):
+        load_model(base, dtype=torch.float16, lora=lora)
+
+
 def wrong_module(tensors: dict) -> dict:
     return {key.replace("blocks.1", "blocks.7"): value for key, value in tensors.items()}
 

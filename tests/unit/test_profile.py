@@ -161,3 +161,9 @@ def test_an_assumed_profile_has_as_many_sink_as_neighbour_heads(layers: int, hea
     assert mass.min() >= 0
     roles = [role for row in assign_roles(mass, round(ratio * layers * heads)) for role in row]
     assert roles.count(SINK) == roles.count(NEIGHBOUR) == (layers * heads - round(ratio * layers * heads)) / 2
+
+
+def test_profiles_of_one_model_have_names_that_tell_them_apart():
+    one = HeadProfile(scores(), "demo", "abc123")
+    other = HeadProfile(HeadScores(scores().mass.flip(0)), "demo", "abc123")
+    assert str(one) == str(HeadProfile(scores(), "demo", "abc123")) != str(other)

@@ -162,9 +162,11 @@ def test_text_of_a_size_that_no_text_has_is_refused(tmp_path: Path) -> None:
 
 
 BAD_LATENTS = {
-    "no frame": (torch.zeros(1, 16, 0, 4, 4), "holds 0 latent frames"),
+    "no frame": (torch.zeros(1, 16, 0, 4, 4), "its latent has no frame"),
     "whole numbers": (torch.zeros(1, 16, 1, 4, 4, dtype=torch.int32), "int32"),
     "NaN": (torch.full((1, 16, 1, 4, 4), torch.nan), "NaN"),
+    "beyond float32": (torch.full((1, 16, 1, 4, 4), 1e300, dtype=torch.float64), "NaN or infinity"),
+    "beyond any picture": (torch.full((1, 16, 1, 4, 4), 1e5), "latents reach 100000"),
     "another batch": (torch.zeros(2, 16, 1, 4, 4), r"(2, 16, 1, 4, 4)"),
 }
 

@@ -32,6 +32,10 @@ def test_text_form(text, lines):
         "[0:00] a cat\n(5s) a dog",
         "０：００｜a cat\n０：０５　a dog",
         "【0秒】a cat\n5秒：a dog",
+        "从0:00 a cat\n从0:05 a dog",
+        "「0:00」a cat\n《0:05》a dog",
+        "time 0:00 a cat\ntime 0:05 a dog",
+        "0:00\u3002a cat\n0:05\u3002a dog",
         "0:00\uff0ca cat\n0:05\u3001a dog",
         "0:00-0:05 a cat\n0:05-0:10 | a dog",
         "0-5s: a cat\n5s to 10s: a dog",
@@ -180,3 +184,23 @@ def test_a_blend_over_less_than_nothing_is_refused():
     assert Script(((0, "a"),), blend_chunks=2).blend_chunks == 2
     with pytest.raises(DummyForcingError, match=r"0 chunks or more, got -1"):
         Script(((0, "a"),), blend_chunks=-1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["frame 0: a cat\nframe 80: a dog", "0f a cat\n80f a dog", "0ms a cat\n5000ms a dog", "0.0 a cat\n5.0 a dog",
+     "Scene 1 (0:00): a cat", "零秒: a cat\n五秒: a dog"],
+)  # fmt: skip
+def test_what_was_meant_as_a_time_is_no_prompt(text):
+    with pytest.raises(DummyForcingError, match="line 1 begins with no time"):
+        Script.of_text(text)
+
+
+def test_a_minute_and_a_half():
+    assert Script.parse("0 | a\n1分半 | b").lines == ((0, "a"), (360, "b"))
+
+
+def test_a_line_ends_where_an_editor_shows_it():
+    assert Script.parse("0 | a\u2028b\x0cc\r\n5 | d").lines == ((0, "a\u2028b\x0cc"), (20, "d"))
+    (script,) = Script.parse_jsonl('{"prompts": ["a\u2028b"]}\n', [])
+    assert script.lines == ((0, "a\u2028b"),)

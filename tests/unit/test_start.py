@@ -55,7 +55,7 @@ def test_an_image_is_the_first_frame(run, tiny_demo, tmp_path: Path):
     [
         ({"latent": torch.zeros(1, 16, 3, 4, 6)}, r"\(1, 16, frames, 4, 4\).*\(1, 16, 3, 4, 6\)"),
         ({"latents": torch.zeros(1, 16, 3, 4, 4)}, 'no tensor "latent"'),
-        ({"latent": torch.zeros(1, 16, 6, 4, 4)}, "6 latent frames, the clip has 6"),
+        ({"latent": torch.zeros(1, 16, 6, 4, 4)}, "start has 21 frames and counts in the clip's length, which is 21"),
     ],
 )
 def test_start_latents_that_do_not_fit(run, tiny_demo, tmp_path: Path, tensors, message):

@@ -36,7 +36,7 @@ def sample(run, tmp_path: Path):
         folder = tmp_path / out
         words = "--prompts", tmp_path / "prompts.txt", "--samples", samples, *SMALL, "--out", folder, *words
         result = run("vbench", *words)
-        clips = {p.name: p.read_bytes() for p in (folder / "videos").iterdir()} if (folder / "videos").exists() else {}
+        clips = {p.name: p.read_bytes() for p in (folder / "videos").glob("*") if p.is_file()}
         return result, clips
 
     return go
@@ -44,6 +44,23 @@ def sample(run, tmp_path: Path):
 
 def manifest(folder: Path) -> dict:
     return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("junk", [b"junk", b"", None])
+def test_what_is_no_clip_is_not_taken_as_finished(sample, tmp_path: Path, junk: bytes | None) -> None:
+    (tmp_path / "out" / "videos").mkdir(parents=True)
+    there = tmp_path / "out" / "videos" / f"{RED}-0.mp4"
+    there.mkdir() if junk is None else there.write_bytes(junk)
+    result, _ = sample("out", [RED], samples=1)
+    assert_refused(result.code, result.err, str(there))
+
+
+def test_a_shorter_clip_is_not_taken_as_finished(sample, tmp_path: Path) -> None:
+    assert sample("a", [RED], samples=1)[0].code == sample("b", [RED], "--frames", 9, samples=1)[0].code == 0
+    name = f"{RED}-0.mp4"
+    (tmp_path / "b" / "videos" / name).write_bytes((tmp_path / "a" / "videos" / name).read_bytes())
+    result, _ = sample("b", [RED], "--frames", 9, samples=1)
+    assert_refused(result.code, result.err, "expected 9 frames in")
 
 
 def title(path: Path) -> str:
