@@ -19,12 +19,22 @@ from dummyforcing_core.policies import Full, Policy, SlidingWindow
 from dummyforcing_core.vae.demo_codec import DemoCodec
 
 from . import measure
-from .cases import crowded_clips, gap_clips, long_clips, plain_clips, prompts_of
+from .cases import (
+    SWITCH,
+    crowded_clips,
+    gap_clips,
+    long_clips,
+    plain_clips,
+    prompts_of,
+    recoloured_clips,
+    switch_clips,
+)
 from .sampling import decode, generate
 from .world import CHUNK_FRAMES, Clips, render
 
 BATCH = 16
 GAPS = (0, 1, 3, 5)
+RECOLOURED_GAPS = (1, 3, 5)
 LONG_CHUNKS = 40
 LONG_CLIPS = 12
 
@@ -92,6 +102,34 @@ def memory_dial(source: Source, count: int) -> dict[str, float]:
     return result
 
 
+def recoloured_dial(source: Source, count: int) -> dict[str, float]:
+    """The same of colours that a second prompt named: those of the first chunks are wrong now."""
+    result = {}
+    for gap in RECOLOURED_GAPS:
+        clips = recoloured_clips(count, gap)
+        result[f"gap_{gap}"] = float(measure.colour_recall(source(clips), clips, 4 + gap).mean())
+    return result
+
+
+def switch(source: Source, clips: Clips, changed: Tensor) -> dict[str, float]:
+    """After a prompt that names another colour or kind: share of clips in which that shape is as named, in which the
+    other one is as it was, and of steps between frames of one latent and of two, before the switch."""
+    right, judged = measure.shapes_right(source(clips), clips)
+    rows = torch.arange(len(clips))
+    result: dict[str, float] = {"clips": len(clips)}
+    for name, shape in (("named", changed), ("kept", 1 - changed)):
+        for after in range(3):
+            fine, counts = right[rows, shape, SWITCH + after], judged[rows, shape, SWITCH + after]
+            result[f"{name}_right_chunk_{after + 1}_after"] = float((fine & counts).sum() / counts.sum())
+    return result
+
+
+def evenness(source: Source, clips: Clips) -> dict[str, float]:
+    """Mean size of a step from frame to frame in levels of 255, inside a latent frame and between two."""
+    inside, between = measure.step_sizes(source(clips)[:, 1:])
+    return {"inside_levels": inside, "between_levels": between}
+
+
 def long_run(source: Source, clips: Clips) -> dict[str, float]:
     """State of long clips at their end: the last five chunks of clips in which shape A moves."""
     pixels = source(clips)
@@ -107,7 +145,7 @@ def long_run(source: Source, clips: Clips) -> dict[str, float]:
         "a_right_chunk_20": float(right[:, 0, chunks // 2 - 1].float().mean()),
         "a_right_last_chunk": float(right[:, 0, -1].float().mean()),
         "both_right_last_five": float(fine[:, -5:].float().mean()),
-        "a_travel_last_five_px": float(measure.travel(ends, clips.colour[:, 0]).mean()),
+        "a_travel_last_five_px": float(measure.travel(ends, clips.colour[:, 0, 0]).mean()),
         "a_travel_true_px": float((clips.centre[:, 0, -60:].amax(1) - clips.centre[:, 0, -60:].amin(1)).amax(1).mean()),
         "background_error_first_levels": float(measure.background_drift(pixels[:, :81]).mean()),
         "background_error_last_levels": float(measure.background_drift(ends).mean()),
@@ -134,7 +172,17 @@ def main() -> None:
     codec = load_demo_codec()
     plain, crowded = plain_clips(args.clips), crowded_clips(args.clips // 2)
     long = long_clips(LONG_CLIPS, LONG_CHUNKS)
+    switched, changed = switch_clips(args.clips)
     document: dict = {
+        "evenness": {
+            "truth": evenness(render, plain),
+            "ceiling": evenness(round_trip(codec), plain),
+            "full cache": evenness(sampled(model, codec, Full()), plain),
+        },
+        "switch": {
+            "full cache": switch(sampled(model, codec, Full()), switched, changed),
+            "ceiling": switch(round_trip(codec), switched, changed),
+        },
         "text_to_video": {
             "full cache": text_to_video(sampled(model, codec, Full()), plain),
             "full cache, crowded start": text_to_video(sampled(model, codec, Full()), crowded),
@@ -142,12 +190,14 @@ def main() -> None:
             "ceiling, crowded start": text_to_video(round_trip(codec), crowded),
         },
         "colour_recall": {"ceiling": memory_dial(round_trip(codec), 3 * args.clips // 8)},
+        "colour_recall_recoloured": {"ceiling": recoloured_dial(round_trip(codec), 3 * args.clips // 8)},
         "long": {"ceiling": long_run(round_trip(codec), long)},
     }
     for name in args.windows.split(","):
         source = sampled(model, codec, policy_of(*map(int, name.split("+"))))
         label = "full cache" if name == "0+0" else f"window {name.split('+')[0]}, sink {name.split('+')[1]}"
         document["colour_recall"][label] = memory_dial(source, 3 * args.clips // 8)
+        document["colour_recall_recoloured"][label] = recoloured_dial(source, 3 * args.clips // 8)
         document["long"][label] = long_run(source, long)
         print(f"{time.monotonic() - begin:.0f} s  {label}", flush=True)
     document["seconds"] = round(time.monotonic() - begin, 1)

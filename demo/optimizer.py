@@ -17,7 +17,7 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """SGD with Nesterov momentum whose updates are orthogonalised; 2-D parameters only."""
+    """SGD with Nesterov momentum whose updates are orthogonalised: matrices, and convolutions as such (out, rest)."""
 
     def __init__(
         self, params: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
@@ -31,9 +31,9 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[p]
                 velocity = state.setdefault("velocity", torch.zeros_like(p))
                 velocity.lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalise(p.grad.lerp(velocity, group["momentum"]))
+                update = orthogonalise(p.grad.lerp(velocity, group["momentum"]).flatten(1))
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * max(1.0, p.shape[0] / p.shape[1]) ** 0.5)
+                p.add_(update.view_as(p), alpha=-group["lr"] * max(1.0, update.shape[0] / update.shape[1]) ** 0.5)
 
 
 def make_optimizers(model: nn.Module, muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:

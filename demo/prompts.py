@@ -35,6 +35,15 @@ def sample_clips(count: int, chunks: int, generator: torch.Generator) -> Clips:
     slots[constant] = slots[constant, :1].expand(-1, chunks, -1)
     slots[:, :, LIGHT_SLOT] = torch.where((constant | draw.chance(0.35))[:, None], 1, draw.light())
     jitter = (torch.rand(count, 2, 2, generator=generator) * 2 - 1) * JITTER_PX
+    changes = (draw.chance(0.6) & ~constant)[:, None] & present
+    for column, first, n, share in ((0, colour, len(COLOURS), 0.25), (1, kind, len(KINDS), 0.15)):
+        plan = draw.changing(first, n, share, changes)
+        for shape in range(2):
+            said = slots[:, :, 5 * shape + column]
+            change = torch.zeros_like(said, dtype=torch.bool)
+            change[:, 1:] = plan[:, 1:, shape] != plan[:, :-1, shape]
+            heard = change | ((said != UNNAMED) & present[:, shape, None])
+            slots[:, :, 5 * shape + column] = torch.where(heard, plan[:, :, shape], said)
     return simulate(colour, kind, present, slots, jitter)
 
 
@@ -56,6 +65,22 @@ class _Draw:
         """(count, 2) numbers below n."""
         first = self.pick(n)
         return torch.stack([first, (first + 1 + self.pick(n - 1)) % n], 1)
+
+    def changing(self, first: torch.Tensor, n: int, share: float, where: torch.Tensor) -> torch.Tensor:
+        """(count, chunks, 2) numbers below n that begin as `first` (count, 2) and are never equal.
+
+        Shapes of `where` (count, 2) take another one, which neither has, in this share of the chunks."""
+        now, plan = first.clone(), [first]
+        for _ in range(1, self._chunks):
+            for shape in range(2):
+                other = self.pick(n - 2)  # of those left when the two in use are taken out
+                low, high = now.amin(1), now.amax(1)
+                other += (other >= low).long()
+                other += (other >= high).long()
+                change = self.chance(share) & where[:, shape]
+                now[:, shape] = torch.where(change, other, now[:, shape])
+            plan.append(now.clone())
+        return torch.stack(plan, 1)
 
     def places(self) -> torch.Tensor:
         """(count, 2) cells of both shapes: mostly well apart; one clip in five may start in neighbouring cells."""

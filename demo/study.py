@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from dummyforcing_core.clips.demo_assets import load_demo_codec
+from dummyforcing_core.errors import DummyForcingError
 from dummyforcing_core.files import make_folder
 from dummyforcing_core.models.checkpoints import load_demo_model, load_model
 from dummyforcing_core.models.denoiser import WanDenoiser
@@ -39,25 +40,29 @@ class Settings:
     draws: int
     profile_clips: int
     gaps: tuple[int, ...]
+    recoloured: tuple[int, ...]
     ratios: tuple[float, ...]
 
 
-def parse(words: Sequence[str] | None) -> tuple[Settings, int, Path]:
-    """Settings, number of processes, folder."""
+def parse(words: Sequence[str] | None) -> tuple[Settings, int, Path, list[str] | None]:
+    """Settings, number of processes, folder, and the policies' keys if not all are wanted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=DEMO, help="the bundled model, or another file of its family")
     parser.add_argument("--clips", type=int, default=64)
     parser.add_argument("--draws", type=int, default=10, help="random choices of heads per share (default: 10)")
     parser.add_argument("--profile-clips", type=int, default=16, help="clips that heads are scored on (default: 16)")
     parser.add_argument("--gaps", type=int, nargs="+", default=[3, 0, 6], help="dark chunks; errors are of the first")
+    parser.add_argument("--recoloured", type=int, nargs="*", default=[3], help="likewise, after a change of colours")
+    parser.add_argument("--only", nargs="+", metavar="KEY", help="of the policies, e.g. 'full cache' 'window 6'")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.1, 0.25, 0.5, 0.75], help="shares of dummy heads")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
     parser.add_argument(
         "--out", type=Path, default=Path("out/study"), help="folder of results.jsonl and study_table.md"
     )
     given = vars(parser.parse_args(words))
-    workers, out = given.pop("workers"), given.pop("out")
-    return Settings(**{name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}), workers, out
+    workers, out, only = given.pop("workers"), given.pop("out"), given.pop("only")
+    settings = Settings(**{name: tuple(x) if isinstance(x, list) else x for name, x in given.items()})
+    return settings, workers, out, only
 
 
 @cache
@@ -67,7 +72,8 @@ def _model(name: str) -> WanDenoiser:
 
 @cache
 def _tasks(settings: Settings) -> tuple[Task, ...]:
-    return tuple(Task.of_gap(settings.clips, gap) for gap in settings.gaps)
+    plain = [Task.of_gap(settings.clips, gap) for gap in settings.gaps]
+    return (*plain, *(Task.recoloured(settings.clips, gap) for gap in settings.recoloured))
 
 
 @cache
@@ -86,13 +92,18 @@ def _measure(settings: Settings, number: int) -> dict:
     return measured(_model(settings.model), load_demo_codec(), _entries(settings)[number], _tasks(settings))
 
 
-def measure_all(settings: Settings, workers: int, log: Path) -> list[dict]:
-    """A row for every policy; those in the log are not measured again."""
+def measure_all(settings: Settings, workers: int, log: Path, only: Sequence[str] | None = None) -> list[dict]:
+    """A row for every policy, or for those of these keys; what is in the log is not measured again."""
     identity = json.dumps(asdict(settings))
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     done = {row["key"]: row for row in map(json.loads, lines) if row["settings"] == identity}
-    keys = [entry.key for entry in _entries(settings)]
-    left = [number for number, key in enumerate(keys) if key not in done]
+    known = [entry.key for entry in _entries(settings)]
+    keys = known if only is None else list(only)
+    if unknown := set(keys) - set(known):
+        raise DummyForcingError(
+            f"expected --only of {', '.join(known)}, got {', '.join(sorted(unknown))}; choose of them"
+        )
+    left = [known.index(key) for key in keys if key not in done]
     with log.open("a", encoding="utf-8") as file, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         for job in as_completed([pool.submit(_measure, settings, number) for number in left]):
             row = job.result() | {"settings": identity}
@@ -132,9 +143,9 @@ def _cell(measure: str, draws: Sequence[Sequence[float]]) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    settings, workers, out = parse(words)
+    settings, workers, out, only = parse(words)
     make_folder(out)
-    rows = measure_all(settings, workers, out / "results.jsonl")
+    rows = measure_all(settings, workers, out / "results.jsonl", only)
     truth: dict[str, float] = {}
     for task in _tasks(settings):
         truth |= ceiling(load_demo_codec(), task)

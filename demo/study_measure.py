@@ -60,7 +60,7 @@ def remembered(codec: DemoCodec, clip: Clips, latents: Tensor) -> dict[str, floa
     recall: share of coloured pixels in a true colour in the chunk in which the light returns. kept: share of the
     shapes that are there, in colour and kind, in the last 9 pixel frames; nan where the truth hides them.
     """
-    pixels = decode(codec, latents[:, :, -7:])[:, 1:]
+    pixels = decode(codec, latents)[:, -24:]  # whole: the codec remembers
     padded = torch.cat([pixels.new_zeros(len(pixels), 9, *pixels.shape[2:]), pixels], 1)  # a chunk 0 before them
     right, judged = (x[:, :, 0] for x in measure.shapes_right(pixels[:, -9:], _tail(clip, 9, 1)))
     recall = measure.colour_recall(padded, _tail(clip, 33, 3), 1)
@@ -85,7 +85,7 @@ def pick(clips: Clips, number: int) -> Clips:
 def _tail(clips: Clips, frames: int, chunks: int) -> Clips:
     """The last so many pixel frames as a clip of their own, which must be as long as its chunks say."""
     centre, light, slots = clips.centre[:, :, -frames:], clips.light[:, -chunks:], clips.slots[:, -chunks:]
-    return Clips(clips.colour, clips.kind, clips.present, centre, light, slots)
+    return Clips(clips.colour[..., -chunks:], clips.kind[..., -chunks:], clips.present, centre, light, slots)
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

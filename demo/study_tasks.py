@@ -21,7 +21,7 @@ from dummyforcing_core.policies.profile import HeadProfile
 from dummyforcing_core.prompts import PromptSchedule
 from dummyforcing_core.text.demo_text import encode_prompt
 
-from .cases import gap_clips, prompts_of
+from .cases import gap_clips, prompts_of, recoloured_clips
 from .prompts import sample_clips
 from .study_policies import LONG_CHUNKS, Profiles
 from .world import CHUNK_FRAMES, SIZE_PX, Clips
@@ -32,19 +32,20 @@ FAMILY: Family = get_family(DEMO)
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Clips with two lit chunks, `gap` dark ones, two lit ones that name no colours. truth: what the world shows."""
+    """Clips that are lit, dark for `gap` chunks and lit for two that name no colours. truth: what the world shows."""
 
-    gap: int
+    name: str
     truth: Clips
 
     @classmethod
     def of_gap(cls, clips: int, gap: int) -> "Task":
-        """The same clips whenever it is asked."""
-        return cls(gap, gap_clips(clips, gap))
+        """Two lit chunks before the dark; the same clips whenever it is asked."""
+        return cls(f"gap {gap}", gap_clips(clips, gap))
 
-    @property
-    def name(self) -> str:
-        return f"gap {self.gap}"
+    @classmethod
+    def recoloured(cls, clips: int, gap: int) -> "Task":
+        """Four lit chunks, of which the last two name other colours: neither first nor newest frames show those."""
+        return cls(f"recoloured, gap {gap}", recoloured_clips(clips, gap))
 
     def run(self, denoise: WanDenoiser, number: int, policy: Policy) -> Run:
         """Clip `number` under a policy."""

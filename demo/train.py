@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from dummyforcing_core.clips.demo_assets import load_demo_codec
-from dummyforcing_core.models.checkpoints import save_model
+from dummyforcing_core.models.checkpoints import load_model, save_model
 
 from .loss import Batch, held_out_errors, loss_of
 from .model import new_model
@@ -38,6 +38,7 @@ class Settings:
     out: Path
     export: Path
     drift_share: float
+    start: Path | None = None
 
 
 def batches(warm: bool) -> list[Batch]:
@@ -54,6 +55,10 @@ class Trainer:
         self.rank, self.settings = rank, settings
         self.codec = load_demo_codec()
         self.model, self.average = new_model(settings.seed), new_model(settings.seed)
+        if settings.start is not None:
+            weights = load_model(settings.start, "demo", dtype=torch.float32).model.state_dict()
+            self.model.load_state_dict(weights)
+            self.average.load_state_dict(weights)
         self.optimizers = make_optimizers(self.model, settings.muon_lr, settings.adam_lr)
         self.base_lrs = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
         self.step, self.spent_s = 0, 0.0
@@ -168,6 +173,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--muon-lr", type=float, default=0.02)
     parser.add_argument("--adam-lr", type=float, default=3e-3)
+    parser.add_argument("--start", type=Path, metavar="FILE", help="weights to begin with, in place of random ones")
     parser.add_argument("--out", type=Path, default=Path("out/train"))
     parser.add_argument("--export", type=Path, default=Path("dummyforcing_core/assets/demo_model.safetensors"))
     settings = Settings(**vars(parser.parse_args()))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dummyforcing_core.text.demo_text import LIGHT_SLOT, UNNAMED
+from dummyforcing_core.text.demo_text import ABSENT, LIGHT_SLOT, UNNAMED
 
 SIZE_PX = 64
 CHUNK_FRAMES = 3
@@ -34,8 +34,8 @@ AXES = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]])  # motion -> moves along (
 class Clips:
     """B clips of `chunks` chunks; x and y are centres, shape index 0 = A, 1 = B."""
 
-    colour: torch.Tensor  # (B, 2) index into PALETTE
-    kind: torch.Tensor  # (B, 2) 0 circle, 1 square, 2 triangle
+    colour: torch.Tensor  # (B, 2, chunks) index into PALETTE
+    kind: torch.Tensor  # (B, 2, chunks) 0 circle, 1 square, 2 triangle
     present: torch.Tensor  # (B, 2) bool
     centre: torch.Tensor  # (B, 2, pixel frames, 2) x, y
     light: torch.Tensor  # (B, chunks) 1 on, 0 off
@@ -71,8 +71,11 @@ def simulate(
 ) -> Clips:
     """Play the prompts: slots (B, chunks, TEXT_LEN), jitter (B, 2, 2) px on the start places.
 
-    A motion moves along its axes; an axis that was moving keeps its direction through bounces,
-    a newly moving one heads for the farther wall (for right or down when centred).
+    colour, kind: (B, 2) at the start, whether the first prompt names them or not. A later prompt that names another
+    changes the shape with its chunk's first frame.
+
+    A motion moves along its axes; an axis that was moving keeps its direction through bounces, a newly moving one heads
+    for the farther wall (for right or down when centred).
     """
     chunks = slots.shape[1]
     cell = start_places(slots[:, 0])
@@ -104,18 +107,30 @@ def simulate(
         direction = torch.where(wraps % 2 == 0, direction, -direction)
         position = ideal = path[:, :, -1]
         frames.append(path)
-    return Clips(colour, kind, present, torch.cat(frames, 2), slots[:, :, LIGHT_SLOT], slots)
+    colours, kinds = held(colour, slots[..., [0, 5]]), held(kind, slots[..., [1, 6]], absent=ABSENT)
+    return Clips(colours, kinds, present, torch.cat(frames, 2), slots[:, :, LIGHT_SLOT], slots)
+
+
+def held(first: torch.Tensor, named: torch.Tensor, absent: int = UNNAMED) -> torch.Tensor:
+    """(B, 2, chunks) values that begin as `first` (B, 2) and stay until a later chunk names another.
+
+    named: (B, chunks, 2), UNNAMED or `absent` where a prompt says nothing of the kind."""
+    values = [first]
+    for now in named[:, 1:].unbind(1):
+        values.append(torch.where((now == UNNAMED) | (now == absent), values[-1], now))
+    return torch.stack(values, -1)
 
 
 def coverage(kind: torch.Tensor, centre: torch.Tensor, size: int = SIZE_PX) -> torch.Tensor:
-    """Soft-edged masks (N, F, size, size) in [0, 1] of N shapes: kind (N,), centre (N, F, 2)."""
+    """Soft-edged masks (..., size, size) in [0, 1] of shapes: kind (...), centre (..., 2) x, y in px."""
+    kind = kind.expand(centre.shape[:-1])
     pixels = torch.arange(size) + 0.5
-    dx = pixels - centre[..., 0, None]  # (N, F, size)
+    dx = pixels - centre[..., 0, None]  # (..., size)
     dy = pixels - centre[..., 1, None]
-    mask = torch.empty(*centre.shape[:2], size, size)
+    mask = torch.empty(*kind.shape, size, size)
     for value in range(3):
         chosen = kind == value
-        x, y = dx[chosen][:, :, None, :], dy[chosen][:, :, :, None]
+        x, y = dx[chosen][:, None, :], dy[chosen][:, :, None]
         if value == 0:
             inside = 9.7 - (x * x + y * y).sqrt_()
         elif value == 1:
@@ -142,9 +157,9 @@ def render(clips: Clips, first: int = 0, last: int | None = None) -> torch.Tenso
     chunk = chunk_of_pixel_frame(clips.light.shape[1])[first:last]
     light = clips.light[:, chunk]  # (B, F)
     centre = clips.centre[:, :, first:last]
-    mask = coverage(clips.kind.flatten(), centre.flatten(0, 1)).unflatten(0, (-1, 2))
-    mask = mask * clips.present[:, :, None, None, None]
-    paint = torch.where(light[:, :, None, None] > 0, PALETTE[clips.colour][:, None], torch.tensor(DARK_GREY))
+    mask = coverage(clips.kind[:, :, chunk], centre) * clips.present[:, :, None, None, None]
+    colour = PALETTE[clips.colour[:, :, chunk].transpose(1, 2)]  # (B, F, 2, 3)
+    paint = torch.where(light[:, :, None, None] > 0, colour, torch.tensor(DARK_GREY))
     rooms = background(torch.tensor([0, 1]))
     pixels = rooms[light]  # (B, F, 3, size, size)
     for shape in (1, 0):  # A is drawn over B

@@ -6,8 +6,11 @@
     pixels = decoder.push(latents)        # any split along T gives the same pixels
 
 The encoder is a fixed linear projection of each patch of 4 frames x 8 x 8 pixels (its principal
-components); the decoder is a small convolutional net that sees one latent frame at a time.
+components). The decoder is a small convolutional net that remembers: its blocks mix what they see with what they saw
+one frame before, first per latent frame, then per pixel frame, so that motion goes on evenly where latents meet.
 """
+
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
@@ -34,28 +37,64 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.silu(self.conv1(F.silu(x))))
 
 
+class MemoryBlock(nn.Module):
+    """A residual block over frames that sees the frame before each as well (after the tiny decoders' memory blocks)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(2 * width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x (B, f, C, h, w), past: the frame before them, (B, 1, C, h, w) or None; the result and the next past."""
+        before = torch.cat([torch.zeros_like(x[:, :1]) if past is None else past, x[:, :-1]], 1)
+        seen = torch.cat([x, before], 2).flatten(0, 1)
+        change = self.conv2(F.silu(self.conv1(F.silu(seen))))
+        return x + change.unflatten(0, x.shape[:2]), x[:, -1:]
+
+
+class Decoder(nn.Module):
+    """Latent frames to pixel frames, four each; `memory` holds what each memory block saw last."""
+
+    def __init__(self, width: int = 96, fine_width: int = 32, fine_blocks: int = 2) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(LATENT_CHANNELS, width, 3, padding=1)
+        self.coarse = MemoryBlock(width)
+        self.mix = nn.Sequential(ResidualBlock(width), ResidualBlock(width))
+        self.spread = nn.Sequential(nn.SiLU(), nn.Conv2d(width, PATCH_FRAMES * 4 * fine_width, 1), nn.PixelShuffle(2))
+        self.fine = nn.ModuleList(MemoryBlock(fine_width) for _ in range(fine_blocks))
+        self.paint = nn.Sequential(nn.SiLU(), nn.Conv2d(fine_width, 16 * 3, 3, padding=1), nn.PixelShuffle(4))
+
+    def forward(self, latents: Tensor, memory: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """latents (B, t, 16, h, w), memory of the frames before -> pixels (B, 4t, 3, 8h, 8w), not clamped; memory."""
+        past: Sequence[Tensor | None] = memory or [None] * (1 + len(self.fine))
+        x, coarse = self.coarse(_each(self.stem, latents), past[0])
+        x = _each(self.spread, _each(self.mix, x))  # (B, t, 4 * fine, 2h, 2w)
+        x = rearrange(x, "b t (f c) h w -> b (t f) c h w", f=PATCH_FRAMES)
+        kept = [coarse]
+        for block, before in zip(self.fine, past[1:], strict=True):
+            x, last = block(x, before)
+            kept.append(last)
+        return _each(self.paint, x), kept
+
+
+def _each(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer over every frame of x (B, f, ...)."""
+    result: Tensor = layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return result
+
+
 class DemoCodec(nn.Module):
     """Pixels in [-1, 1] to latents of about unit variance and back."""
 
     encoder_mean: Tensor  # (768,) mean patch
     encoder_matrix: Tensor  # (16, 768) scaled principal components
 
-    def __init__(self, width: int = 96, fine_width: int = 48) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.register_buffer("encoder_mean", torch.zeros(PATCH_SIZE))
         self.register_buffer("encoder_matrix", torch.zeros(LATENT_CHANNELS, PATCH_SIZE))
-        self.decoder = nn.Sequential(
-            nn.Conv2d(LATENT_CHANNELS, width, 3, padding=1),
-            ResidualBlock(width),
-            ResidualBlock(width),
-            nn.Conv2d(width, 4 * fine_width, 3, padding=1),
-            nn.PixelShuffle(2),
-            ResidualBlock(fine_width),
-            ResidualBlock(fine_width),
-            nn.SiLU(),
-            nn.Conv2d(fine_width, 16 * 3 * PATCH_FRAMES, 3, padding=1),
-            nn.PixelShuffle(4),
-        )
+        self.decoder = Decoder()
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, 4(T-1)+1, H, W) in [-1, 1] -> latents (B, 16, T, H/8, W/8)."""
@@ -72,10 +111,6 @@ class DemoCodec(nn.Module):
         bias = self.encoder_matrix @ self.encoder_mean
         return rearrange(patches @ self.encoder_matrix.T - bias, "b t h w c -> b c t h w")
 
-    def decode_frame(self, latent: Tensor) -> Tensor:
-        """One latent frame (B, 16, h, w) -> its four pixel frames (B, 3, 4, 8h, 8w), not clamped."""
-        return rearrange(self.decoder(latent), "b (c f) h w -> b c f h w", f=PATCH_FRAMES)
-
     def decoder_stream(self) -> "DemoDecoderStream":
         """A decoder that takes latents as they come."""
         return DemoDecoderStream(self)
@@ -90,7 +125,7 @@ class DemoDecoderStream:
 
     def __init__(self, codec: DemoCodec) -> None:
         self._codec = codec
-        self._started = False
+        self._memory: list[Tensor] | None = None
         self._size: tuple[int, int, int] | None = None  # (B, h, w) of this clip
 
     @torch.no_grad()
@@ -106,9 +141,10 @@ class DemoDecoderStream:
         latents = latents.to(self._codec.encoder_matrix)
         out = [latents.new_zeros(batch, 3, 0, PATCH_PX * height, PATCH_PX * width)]
         for latent in latents.unbind(2):
-            frames = self._codec.decode_frame(latent).clamp(-1, 1)
-            out.append(frames if self._started else frames[:, :, -1:])
-            self._started = True
+            frames, memory = self._codec.decoder(latent[:, None], self._memory)
+            frames = frames.transpose(1, 2).clamp(-1, 1)
+            out.append(frames if self._memory else frames[:, :, -1:])
+            self._memory = memory
         return torch.cat(out, 2)
 
     def flush(self) -> Tensor:
@@ -118,5 +154,5 @@ class DemoDecoderStream:
 
     def reset(self) -> None:
         """Forget the clip: the next latent frame is a first frame."""
-        self._started = False
+        self._memory = None
         self._size = None

@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from demo import measure
-from demo.cases import gap_clips, long_clips, plain_clips, prompts_of
+from demo.cases import SWITCH, gap_clips, long_clips, plain_clips, prompts_of, recoloured_clips, switch_clips
 from demo.prompts import sample_clips
-from demo.world import GRID_PX, PALETTE, WALLS_PX, chunk_of_pixel_frame, pixel_frames, render, simulate
+from demo.world import GRID_PX, PALETTE, WALLS_PX, Clips, chunk_of_pixel_frame, pixel_frames, render, simulate
 from dummyforcing_core.text.demo_text import ABSENT, parse_prompt
+
+FIELDS = list(Clips.__dataclass_fields__)
 
 
 def play(*prompts: str, kinds=(0, 1), colours=(0, 4)):
@@ -63,6 +65,27 @@ def test_picture_shows_colours_by_light_and_a_in_front():
     assert torch.allclose(apart[0, :, 32, 50], PALETTE[4], atol=1e-5)
 
 
+def test_a_named_colour_or_kind_changes_the_shape_then_and_the_rest_stays():
+    clips = play("a red ball and a blue box", "a green ball and a box", "a shape and a triangle", "a ball")
+    assert clips.colour[0].tolist() == [[0, 2, 2, 2], [4, 4, 4, 4]]
+    assert clips.kind[0].tolist() == [[0, 0, 0, 0], [1, 1, 2, 2]]
+    frames, chunk = (render(clips)[0] + 1) / 2, chunk_of_pixel_frame(4)
+    for c, colour in ((0, 0), (1, 2)):
+        for frame in (chunk == c).nonzero()[[0, -1], 0]:
+            assert torch.allclose(frames[frame, :, 32, 14], PALETTE[colour], atol=1e-5)
+    assert torch.equal(clips.centre, play(*["a red ball and a blue box"] * 4).centre)
+
+
+def test_sampled_clips_change_and_say_so():
+    clips = sample_clips(600, 7, torch.Generator().manual_seed(3))
+    for column, values in ((0, clips.colour), (1, clips.kind)):
+        changed = values[:, :, 1:] != values[:, :, :-1]
+        assert 0.03 < changed.float().mean() < 0.15
+        named = clips.slots[:, 1:, [column, 5 + column]].transpose(1, 2)
+        assert (named[changed] == values[:, :, 1:][changed]).all()
+        assert not changed[:, 1][~clips.present[:, 1]].any()
+
+
 def test_sampled_clips_cover_what_they_should():
     clips = sample_clips(600, 7, torch.Generator().manual_seed(2))
     constant = (clips.slots == clips.slots[:, :1]).all(2).all(1).float().mean()
@@ -109,16 +132,48 @@ def test_measures_refuse_fakes(fake):
         assert right[judged].float().mean() < 0.35
     if fake in ("black", "room"):
         assert (
-            measure.colour_recall(pixels, clips, 3).max() == 0 and measure.travel(pixels, clips.colour[:, 0]).max() == 0
+            measure.colour_recall(pixels, clips, 3).max() == 0
+            and measure.travel(pixels, clips.colour[:, 0, 0]).max() == 0
         )
 
 
 def test_evaluation_prompts_are_fixed_and_understood():
-    for clips in (plain_clips(16), gap_clips(16, 3), long_clips(8, 9)):
+    for clips in (plain_clips(16), gap_clips(16, 3), long_clips(8, 9), recoloured_clips(8, 1), switch_clips(16)[0]):
         assert all(parse_prompt(prompt)[1] == [] for clip in prompts_of(clips) for prompt in clip)
     clips = gap_clips(16, 3)
     assert clips.light[0].tolist() == [1, 1, 0, 0, 0, 1, 1]
     assert (clips.slots[:, 2:, [0, 5]] == -1).all() and (clips.slots[:, :2, 0] >= 0).all()
-    assert (measure.travel(render(long_clips(8, 9)), long_clips(8, 9).colour[:, 0]) > 3).all()
+    assert (measure.travel(render(long_clips(8, 9)), long_clips(8, 9).colour[:, 0, 0]) > 3).all()
     recall = measure.colour_recall(render(clips), clips, 5)
     assert (recall > 0.9).all() and measure.colour_recall(render(clips), clips, 3).max() == 0
+
+
+def test_recoloured_clips_end_in_colours_that_are_neither_first_nor_named_last():
+    clips = recoloured_clips(12, 2)
+    assert clips.light[0].tolist() == [1, 1, 1, 1, 0, 0, 1, 1]
+    first, last = clips.colour[:, :, 0], clips.colour[:, :, -1]
+    assert not (last[:, 0, None] == first).any() and (clips.slots[:, 4:, [0, 5]] == -1).all()
+    assert (measure.colour_recall(render(clips), clips, 6) > 0.9).all()
+    stale = type(clips)(clips.colour[:, :, :1].expand(-1, -1, 8), *(getattr(clips, f) for f in FIELDS[1:]))
+    assert measure.colour_recall(render(stale), clips, 6).max() < 0.5
+
+
+def test_switch_clips_change_one_shape_once():
+    clips, changed = switch_clips(24)
+    differs = (clips.colour.diff(dim=2) != 0) | (clips.kind.diff(dim=2) != 0)
+    assert (differs.sum((1, 2)) == 1).all() and differs[torch.arange(24), changed, SWITCH - 1].all()
+    right, judged = measure.shapes_right(render(clips), clips)
+    assert right[judged].all()
+    stale = type(clips)(*(getattr(clips, f)[:, :, :1].expand(-1, -1, 7) for f in FIELDS[:2]),
+                        *(getattr(clips, f) for f in FIELDS[2:]))  # fmt: skip
+    right, judged = measure.shapes_right(render(stale), clips)
+    rows = torch.arange(24)
+    assert not right[rows, changed, SWITCH:][judged[rows, changed, SWITCH:]].any()
+
+
+def test_steps_of_the_true_world_are_even():
+    inside, between = measure.step_sizes(render(plain_clips(16))[:, 1:])
+    assert between == pytest.approx(inside, rel=0.05) and inside > 0.5
+    still = torch.zeros(1, 8, 3, 4, 4)
+    still[:, 4:] = 1
+    assert measure.step_sizes(still) == (0.0, 127.5)

@@ -102,7 +102,22 @@ def test_a_table_has_a_line_for_all_draws_and_a_dash_for_what_was_not_measured()
 
 def test_the_command_measures_every_policy_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Of the bundled model, since other processes would not see a tiny one."""
-    words = ["--clips", "1", "--draws", "1", "--profile-clips", "1", "--gaps", "1", "--ratios", "0.5", "--workers", "1"]
+    words = [
+        "--clips",
+        "1",
+        "--draws",
+        "1",
+        "--profile-clips",
+        "1",
+        "--gaps",
+        "1",
+        "--recoloured",
+        "1",
+        "--ratios",
+        "0.5",
+        "--workers",
+        "1",
+    ]
     main([*words, "--out", str(tmp_path)])
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()]
     by_key = {row["key"]: row for row in rows}
@@ -113,6 +128,7 @@ def test_the_command_measures_every_policy_once(capsys: pytest.CaptureFixture[st
         assert by_key[f"first + window, bytes of {target}"]["bytes"] == ours["bytes"] > 0
     assert by_key["full cache"]["frames"] == 12  # of 15: the last chunk is being made
     assert by_key["full cache"]["bytes"] == 12 * by_key["window 1"]["bytes"]
+    assert all("recall, recoloured, gap 1" in row["values"] for row in rows if row["draw"] is None)
     assert by_key["window 1"]["values"]["error"][0] > by_key["window 9"]["values"]["error"][0] > 0
     page = (tmp_path / "study_table.md").read_text(encoding="utf-8")
     names = {row["name"] for row in rows}
