@@ -26,6 +26,7 @@ from ..vae.wan_vae_file import load_wan_vae
 from .clip_arguments import add_clip_arguments
 from .finished import NO_FILES
 from .numbers import whole
+from .signals import check_swallowed
 from .terminal import WIPES, warn
 from .time_left import LongRun
 
@@ -272,6 +273,7 @@ class Progress:
         return self._step
 
     def _step(self, span: Span, step: int) -> None:
+        check_swallowed()
         with contextlib.suppress(OSError):  # a bar that cannot be drawn costs no clip
             self._bar.set_postfix_str(f"chunk {span.chunk + 1} of {self._chunks}", refresh=False)
             self._drawn |= bool(self._bar.update())
