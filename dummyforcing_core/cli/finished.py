@@ -25,10 +25,18 @@ def check_finished(video: Path, asked: Mapping[str, Any]) -> None:
                 f"expected {name} {shown(repr(found[name]))}, which {video} was made with, got {shown(repr(value))}; "
                 "choose another folder, or delete it"
             )
-    if "frames" in asked and (frames := frame_count(video)) != asked["frames"]:
+    if "frames" in asked and (frames := _frames(video)) != asked["frames"]:
         raise OutputError(
             f"expected {asked['frames']} frames in {video}, got {frames}; choose another folder, or delete it"
         )
+
+
+def _frames(video: Path) -> int:
+    try:
+        return frame_count(video)
+    except OutputError as error:
+        why = str(error).rpartition("; ")[0]  # what to do is another thing here
+        raise OutputError(f"{why}; delete it, and it is made again, or choose another folder") from error
 
 
 def _conditions(video: Path) -> dict[str, Any]:

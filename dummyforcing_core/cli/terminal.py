@@ -1,11 +1,11 @@
-"""Lines on stderr, each on its own even while a progress bar is drawn there."""
+"""What a command prints, harmless whatever it holds: lines on stdout, and on stderr, where a progress bar may be."""
 
 import contextlib
 import os
 import sys
 from collections.abc import Callable
 
-from ..errors import MESSAGE, shown
+from ..errors import MESSAGE, harmless, shown
 
 WIPES: list[Callable[[], None]] = []  # of the bars that are there; they draw themselves again
 
@@ -20,7 +20,12 @@ def warn(text: str) -> None:
 def say(line: str) -> None:
     """A line on stderr. A run is not lost with the one who would read it."""
     with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print(harmless(line), file=sys.stderr, flush=True)
+
+
+def tell(text: str, at_once: bool = False) -> None:
+    """Lines on stdout, whatever a name in them holds; `at_once`: now, for one who waits for them."""
+    print(harmless(text), flush=at_once)
 
 
 def open_missing_streams() -> None:

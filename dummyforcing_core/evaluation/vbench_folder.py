@@ -10,14 +10,13 @@ file name of its own: a process that outlived its killed run cannot spoil the on
 
 import contextlib
 import hashlib
-import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError, shown
-from ..files import make_folder, output_error, rename_whole, write_atomic
+from ..files import json_text, make_folder, output_error, rename_whole, write_atomic
 from ..ownership import behind_lock, free_of_owners, shared, shares
 from ..reading import cause, parse_json, read_text
 from .vbench import SEED_RULE, Sample, Shard, Suite
@@ -153,7 +152,7 @@ class ClipFolder:
             entries[prompt] = {"text": text, "seeds": max(list(known), seeds(prompt), key=len)}
         if found is None or entries != found["prompts"]:
             whole = document | {"prompts": entries}
-            write_atomic(self.manifest, (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+            write_atomic(self.manifest, json_text(whole, indent=1).encode("utf-8"))
 
 
 def _whole_entry(entry: Any) -> bool:
