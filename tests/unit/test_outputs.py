@@ -15,6 +15,7 @@ from dummyforcing_core.cli import compare as compare_command
 from dummyforcing_core.errors import OutputError, harmless
 from dummyforcing_core.files import json_text
 from dummyforcing_core.models.checkpoints import read_checkpoint
+from dummyforcing_core.policies.profile import HeadProfile
 from tests.unit.owners import ROOT
 from tests.unit.refusals import assert_refused, files
 
@@ -38,10 +39,8 @@ def refused(run, tiny_demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         before = files(tmp_path)
         result = run(*(word.strip("'") for word in words.split()))
         assert_refused(result.code, result.err, message)
-        assert files(tmp_path) == before and {path.name for path in tmp_path.iterdir()} <= {
-            *before,
-            "d",
-        }
+        assert files(tmp_path) == before
+        assert {path.name for path in tmp_path.iterdir()} <= {*before, "d", "link"}
 
     return go
 
@@ -57,13 +56,13 @@ def refused(run, tiny_demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ("compare --prompt x --profile d/compare.json --out ./d/../d", "--profile", "compare.json"),
         ("generate --prompts prompts.txt --policy dummy --profile d/000_a_red_circle.json --out d", "--profile", "000"),
         ("generate --prompts prompts.txt --start-image d/001_a_blue_square.part.mp4 --out d", "--start-image", "001"),
-        ("generate --schedule lines.jsonl --switch-frames 3 --lora link --out d", "--lora", "000_a_red_circle.json"),
+        ("generate --schedule lines.jsonl --lora link --out d", "--lora", "000_a_red_circle.json"),
         ("vbench --prompts prompts.txt --profile d/manifest.json --policy dummy --out d", "--profile", "manifest"),
     ],
 )
 def test_a_folder_run_overwrites_no_input(refused, tmp_path: Path, words: str, option: str, name: str) -> None:
     for path in ("dummy.json", "window.safetensors", "compare.json", "000_a_red_circle.json", "manifest.json"):
-        (tmp_path / "d" / path).write_bytes(b"an input")
+        HeadProfile.assumed(2, 2).write(tmp_path / "d" / path, [])
     (tmp_path / "link").symlink_to("d/000_a_red_circle.json")
     refused(f"{words} {' '.join(CLIP)}", f"--out and {option} name the same file")
 
@@ -96,7 +95,7 @@ def test_an_input_may_lie_in_the_folder_under_another_name(run, tiny_demo, tmp_p
         ("generate --prompt x --out d", "got d; write d/name.mp4"),
         ("generate --prompts prompts.txt --out k.mp4", "got k.mp4, a file's name; write k"),
         ("generate --prompts prompts.txt --out ''", "expected a name, got ''"),
-        ("generate --schedule lines.jsonl --switch-frames 3 --out j.mp4", "expected --out to name a folder"),
+        ("generate --schedule lines.jsonl --out j.mp4", "expected --out to name a folder"),
         ("compare --prompt x --out k.MP4", "expected --out to name a folder"),
         ("compare --prompt x --out ''", "expected a name, got ''"),
         ("vbench --prompts prompts.txt --out k.json", "expected --out to name a folder"),
