@@ -1,5 +1,10 @@
 """python -m dummyforcing_core COMMAND: demo, generate, compare, profile, vbench, verify, convert, models, doctor."""
 
+from .cli import signals
+
+if __name__ == "__main__":
+    signals.leave_at_once()  # before everything else is imported: Ctrl-C would give its traceback
+
 import argparse
 import contextlib
 import io
@@ -11,7 +16,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from . import __version__
-from .cli.terminal import answer_signals, ignore_signals, open_missing_streams, say, warn
+from .cli.terminal import open_missing_streams, say, warn
 from .errors import MESSAGE, DummyForcingError, shown
 
 # Module of cli/ -> what it does. Only the one that is asked for is imported: the others would import torch for nothing.
@@ -58,7 +63,20 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs a command. 0: done; 1: nobody reads the output; 2: bad input, one line on stderr; 128 + n: by signal n."""
     words = sys.argv[1:] if argv is None else argv
-    args = build_parser(words).parse_args(words)
+    try:
+        args = build_parser(words).parse_args(words)
+        signals.interrupt()  # all is imported: from here on there may be something to save
+        code = _run(args)
+        signals.ignore()
+        return code
+    except KeyboardInterrupt as error:
+        signals.ignore()
+        say("interrupted")
+        return 128 + (error.args[0] if error.args else signal.SIGINT)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """The command's exit code; that of an error if there is one."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *rest, **more: warn(str(message))
         try:
@@ -83,9 +101,6 @@ def main(argv: list[str] | None = None) -> int:
                 raise
             say(f"error: {OUT_OF_MEMORY}")
             return 2
-        except KeyboardInterrupt as error:
-            say("interrupted")
-            return 128 + (error.args[0] if error.args else signal.SIGINT)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -104,9 +119,6 @@ def _drop_stdout() -> None:
 
 if __name__ == "__main__":
     open_missing_streams()
-    answer_signals()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # the console may lack a letter of the prompt
-    code = main()
-    ignore_signals()
-    raise SystemExit(code)
+    raise SystemExit(main())

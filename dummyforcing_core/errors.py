@@ -17,10 +17,18 @@ def _cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 5 - end]} ... {text[len(text) - end :]}"
 
 
+def harmless(text: str) -> str:
+    """Text of any length as a terminal or a page may have it: its lines as they are, but for control characters."""
+    return "".join(letter if letter == "\n" else _printable(letter) for letter in text)
+
+
+def is_threat(letter: str) -> bool:
+    """What a letter is made of (accents, joiners) is no threat to a terminal; what moves its cursor is."""
+    return unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
 def _printable(letter: str) -> str:
-    # What a letter is made of (accents, joiners) is no threat to a terminal; what moves its cursor is.
-    threat = unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-    return letter.encode("unicode_escape").decode() if threat else letter
+    return letter.encode("unicode_escape").decode() if is_threat(letter) else letter
 
 
 class DummyForcingError(Exception):

@@ -2,11 +2,14 @@
 
 import contextlib
 import errno
+import json
 import os
+import re
 import stat
 from pathlib import Path
+from typing import Any
 
-from .errors import OutputError
+from .errors import OutputError, is_threat
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
@@ -21,6 +24,18 @@ _ADVICE = {
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.ELOOP: "the links there lead round in a circle; choose another name",
 }
+_BESIDE = len("..part.dummyforcing.lock")  # what the longest name that is made on the way to a file's adds to it
+
+
+def json_text(document: Any, indent: int | None = None) -> str:
+    """A JSON document and its line end, in which letters stand as they are, and escaped what a terminal would obey or
+    UTF-8 does not have (half a character, as names of other bytes come)."""
+    text = json.dumps(document, indent=indent, ensure_ascii=False)
+    return re.sub(r"[^\n -~]", lambda found: _letter(found[0]), text) + "\n"
+
+
+def _letter(letter: str) -> str:
+    return json.dumps(letter)[1:-1] if is_threat(letter) else letter
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
@@ -69,6 +84,15 @@ def check_regular(*paths: Path) -> None:
     for path in paths:
         if is_device(path):
             raise OutputError(f"expected a file to write, got {path}, which is a device or a pipe; name a file")
+
+
+def check_name(path: Path) -> None:
+    """OutputError for a name that is too long, or leaves no room for those that are made beside it on the way."""
+    try:
+        os.lstat(path.with_name(f"{path.name}{'x' * _BESIDE}"))
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise output_error(path, error) from error
 
 
 def real_path(path: str | os.PathLike[str]) -> Path:

@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,12 +13,10 @@ import torch
 from ..clips.pipeline import Compute, Decoder, Pipeline, Weights, is_demo, load_pipeline
 from ..clips.text_features import TextFiles
 from ..errors import CheckpointError, DummyForcingError, OutputError, shown
-from ..files import make_folder, real_path
 from ..geometry import Span
 from ..models.families import DEMO, FAMILIES
 from ..models.lora import Lora
 from ..models.weight_files import flat_names, read_weights
-from ..ownership import owned
 from ..reading import lines_of, read_text
 from ..vae.tiny_vae import TinyDecoder
 from ..vae.tiny_vae_file import is_tiny_decoder, load_tiny_decoder
@@ -26,7 +24,9 @@ from ..vae.wan_vae import WanVAE
 from ..vae.wan_vae_file import load_wan_vae
 from .clip_arguments import add_clip_arguments
 from .finished import NO_FILES
+from .names import named
 from .numbers import whole
+from .signals import check_swallowed
 from .terminal import WIPES, warn
 from .time_left import LongRun
 
@@ -38,15 +38,18 @@ def add_run_arguments(parser: argparse.ArgumentParser, frames: str = "81") -> No
     """What every command that samples takes; `frames` is what the help says of a clip without --frames."""
     parser.add_argument("--model", default="demo", help='"demo" or a checkpoint file (default: demo)')
     parser.add_argument("--family", help=f"how the checkpoint was trained: {', '.join(FAMILIES)}")
-    parser.add_argument("--lora", type=Path, metavar="FILE", help="adapter to merge into the checkpoint (LongLive)")
+    parser.add_argument("--lora", type=named, metavar="FILE", help="adapter to merge into the checkpoint (LongLive)")
     parser.add_argument("--lora-strength", type=finite, help="its weight (default: 1)")
-    parser.add_argument("--vae", type=Path, metavar="FILE", help="Wan2.1 VAE or tiny decoder for a checkpoint")
+    parser.add_argument("--vae", type=named, metavar="FILE", help="Wan2.1 VAE or tiny decoder for a checkpoint")
     parser.add_argument("--vae-tile", type=tile, metavar="RxC", help="decode in tiles of so many latent rows x columns")
     parser.add_argument(
-        "--text-encoder", type=Path, metavar="PATH", help="umt5-xxl that reads a checkpoint's prompts: file or folder"
+        "--text-encoder",
+        type=named,
+        metavar="PATH",
+        help="umt5-xxl that reads a checkpoint's prompts: file or folder",
     )
-    parser.add_argument("--tokenizer", type=Path, metavar="PATH", help="its tokenizer, if that lies elsewhere")
-    parser.add_argument("--text-embedding", type=Path, metavar="FILE", help="saved text features, instead of both")
+    parser.add_argument("--tokenizer", type=named, metavar="PATH", help="its tokenizer, if that lies elsewhere")
+    parser.add_argument("--text-embedding", type=named, metavar="FILE", help="saved text features, instead of both")
     add_clip_arguments(parser, frames)
     parser.add_argument("--seed", type=whole, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)")
@@ -127,47 +130,6 @@ def read_prompts(path: Path) -> list[str]:
 
 
 MARKED_BYTES = 2**24
-INPUTS = (
-    "model", "lora", "vae", "text_encoder", "tokenizer", "text_embedding", "prompts", "schedule", "start_image",
-    "start_latents", "profile",
-)  # fmt: skip
-
-
-@contextlib.contextmanager
-def claimed_outputs(
-    args: argparse.Namespace, options: Sequence[str], unfinished: Mapping[str, Path | None] | None = None
-) -> Iterator[None]:
-    """Makes the folders of the files that these options name, and owns the files while the block runs. OutputError if
-    one is a folder, an input, another run's or another option's file, or one of those called `unfinished` by what they
-    are."""
-    given = {_option(name): getattr(args, name) for name in options if getattr(args, name) is not None}
-    inputs = {_option(name): getattr(args, name, None) for name in INPUTS if name not in options}
-    if inputs["--model"] == DEMO:
-        del inputs["--model"]
-    taken = {real_path(path): name for name, path in inputs.items() if path is not None}
-    written = {name: path for name, path in {**(unfinished or {}), **given}.items() if path is not None}
-    for name, path in written.items():
-        other = taken.setdefault(real_path(path), name)
-        if other != name:
-            raise OutputError(f"{other} and {name} name the same file, {path}; give each its own")
-    for path in given.values():
-        make_folder(path.parent)
-        if path.is_dir():
-            raise OutputError(f"cannot write {path}: that is a folder; name a file in it")
-    with owned(*written.values()):
-        yield
-
-
-@contextlib.contextmanager
-def claimed_folder(folder: Path) -> Iterator[None]:
-    """Makes an output folder and owns it while the block runs."""
-    make_folder(folder)
-    with owned(folder):
-        yield
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def load(args: argparse.Namespace, prompts: Sequence[str] = ()) -> Pipeline:
@@ -277,7 +239,7 @@ class Progress:
             raise DummyForcingError("the progress bar needs tqdm, which is not installed: pip install tqdm") from error
 
         # Nothing is drawn for a run that is over in a moment.
-        self._bar = tqdm(total=calls, desc=label, unit="call", mininterval=0.5, delay=0.5, leave=False)
+        self._bar = tqdm(total=calls, desc=shown(label), unit="call", mininterval=0.5, delay=0.5, leave=False)
         self._chunks = chunks
         self._drawn = False
         self._long = LongRun(calls, warn)
@@ -288,6 +250,7 @@ class Progress:
         return self._step
 
     def _step(self, span: Span, step: int) -> None:
+        check_swallowed()
         with contextlib.suppress(OSError):  # a bar that cannot be drawn costs no clip
             self._bar.set_postfix_str(f"chunk {span.chunk + 1} of {self._chunks}", refresh=False)
             self._drawn |= bool(self._bar.update())

@@ -11,16 +11,19 @@ from ..clips.head_map import head_map
 from ..clips.pipeline import Pipeline
 from ..clips.render import Clip, Outputs, part_of
 from ..clips.script import Script
-from ..errors import DummyForcingError, shown
+from ..errors import DummyForcingError, OutputError, shown
 from ..evaluation.comparison import Row, compare_row, side_by_side, table, write_rows
 from ..files import check_regular
 from ..ownership import owned
 from ..policies import POLICIES, Policy, get_policy
 from .clip_arguments import asked_clip
-from .common import add_run_arguments, claimed_folder, load
+from .common import add_run_arguments, load
 from .generate import make_clip
+from .names import named
+from .outputs import claimed_folder
 from .policy_arguments import add_policy_options, pick_policy, refuse_surplus
 from .preflight import Wanted, check_run, known_model
+from .terminal import tell
 
 BOTH, FIGURES = "side_by_side.mp4", "compare.json"
 
@@ -31,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policies", default="window,dummy", metavar="LIST", help="the first is the reference")
     add_run_arguments(parser)
     add_policy_options(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--out", type=named, required=True, metavar="DIR", help="folder to write")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     for policy in policies:
         check_run(known, Wanted(shape, policy, keeps=True))
     stems = _stems(policies)
-    with claimed_clips(args.out, stems):
+    with claimed_clips(args, stems):
         pipeline = load(args, [args.prompt])
         clip = Clip(Script.constant(args.prompt), shape, args.seed, policies[0])
         clip = replace(clip, crop=asked.size, frames=asked.frames, fps=asked.fps)
@@ -56,12 +59,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def claimed_clips(folder: Path, stems: Sequence[str]) -> Iterator[None]:
-    """Makes the folder, and owns it and all that `compare` writes into it, while the block runs."""
+def claimed_clips(args: argparse.Namespace, stems: Sequence[str]) -> Iterator[None]:
+    """Makes the folder --out, and owns it and all that `compare` writes into it, while the block runs."""
+    folder = args.out
     both = folder / BOTH
     clips = [path for stem in stems for path in _outputs(folder, stem, latents=stem == stems[0]).all]
     written = [*clips, both, part_of(both), folder / FIGURES, *(folder / f"{stem}_heads.png" for stem in stems)]
-    with claimed_folder(folder):
+    with claimed_folder(args, written):
         check_regular(*written)
         with owned(*written):
             yield
@@ -74,11 +78,19 @@ def compare(
     stems = stems or _stems(policies)
     clips = [_outputs(folder, stem, latents=stem == stems[0]) for stem in stems]
     maps = [folder / f"{stem}_heads.png" for stem in stems]
-    rows = [*_rows(pipeline, clip, policies, clips, maps)]
-    side_by_side([outputs.video for outputs in clips], folder / BOTH, clip.fps)
-    write_rows(rows, folder / FIGURES)
-    print(table(rows))
-    print(f"wrote {folder / BOTH} ({' | '.join(stems)}), {FIGURES} and head maps beside it")
+    rows: list[Row] = []
+    try:
+        for row in _rows(pipeline, clip, policies, clips, maps):
+            rows.append(row)
+            write_rows(rows, folder / FIGURES)  # one by one: what is measured stays if a later step fails
+        side_by_side([outputs.video for outputs in clips], folder / BOTH, clip.fps)
+    except DummyForcingError as error:
+        if not rows:
+            raise
+        tell(table(rows))
+        raise OutputError(f"{error}; {len(rows)} of {len(policies)} clips and their figures are in {folder}") from error
+    tell(table(rows))
+    tell(f"wrote {folder / BOTH} ({' | '.join(stems)}), {FIGURES} and head maps beside it")
     return rows
 
 
@@ -97,7 +109,7 @@ def _rows(
         variant = replace(clip, policy=policy)
         result = make_clip(pipeline, variant, outputs, verbose=outputs is clips[0])
         if len({role for row in result.plan.roles for role in row}) > 1:
-            title = f"{pipeline.name}, {outputs.video.stem}"
+            title = f"{shown(pipeline.name)}, {outputs.video.stem}"
             save_png(head_map(result.plan.roles, result.scores, title), path)
         yield compare_row(pipeline, variant, policies[0], latents, result.plan, result.report)
 

@@ -1,17 +1,19 @@
 """`convert SRC DST`: any readable checkpoint as a .safetensors file that this project and ComfyUI load as it is."""
 
 import argparse
-import os
 from pathlib import Path
 
 import torch
 
 from ..errors import CheckpointError
-from ..files import check_regular
+from ..files import check_name, check_regular
 from ..models.checkpoints import convert_checkpoint
 from ..models.families import FAMILIES
+from ..models.other_forms import spoils
 from ..ownership import owned
 from .common import DTYPES, named_dtype
+from .names import named
+from .terminal import tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "family and makes ComfyUI build its causal model. The source is never changed."
     )
     parser.add_argument(
-        "source", metavar="SRC", type=Path, help="checkpoint: .safetensors, .pt or .pth, a folder of shards, or .gguf"
+        "source",
+        metavar="SRC",
+        type=named,
+        help="checkpoint: .safetensors, .pt or .pth, a folder of shards, or .gguf",
     )
-    parser.add_argument("target", metavar="DST", type=Path, help="file to write, ending in .safetensors")
+    parser.add_argument("target", metavar="DST", type=named, help="file to write, ending in .safetensors")
     parser.add_argument("--family", metavar="F", help=f"how it was trained: {', '.join(sorted(FAMILIES))}")
     parser.add_argument("--dtype", help=f"{', '.join(DTYPES)} (default: as stored; fp8 becomes bf16)")
 
@@ -34,18 +39,19 @@ def run(args: argparse.Namespace) -> int:
     dtype = named_dtype(args.dtype) if args.dtype else None
     if target.suffix.lower() != ".safetensors":
         raise CheckpointError(f"{target}: the target must end in .safetensors; rename it")
-    if os.path.exists(target) and os.path.exists(source) and source.samefile(target):
+    if spoils(target, source):
         raise CheckpointError(f"{target}: source and target are the same file; give another target, the source is kept")
+    check_name(target)
     check_regular(target)
     with owned(target):
         info, family, size = convert_checkpoint(source, target, args.family, dtype)
     c = info.geometry
     container = info.container or "bare tensors"
-    print(f"read     {source} ({container}, {info.tensors} tensors, mostly {_name(info.dtype)})")
-    print(f"family   {family.name}: {family.title}")
-    print(f"geometry dim {c.dim}, ffn {c.ffn_dim}, {c.num_layers} layers x {c.num_heads} heads of {c.head_dim}")
-    print(f"weights  fingerprint {info.fingerprint}")
-    print(f"wrote    {target} ({size / 2**20:,.1f} MiB, {args.dtype or 'dtype as stored'})")
+    tell(f"read     {source} ({container}, {info.tensors} tensors, mostly {_name(info.dtype)})")
+    tell(f"family   {family.name}: {family.title}")
+    tell(f"geometry dim {c.dim}, ffn {c.ffn_dim}, {c.num_layers} layers x {c.num_heads} heads of {c.head_dim}")
+    tell(f"weights  fingerprint {info.fingerprint}")
+    tell(f"wrote    {target} ({size / 2**20:,.1f} MiB, {args.dtype or 'dtype as stored'})")
     return 0
 
 

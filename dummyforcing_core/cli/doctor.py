@@ -10,6 +10,7 @@ import torch
 
 from .. import __version__
 from ..kv.attention import BACKENDS, choose
+from .terminal import tell
 
 PACKAGES = ("torch", "numpy", "einops", "safetensors", "av", "PIL", "tqdm")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -26,13 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the report to stdout; always 0."""
-    print(f"dummyforcing {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    tell(f"dummyforcing {__version__}, Python {platform.python_version()}, {platform.platform()}")
     for package in PACKAGES:
-        print(f"  {package:<12} {version(package)}")
+        tell(f"  {package:<12} {version(package)}")
     for device, title in devices():
-        print(f"\n{device}: {title}")
+        tell(f"\n{device}: {title}")
         for line in backend_lines(device):
-            print(f"  {line}")
+            tell(f"  {line}")
     return 0
 
 

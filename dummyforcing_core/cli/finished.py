@@ -31,8 +31,16 @@ def check_finished(video: Path, asked: Mapping[str, Any]) -> None:
 
 def check_frames(video: Path, frames: int) -> None:
     """OutputError unless `video` is one of so many frames."""
-    if (found := frame_count(video)) != frames:
+    if (found := _frames(video)) != frames:
         raise OutputError(f"expected {frames} frames in {video}, got {found}; choose another folder, or delete it")
+
+
+def _frames(video: Path) -> int:
+    try:
+        return frame_count(video)
+    except OutputError as error:
+        why = str(error).rpartition("; ")[0]  # what to do is another thing here
+        raise OutputError(f"{why}; delete it, and it is made again, or choose another folder") from error
 
 
 def _conditions(video: Path) -> dict[str, Any]:

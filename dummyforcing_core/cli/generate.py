@@ -25,8 +25,6 @@ from .clip_arguments import Asked, asked_clip
 from .common import (
     Progress,
     add_run_arguments,
-    claimed_folder,
-    claimed_outputs,
     files_of,
     holds_tiny_decoder,
     load,
@@ -34,22 +32,26 @@ from .common import (
     warn,
 )
 from .finished import LEFT_OUT, NO_FILES, check_finished
+from .names import check_ending, named
 from .numbers import whole, whole_numbers
+from .outputs import claimed_folder, claimed_outputs
 from .policy_arguments import add_policy_arguments, add_step_arguments, listed, pick_policy, pick_steps, refuse_together
 from .preflight import Known, Wanted, check_count, check_run, check_start, known_model
+from .terminal import tell
 from .time_left import LongRun
 
 MOST_CLIPS = 100_000
 Job = tuple[Script, Outputs]
+ENDINGS = {"out": ".mp4", "save_latents": ".safetensors", "report": ".json"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `generate` takes."""
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("--prompt", help="text of one clip")
-    text.add_argument("--prompts", type=Path, metavar="FILE", help="one clip per line, into folder --out; resumable")
+    text.add_argument("--prompts", type=named, metavar="FILE", help="one clip per line, into folder --out; resumable")
     text.add_argument(
-        "--schedule", type=Path, metavar="FILE", help='lines "0:15 | prompt"; or .jsonl, {"prompts": [...]} per clip'
+        "--schedule", type=named, metavar="FILE", help='lines "0:15 | prompt"; or .jsonl, {"prompts": [...]} per clip'
     )
     parser.add_argument("--switch-frames", type=whole_numbers, metavar="LIST", help="latent frames, for .jsonl")
     parser.add_argument(
@@ -61,12 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
     add_policy_arguments(parser)
     add_step_arguments(parser)
-    parser.add_argument("--out", type=Path, required=True, help="video to write (a folder with --prompts)")
+    parser.add_argument("--out", type=named, required=True, help="video to write (a folder with --prompts)")
     start = parser.add_mutually_exclusive_group()
-    start.add_argument("--start-image", type=Path, metavar="FILE", help="first frame of the clip")
-    start.add_argument("--start-latents", type=Path, metavar="FILE", help="go on from a clip's saved latents")
-    parser.add_argument("--save-latents", type=Path, metavar="FILE", help='also write tensor "latent" (.safetensors)')
-    parser.add_argument("--report", type=Path, metavar="FILE", help="also write the timing report (.json)")
+    start.add_argument("--start-image", type=named, metavar="FILE", help="first frame of the clip")
+    start.add_argument("--start-latents", type=named, metavar="FILE", help="go on from a clip's saved latents")
+    parser.add_argument("--save-latents", type=named, metavar="FILE", help='also write tensor "latent" (.safetensors)')
+    parser.add_argument("--report", type=named, metavar="FILE", help="also write the timing report (.json)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     asked = asked_clip(args)
     get_policy(args.policy)  # an unknown name must not cost a look at the model
     scripts, into_folder = _scripts(args)
-    with _claimed(args, into_folder):
+    with _claimed(args, scripts if into_folder else []):
         jobs, there = _folder_jobs(args, asked, scripts) if into_folder else ([(scripts[0], _outputs(args))], [])
         if jobs or there:
             _make(args, asked, jobs, there)
@@ -140,8 +142,8 @@ def make_clip(pipeline: Pipeline, clip: Clip, outputs: Outputs, verbose: bool = 
     with Progress(len(chunks), calls, outputs.video.name) as progress:
         result = render(pipeline, clip, outputs, progress.on_step)
     if verbose:
-        print(result.report.table())
-        print(f"wrote {outputs.video}")
+        tell(result.report.table())
+        tell(f"wrote {outputs.video}")
     return result
 
 
@@ -160,21 +162,21 @@ def _scripts(args: argparse.Namespace) -> tuple[list[Script], bool]:
     return scripts, args.schedule.suffix.lower() == ".jsonl"
 
 
-def _claimed(args: argparse.Namespace, into_folder: bool) -> AbstractContextManager[None]:
-    """Owns what the run writes, all of which is checked before any work is done."""
-    if into_folder:
+def _claimed(args: argparse.Namespace, in_folder: Sequence[Script]) -> AbstractContextManager[None]:
+    """Owns what the run writes, all of which is checked before any work is done; `in_folder`: what goes into one."""
+    if in_folder:
         if args.save_latents or args.report:
             raise OutputError("--save-latents and --report name one file; with --prompts they are not available")
-        return claimed_folder(args.out)
+        clips = [_in_folder(args.out, number, script) for number, script in enumerate(in_folder)]
+        return claimed_folder(args, [path for clip in clips for path in clip.all])
     outputs = _outputs(args)
     unfinished = {"the unfinished video": outputs.part, "the unfinished latents": outputs.latents_part}
-    return claimed_outputs(args, ("out", "save_latents", "report"), unfinished)
+    return claimed_outputs(args, ENDINGS, unfinished)
 
 
 def _outputs(args: argparse.Namespace) -> Outputs:
     """Files of the one clip that --out names."""
-    if args.out.suffix.lower() != ".mp4":
-        raise OutputError(f"--out {args.out} must end in .mp4")
+    check_ending("--out", args.out, ENDINGS["out"])
     outputs = Outputs(args.out, latents=args.save_latents, report=args.report)
     outputs.check()
     return outputs
@@ -185,16 +187,22 @@ def _folder_jobs(args: argparse.Namespace, asked: Asked, scripts: list[Script]) 
     model = args.model if args.model == DEMO else Path(args.model).name
     jobs, there = [], []
     for number, script in enumerate(scripts):
-        video = args.out / f"{number:03d}_{slug(script.prompts[0])}.mp4"
+        outputs = _in_folder(args.out, number, script)
+        video = outputs.video
         if video.exists():
             wanted = LEFT_OUT | NO_FILES | script_conditions(script) | asked.conditions | files_of(args)
             wanted |= {"seed": args.seed, "model": model}
             check_finished(video, wanted)
             there.append(video)
-            print(f"{video} is there already, skipped")
+            tell(f"{video} is there already, skipped")
         else:
-            jobs.append((script, Outputs(video, report=video.with_suffix(".json"))))
+            jobs.append((script, outputs))
     return jobs, there
+
+
+def _in_folder(folder: Path, number: int, script: Script) -> Outputs:
+    video = folder / f"{number:03d}_{slug(script.prompts[0])}.mp4"
+    return Outputs(video, report=video.with_suffix(".json"))
 
 
 def slug(text: str, longest: int = 48) -> str:

@@ -11,6 +11,7 @@ from ..loops.table import loop_of
 from ..models.catalogue import FAMILY_SOURCES, SHARED, Source, get_source
 from ..models.families import FAMILIES, Family
 from ..models.sources import CHECKED, SourceFile
+from .terminal import tell
 
 INTRO = (
     f"Facts as stated by the sources, read on {CHECKED} in stored copies that may be older; read a licence yourself "
@@ -36,11 +37,11 @@ def run(args: argparse.Namespace) -> int:
     """Prints to stdout; always 0. Raises CheckpointError for an unknown family."""
     chosen = chosen_sources(args.family)
     if args.json:
-        print(json.dumps({"checked": CHECKED, "models": [as_dict(source) for source in chosen]}, indent=2))
+        tell(json.dumps({"checked": CHECKED, "models": [as_dict(source) for source in chosen]}, indent=2))
     elif args.markdown:
-        print("\n".join(markdown(chosen)))
+        tell("\n".join(markdown(chosen)))
     else:
-        print("\n".join(blocks(chosen)))
+        tell("\n".join(blocks(chosen)))
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from ..clips.pipeline import Pipeline
@@ -11,6 +10,7 @@ from ..models.stepcache import StepCache, TeaCache
 from ..policies import POLICIES, Option, Policy, SlidingWindow, get_policy
 from ..policies.options import default_of, options_of
 from ..policies.profile import HeadProfile
+from .names import named
 from .numbers import whole, whole_numbers
 from .preflight import Known
 
@@ -60,7 +60,7 @@ def _default(policy: type[Policy], name: str, option: Option) -> Any:
 def _kind(policy: type[Policy], name: str, option: Option) -> tuple[Any, str]:
     """How an option's text is read, and what the help calls it."""
     if option.read is not None:
-        return Path, "FILE"
+        return named, "FILE"
     number: Callable[[str], Any] = float if isinstance(default_of(policy, name), float) else whole
     return (_or_word(number, option.unset), "N") if option.unset else (number, "N" if number is whole else "X")
 

@@ -1,12 +1,11 @@
 """`profile`: score a model's heads over many clips, save the profile and a picture of it."""
 
 import argparse
-from pathlib import Path
 
 from ..clips.contact_sheet import save_png
 from ..clips.head_map import head_map
 from ..clips.pipeline import Pipeline
-from ..errors import DummyForcingError
+from ..errors import DummyForcingError, shown
 from ..evaluation.profiling import (
     CURRENT_MASS,
     PAPER_CURRENT_SHARE,
@@ -24,9 +23,12 @@ from ..policies.head_programming import ROLES, assign_roles
 from ..policies.profile import HeadProfile
 from ..prompts import PromptSchedule
 from .clip_arguments import Asked, asked_clip
-from .common import add_run_arguments, claimed_outputs, load, read_prompts, warn
+from .common import add_run_arguments, load, read_prompts, warn
+from .names import named
 from .numbers import whole
+from .outputs import claimed_outputs
 from .preflight import Wanted, check_count, check_run, known_model
+from .terminal import tell
 from .time_left import LongRun
 
 RATIO = 0.5
@@ -36,11 +38,11 @@ MOST_CLIPS = 10_000  # the scores of all are kept
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `profile` takes."""
     add_run_arguments(parser)
-    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one prompt per line")
+    parser.add_argument("--prompts", type=named, required=True, metavar="FILE", help="one prompt per line")
     parser.add_argument("--seeds", type=whole, default=1, help="clips per prompt (default: 1)")
     parser.add_argument("--local-chunks", type=whole, default=1, help="neighbour window while scoring, in chunks")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="profile to write (.json)")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw the head map (.png)")
+    parser.add_argument("--out", type=named, required=True, metavar="FILE", help="profile to write (.json)")
+    parser.add_argument("--picture", type=named, metavar="FILE", help="also draw the head map (.png)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     lines = read_prompts(args.prompts)
     check_count("clips, prompts times --seeds", len(lines) * args.seeds, MOST_CLIPS)
     asked = asked_clip(args)
-    with claimed_outputs(args, ("out", "picture")):
+    with claimed_outputs(args, {"out": ".json", "picture": ".png"}):
         return _profile(args, lines, asked)
 
 
@@ -79,13 +81,13 @@ def _profile(args: argparse.Namespace, lines: list[str], asked: Asked) -> int:
         {"prompts": len(lines), "seeds": args.seeds, "frames": pixel_frames(shape.frames), "samples": len(samples)},
     )
     roles = [[ROLES[role] for role in row] for row in assign_roles(profile.scores.mass, _dummies(pipeline))]
-    print(summary(profile.scores, samples, _dummies(pipeline)))
-    profile.write(args.out, roles)
-    print(f"wrote {args.out}")
+    profile.write(args.out, roles)  # before it is printed: nobody may be able to read it there
+    tell(summary(profile.scores, samples, _dummies(pipeline)))
+    tell(f"wrote {args.out}")
     if args.picture:
-        title = f"{pipeline.name}: roles at {RATIO:.0%} dummy heads"
+        title = f"{shown(pipeline.name)}: roles at {RATIO:.0%} dummy heads"
         save_png(head_map(roles, profile.scores, title), args.picture)
-        print(f"wrote {args.picture}")
+        tell(f"wrote {args.picture}")
     return 0
 
 

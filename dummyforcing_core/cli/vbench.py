@@ -25,9 +25,12 @@ from ..rates import rate_text
 from .clip_arguments import Asked, asked_clip
 from .common import add_run_arguments, files_of, load, pick_device, read_prompts, warn
 from .finished import NO_FILES, check_frames
+from .names import check_folder, named
 from .numbers import whole
+from .outputs import check_inputs
 from .policy_arguments import add_policy_arguments, add_step_arguments, listed, pick_policy, pick_steps
 from .preflight import Wanted, check_count, check_run, known_model
+from .terminal import tell
 
 MOST_CLIPS = 1_000_000
 FAILURES = 3  # in a row: then it is not the clip
@@ -35,15 +38,15 @@ FAILURES = 3  # in a row: then it is not the clip
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `vbench` takes."""
-    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one prompt per line; names clips")
+    parser.add_argument("--prompts", type=named, required=True, metavar="FILE", help="one prompt per line; names clips")
     parser.add_argument(
-        "--extended", type=Path, metavar="FILE", help="line k is sampled in place of prompt k (default: the prompts)"
+        "--extended", type=named, metavar="FILE", help="line k is sampled in place of prompt k (default: the prompts)"
     )
     parser.add_argument("--samples", type=whole, default=SAMPLES, help=f"clips per prompt (default: {SAMPLES})")
     add_run_arguments(parser)
     add_policy_arguments(parser)
     add_step_arguments(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder; clips go into DIR/videos")
+    parser.add_argument("--out", type=named, required=True, metavar="DIR", help="folder; clips go into DIR/videos")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
     check_count("clips, prompts times --samples", len(suite) * args.samples, MOST_CLIPS)
     shard = Shard.from_environment(os.environ)
     args.device = _device(args.device, shard)
+    check_folder("--out", args.out)
     folder = ClipFolder(args.out)
+    check_inputs(args, [folder.manifest])
     folder.make()
     if folder.ignores_case():
         suite = _one_per_case(suite)
@@ -202,4 +207,4 @@ def _duration(seconds: float) -> str:
 
 
 def _say(shard: Shard, text: str) -> None:
-    print(shown(f"[rank {shard.rank} of {shard.world}] {text}" if shard.world > 1 else text, MESSAGE), flush=True)
+    tell(shown(f"[rank {shard.rank} of {shard.world}] {text}" if shard.world > 1 else text, MESSAGE), at_once=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from .. import __version__
 from ..clips.pipeline import Pipeline, is_demo
@@ -32,9 +32,12 @@ from ..policies import DummyForcing, Policy, own_policy
 from ..prompts import PromptSchedule
 from ..reading import unreadable
 from .clip_arguments import Asked, asked_clip
-from .common import add_run_arguments, claimed_outputs, load, pick_device, read_prompts
+from .common import add_run_arguments, load, pick_device, read_prompts
 from .generate import make_clip
+from .names import named
+from .outputs import claimed_outputs
 from .preflight import Wanted, check_run, known_model
+from .terminal import tell
 
 LATENTS = 12  # four chunks of three, two of them after the heads are sorted
 CPU_SIZE = (128, 128)
@@ -54,20 +57,19 @@ PROMPTS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `verify` takes."""
     add_run_arguments(parser, frames="45, in rolling windows more")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt per line (default: three of its own)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the page as Markdown (.md)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
+    parser.add_argument("--prompts", type=named, metavar="FILE", help="one prompt per line (default: three of its own)")
+    parser.add_argument("--out", type=named, metavar="FILE", help="also write the page as Markdown (.md)")
+    parser.add_argument("--json", type=named, metavar="FILE", help="also write it as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the page. 0: nothing failed; 1: something did."""
-    with claimed_outputs(args, ("out", "json")):
+    with claimed_outputs(args, {"out": ".md", "json": ".json"}):
         page = verify(args)
-        print(page.text())
-        for path, text in ((args.out, page.markdown()), (args.json, page.json())):
-            if path is not None:
-                write_atomic(path, text.encode("utf-8"))
-                print(f"wrote {path}")
+        written = [(path, text) for path, text in ((args.out, page.markdown()), (args.json, page.json())) if path]
+        for path, text in written:  # before the page is printed: nobody may be able to read it there
+            write_atomic(path, text.encode("utf-8"))
+        tell("\n".join([page.text(), *(f"wrote {path}" for path, _ in written)]))
     return 1 if page.verdict == "FAIL" else 0
 
 
@@ -202,7 +204,7 @@ def zero_text(args: argparse.Namespace, folder: Path) -> bool:
         return False
     text_dim = read_checkpoint(args.model, args.family).info.geometry.text_dim
     args.text_embedding = folder / "text.safetensors"
-    save_file({"text": torch.zeros(1, text_dim)}, args.text_embedding)
+    write_atomic(args.text_embedding, save({"text": torch.zeros(1, text_dim)}))
     return True
 
 

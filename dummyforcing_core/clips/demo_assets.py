@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from ..errors import CheckpointError
 from ..models.finite import check_finite
@@ -17,7 +17,7 @@ def load_demo_codec(device: torch.device | str = "cpu") -> DemoCodec:
     """The demo world's codec in float32, ready to encode and decode."""
     codec = DemoCodec()
     try:
-        tensors = {name: tensor.float() for name, tensor in load_file(CODEC_PATH).items()}
+        tensors = {name: tensor.float() for name, tensor in load(CODEC_PATH.read_bytes()).items()}
         check_finite(tensors)
         codec.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError, CheckpointError) as error:

@@ -17,8 +17,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .. import __version__
-from ..errors import DummyForcingError, OutputError
-from ..files import check_regular, is_device, real_path, rename_whole, write_atomic
+from ..errors import DummyForcingError, OutputError, shown
+from ..files import check_name, check_regular, is_device, real_path, rename_whole, write_atomic
 from ..geometry import SPATIAL, TEMPORAL, LatentShape, chunk_spans, pixel_frames
 from ..kv.plan import HeadPlan
 from ..kv.scoring import HeadScores
@@ -105,7 +105,9 @@ class Outputs:
         return [file for file in files if file is not None]
 
     def check(self) -> None:
-        """OutputError if the video, or its part, would take the place of a device, a pipe or a link."""
+        """OutputError if the video's name is too long, or it or its part would take the place of a device, a pipe or a
+        link."""
+        check_name(self.video)
         check_regular(self.video, self.part)
         if self.part.is_symlink():
             raise OutputError(f"expected a file to write, got {self.part}, which is a link; remove it")
@@ -282,7 +284,7 @@ def prompt_schedule(pipeline: Pipeline, clip: Clip) -> PromptSchedule:
 
 
 def _writer(pipeline: Pipeline, clip: Clip, path: Path) -> VideoWriter:
-    comment = f"{pipeline.name}, seed {clip.seed}, {clip.policy}"
+    comment = f"{shown(pipeline.name, 200)}, seed {clip.seed}, {clip.policy}"
     return VideoWriter(
         path,
         *clip.size,

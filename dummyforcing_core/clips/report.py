@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import textwrap
 import time
@@ -11,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import shown
-from ..files import write_atomic
+from ..files import json_text, write_atomic
 from ..geometry import TEMPORAL
 from ..loops.run import ChunkResult
 
@@ -135,11 +134,11 @@ class RunReport:
             "steady_chunk_ms": self.steady_ms,
         }
         document = {"format": "dummyforcing-report", "version": 1, **asdict(self), "derived": derived}
-        return json.dumps(document, indent=2, ensure_ascii=False)
+        return json_text(document, indent=2)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write to_json() as a file, whole or not at all; OutputError if it cannot be written."""
-        write_atomic(path, (self.to_json() + "\n").encode("utf-8"))
+        write_atomic(path, self.to_json().encode("utf-8"))
 
     def _components(self) -> list[tuple[str, float]]:
         return [

@@ -1,5 +1,6 @@
 """Policies side by side: the same prompts, seed and noise, one row of figures each and one video of all."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -111,16 +112,16 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
 def side_by_side(videos: Sequence[Path], out: Path, fps: Fraction = OWN_RATE) -> None:
     """One video of all, left to right, frame by frame; it gets its name when it is whole."""
     part = part_of(out)
-    writer: VideoWriter | None = None
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(part.unlink, missing_ok=True)  # the clips are whole: what was joined of them is nothing to keep
+        writer: VideoWriter | None = None
         for joined, _ in joined_frames(videos):
             if writer is None:
-                writer = VideoWriter(part, joined.shape[1], joined.shape[0], fps)
+                writer = stack.enter_context(VideoWriter(part, joined.shape[1], joined.shape[0], fps))
             writer.write(joined[None])
-    finally:
         if writer is not None:
             writer.close()
-    rename_whole(part, out)
+        rename_whole(part, out)
 
 
 def joined_frames(videos: Sequence[Path]) -> Iterator[tuple[np.ndarray, tuple[np.ndarray | None, ...]]]:

@@ -10,15 +10,14 @@ file name of its own: a process that outlived its killed run cannot spoil the on
 
 import contextlib
 import hashlib
-import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError, shown
-from ..files import make_folder, output_error, rename_whole, write_atomic
-from ..ownership import behind_lock, free_of_owners, owned
+from ..files import json_text, make_folder, output_error, rename_whole, write_atomic
+from ..ownership import behind_lock, free_of_owners, shared, shares
 from ..reading import cause, parse_json, read_text
 from .vbench import SEED_RULE, Sample, Shard, Suite
 
@@ -65,10 +64,10 @@ class ClipFolder:
     @contextlib.contextmanager
     def share(self, shard: Shard) -> Iterator[None]:
         """Owns one rank's share of the folder while the block runs; OutputError if another run has it."""
-        ranks = [path for path in map(behind_lock, self.path.iterdir()) if path.name.startswith("rank-")]
-        for _ in free_of_owners(path for path in ranks if not path.name.endswith(f"-of-{shard.world}")):
+        others = (path for path in shares(self.path) if not path.name.endswith(f"-of-{shard.world}"))
+        for _ in free_of_owners(others):
             pass  # a killed run of more or fewer ranks left it: who has owned it takes the lock away
-        with owned(self.path / f"rank-{shard.rank}-of-{shard.world}"):
+        with shared(self.path, f"{shard.rank}-of-{shard.world}", [self.videos]):
             yield
 
     def clear_unfinished(self, prompts: Iterable[str]) -> None:
@@ -160,7 +159,7 @@ class ClipFolder:
             entries[prompt] = {"text": text, "seeds": max(list(known), seeds(prompt), key=len)}
         if found is None or entries != found["prompts"]:
             whole = document | {"prompts": entries}
-            write_atomic(self.manifest, (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+            write_atomic(self.manifest, json_text(whole, indent=1).encode("utf-8"))
 
 
 def _whole_entry(entry: Any) -> bool:

@@ -4,7 +4,6 @@ PASS or FAIL where a threshold can be defended: damage, non-finite numbers, memo
 INFO where a figure is to be compared by a reader: a model that does not reach a paper's figure is not broken.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -13,6 +12,8 @@ import torch
 from torch import Tensor
 
 from ..clips.report import RunReport
+from ..errors import shown
+from ..files import json_text
 from ..kv.scoring import HeadScores
 from ..models.scaled_fp8 import dequantised
 from ..models.wan import WanConfig
@@ -62,17 +63,17 @@ class Page:
     def text(self) -> str:
         """For a terminal."""
         width = max((len(check.name) for check in self.checks), default=0)
-        lines = [f"{self.title}: {self.summary()}", ""]
-        lines += [f"  {name}: {value}" for name, value in self.conditions.items()] + [""]
+        lines = [f"{_line(self.title)}: {self.summary()}", ""]
+        lines += [f"  {name}: {_line(value)}" for name, value in self.conditions.items()] + [""]
         for check in self.checks:
             label = "" if check.verdict == "INFO" else "expected: "
-            expected = f"   ({label}{check.expected})" if check.expected else ""
-            lines.append(f"{check.verdict}  {check.name:<{width}}  {check.measured}{expected}")
+            expected = f"   ({label}{_line(check.expected)})" if check.expected else ""
+            lines.append(f"{check.verdict}  {check.name:<{width}}  {_line(check.measured)}{expected}")
         return "\n".join(lines)
 
     def markdown(self) -> str:
         """For an issue or a forum."""
-        lines = [f"# {self.title}: {self.verdict}", "", self.summary(), "", "| | |", "|---|---|"]
+        lines = [f"# {_line(self.title)}: {self.verdict}", "", self.summary(), "", "| | |", "|---|---|"]
         lines += [f"| {_cell(name)} | {_cell(value)} |" for name, value in self.conditions.items()]
         lines += ["", "| check | measured | expected | |", "|---|---|---|---|"]
         lines += [f"| {_cell(c.name)} | {_cell(c.measured)} | {_cell(c.expected)} | {c.verdict} |" for c in self.checks]
@@ -81,11 +82,16 @@ class Page:
     def json(self) -> str:
         """For a program."""
         document = {"format": FORMAT, "version": VERSION, "verdict": self.verdict, **asdict(self)}
-        return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        return json_text(document, indent=1)
+
+
+def _line(value: object) -> str:
+    """What may come from a file or its name, on one line."""
+    return shown(value, 2000)
 
 
 def _cell(value: object) -> str:
-    return str(value).replace("|", "\\|")
+    return _line(value).replace("|", "\\|")
 
 
 def check_tensors(

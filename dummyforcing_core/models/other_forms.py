@@ -51,6 +51,29 @@ def shards_of(path: Path) -> list[Path]:
     return []
 
 
+def spoils(target: Path, source: Path) -> bool:
+    """Whether writing `target` would change the model that `source` is: it is one of its files, or would count as one
+    of its set."""
+    folders = [source / folder for folder in FOLDERS] if os.path.isdir(source) else [source.parent]
+    if os.path.exists(target):
+        parts = [source, *(path for folder in folders for path in _parts(folder))]
+        return any(os.path.exists(path) and target.samefile(path) for path in parts)
+    beside = any(os.path.isdir(folder) and folder.resolve() == target.parent.resolve() for folder in folders)
+    return beside and _is_part(target.name) and any(map(_parts, folders))
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The shards and the indices of a folder, a set or not."""
+    try:
+        return [folder / name for name in os.listdir(folder) if _is_part(name)]
+    except OSError:  # said where it is read
+        return []
+
+
+def _is_part(name: str) -> bool:
+    return bool(SHARD.fullmatch(name) or INDEX.fullmatch(name))
+
+
 def _set_in(folder: Path) -> list[Path]:
     if not os.path.isdir(folder):
         return []

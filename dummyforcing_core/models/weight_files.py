@@ -11,7 +11,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,23 @@ Tree = Mapping[str, Any]
 CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
+@contextlib.contextmanager
+def _text_name(path: Path) -> Iterator[str]:
+    """A name that libraries can open: they take UTF-8 text alone, and a name may be any bytes."""
+    try:
+        os.fspath(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        with open(path, "rb") as file:
+            name = f"/dev/fd/{file.fileno()}"
+            if not os.path.exists(name):
+                raise CheckpointError("its name is no UTF-8 text; rename the file or its folder") from error
+            yield name
+    else:
+        yield os.fspath(path)
+
+
 def _read_safetensors(path: Path) -> tuple[Tree, dict[str, str]]:
-    with safe_open(path, framework="pt", device="cpu") as file:
+    with _text_name(path) as name, safe_open(name, framework="pt", device="cpu") as file:
         names = file.keys()
         return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
 
@@ -41,7 +56,8 @@ def _read_torch(path: Path) -> tuple[Tree, dict[str, str]]:
         _refuse_packed(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, about kinds of tensors that are refused below
-        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with _text_name(path) as name:
+            tree = torch.load(name, map_location="cpu", weights_only=True, mmap=zipped)
     if not isinstance(tree, Mapping):
         raise CheckpointError(
             f"holds one {type(tree).__name__}, a dictionary of tensors was expected; save the model's state_dict()"
@@ -100,8 +116,10 @@ def read_header(path: Path) -> dict[str, str]:
     if READERS.get(path.suffix.lower()) is not _read_safetensors:
         return {}
     try:
-        with safe_open(path, framework="pt") as file:
+        with _text_name(path) as name, safe_open(name, framework="pt") as file:
             return file.metadata() or {}
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged file makes the parser raise almost anything
         raise CheckpointError(_damaged(path, error)) from error
 

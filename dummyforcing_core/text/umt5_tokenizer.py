@@ -97,7 +97,7 @@ def _read(path: Path) -> Tokenizer:
 def _json(path: Path) -> Tokenizer:
     library = package("tokenizers")
     try:
-        tokenizer = library.Tokenizer.from_file(str(path))
+        tokenizer = library.Tokenizer.from_buffer(path.read_bytes())
     except Exception as error:  # the library raises bare Exception
         raise _unreadable(path, error) from error
     tokenizer.no_truncation()

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from dummyforcing_core.errors import OutputError
 from dummyforcing_core.files import is_device, make_folder, real_path, write_atomic
-from dummyforcing_core.ownership import free_of_owners, owned
+from dummyforcing_core.ownership import NameTaken, free_of_owners, owned, shared
 from tests.unit.owners import Owner
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def test_a_name_may_be_owned_twice_in_a_process(tmp_path: Path) -> None:
 
 
 def test_a_disk_without_locks_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(self: FileLock) -> None:
+    def none(self: FileLock, **options: float) -> None:
         raise NotImplementedError
 
     monkeypatch.setattr(FileLock, "acquire", none)
@@ -144,3 +144,84 @@ def test_a_report_to_stdout(tmp_path: Path, into_file: bool) -> None:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["printed"]
     else:
         assert done.returncode == 0 and '"conditions"' in done.stdout
+
+
+# -- a folder and the files in it
+
+
+@pytest.fixture
+def another() -> Iterator[Callable[..., Owner]]:
+    """Starts a process that owns these names."""
+    started: list[Owner] = []
+
+    def start(*paths: Path) -> Owner:
+        started.append(Owner(*paths))
+        return started[-1]
+
+    yield start
+    for owner in started:
+        owner.end()
+
+
+@pytest.mark.parametrize(("theirs", "mine"), [("f", "f/a.mp4"), ("f/a.mp4", "f"), ("f", "f"), ("f/.a.json", "f")])
+def test_a_folder_and_its_files_know_each_other(another, tmp_path: Path, theirs: str, mine: str) -> None:
+    (tmp_path / "f").mkdir()
+    owner = another(tmp_path / theirs)
+    with pytest.raises(NameTaken, match="to be free, got another run"), owned(tmp_path / mine):
+        pass
+    owner.end()
+    with owned(tmp_path / mine):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["f"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine"), [("f/a.mp4", "f/b.mp4"), ("f", "f/g/a.mp4"), ("f/g/a.mp4", "f"), ("f", "f/g"), ("f/g", "f")]
+)
+def test_two_that_are_not_in_each_others_way(another, tmp_path: Path, theirs: str, mine: str) -> None:
+    (tmp_path / "f" / "g").mkdir(parents=True)
+    another(tmp_path / theirs)
+    with owned(tmp_path / mine):
+        pass
+
+
+@pytest.mark.parametrize("first", ["f", "f/a.mp4"])
+def test_a_process_owns_both_at_once(tmp_path: Path, first: str) -> None:
+    (tmp_path / "f").mkdir()
+    with owned(tmp_path / first), owned(tmp_path / "f", tmp_path / "f" / "a.mp4"), owned(tmp_path / "f" / "b.mp4"):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["f"]
+
+
+def test_what_a_killed_run_left_in_a_folder_goes(another, tmp_path: Path) -> None:
+    another(tmp_path / "a.mp4").end(signal.SIGKILL)
+    assert [path.name for path in tmp_path.iterdir()] == [".a.mp4.dummyforcing.lock"]
+    with owned(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_look_at_a_folder_at_once(another, tmp_path: Path) -> None:
+    """None of them takes another's look for an owner."""
+    another(tmp_path).end(signal.SIGKILL)  # its lock is still there to be looked at
+    owners = [another(tmp_path / f"{number}.mp4") for number in range(4)]
+    assert all(owner.process.poll() is None for owner in owners)
+
+
+@pytest.mark.parametrize("theirs", ["f", "f/a.mp4", "f/videos/a.mp4", "f/videos"])
+def test_those_that_share_a_folder_know_its_other_owners(another, tmp_path: Path, theirs: str) -> None:
+    (tmp_path / "f" / "videos").mkdir(parents=True)
+    folder = tmp_path / "f"
+    another(tmp_path / theirs)
+    with pytest.raises(NameTaken), shared(folder, "0-of-2", [folder / "videos"]):
+        pass
+
+
+@pytest.mark.parametrize("mine", ["f", "f/a.mp4", "f/videos/a.mp4", "f/rank-0-of-2"])
+def test_and_are_known_to_them(another, tmp_path: Path, mine: str) -> None:
+    (tmp_path / "f" / "videos").mkdir(parents=True)
+    another(tmp_path / "f" / "rank-0-of-2")
+    with pytest.raises(NameTaken), owned(tmp_path / mine):
+        pass
+    with shared(tmp_path / "f", "1-of-2", [tmp_path / "f" / "videos"]), owned(tmp_path / "f" / "unfinished.mp4"):
+        pass

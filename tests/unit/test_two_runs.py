@@ -26,9 +26,17 @@ def owner(tmp_path: Path) -> Iterator[Owner]:
     (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n", encoding="utf-8")
     (tmp_path / "link.mp4").symlink_to("a.mp4")
     names = ("a.mp4", "a.json", "a.png", "a.md", "a.safetensors", "b.part.mp4", "f", "f/rank-0-of-1")
-    inside = ("g/side_by_side.part.mp4", "h/compare.json", "i/dummy_heads.png", "j/window.safetensors", "k/demo.mp4")
+    inside = (
+        "g/side_by_side.part.mp4",
+        "h/compare.json",
+        "i/dummy_heads.png",
+        "j/window.safetensors",
+        "k/demo.mp4",
+        "l/rank-0-of-2",
+    )
     for name in inside:
         (tmp_path / name).parent.mkdir()
+    (tmp_path / "l" / "videos").mkdir()
     other = Owner(*(tmp_path / name for name in (*names, *inside)))
     yield other
     other.end()
@@ -44,6 +52,11 @@ def owner(tmp_path: Path) -> Iterator[Owner]:
         f"generate {' '.join(DEMO)} --prompt x --out c.mp4 --save-latents a.safetensors",
         f"generate {' '.join(DEMO)} --prompts prompts.txt --out f",
         f"compare {' '.join(DEMO)} --prompt x --out f",
+        f"generate {' '.join(DEMO)} --prompt x --out f/000_x.mp4",  # of a folder that is another's
+        f"generate {' '.join(DEMO)} --prompts prompts.txt --out g",  # in which another has one file
+        f"profile {' '.join(DEMO)} --prompts prompts.txt --out f/p.json",
+        f"vbench {' '.join(DEMO)} --prompts prompts.txt --samples 1 --out g",
+        f"generate {' '.join(DEMO)} --prompt x --out l/videos/x-0.mp4",  # of a vbench run's
         *(f"compare {' '.join(DEMO)} --prompt x --out {folder}" for folder in "ghij"),
         "demo --out k",
         f"profile {' '.join(DEMO)} --prompts prompts.txt --out a.json",
@@ -64,7 +77,7 @@ def test_the_second_is_told_before_it_loads_anything(
     before = files(tmp_path)
     result = run(*words.replace("{checkpoint}", str(checkpoint)).split())
     assert_refused(result.code, result.err, "to be free, got another run that is writing it")
-    assert files(tmp_path).keys() - {"f/videos", "f/unfinished"} == before.keys()
+    assert files(tmp_path).keys() == before.keys()
 
 
 def test_of_two_that_start_together_one_makes_its_clip(tiny_demo, tmp_path: Path) -> None:
@@ -109,6 +122,7 @@ def test_what_is_no_video_is_not_there_already(spoilt, tmp_path: Path) -> None:
     (tmp_path / "f" / "000_a_red_circle.mp4").write_bytes(b"no video")
     result = spoilt("f")
     assert_refused(result.code, result.err, "cannot read")
+    assert "delete it, and it is made again" in result.err and "give another file" not in result.err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no pipes in folders there")
