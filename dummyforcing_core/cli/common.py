@@ -30,6 +30,7 @@ from .signals import check_swallowed
 from .terminal import WIPES, warn
 from .time_left import LongRun
 
+MARKED_BYTES = 2**24  # of either end of a file
 ACCELERATORS = ("cuda", "xpu", "mps")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -127,9 +128,6 @@ def read_prompts(path: Path) -> list[str]:
     if not prompts:
         raise OutputError(f"{path} holds no prompt; write one per line")
     return prompts
-
-
-MARKED_BYTES = 2**24
 
 
 def load(args: argparse.Namespace, prompts: Sequence[str] = ()) -> Pipeline:

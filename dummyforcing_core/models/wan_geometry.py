@@ -67,11 +67,7 @@ def geometry(tensors: Mapping[str, Tensor], stated: Stated | None = None) -> Wan
     if wrong:
         raise CheckpointError(f"metadata states {listing(wrong)}; write the file anew with the convert command")
     _refuse_channels(in_dim, out_dim, dim)
-    if in_dim != CHANNELS or tuple(patch) != PATCH or freq_dim % 2:
-        raise CheckpointError(
-            f"takes latents of {in_dim} channels in patches of {tuple(patch)}, with times of {freq_dim} frequencies; "
-            f"{CHANNELS} channels in patches of {PATCH} and an even number were expected of Wan2.1; {FIX}"
-        )
+    _refuse_other_sizes(in_dim, tuple(patch), freq_dim)
     heads = said.get("num_heads", dim // HEAD_DIM)
     if not heads or dim % heads or dim // heads % 2 or ("num_heads" not in said and dim % HEAD_DIM):
         raise CheckpointError(
@@ -113,6 +109,15 @@ def _refuse_channels(in_dim: int, out_dim: int, dim: int) -> None:
         raise CheckpointError(
             f"takes {in_dim} channels and gives {out_dim}: an image-to-video or control model; as many in as out were "
             "expected of an autoregressive text-to-video checkpoint; give one such as Self-Forcing's"
+        )
+
+
+def _refuse_other_sizes(channels: int, patch: tuple[int, ...], freq_dim: int) -> None:
+    """What this engine, its codecs and loops, cannot run."""
+    if channels != CHANNELS or patch != PATCH or freq_dim % 2:
+        raise CheckpointError(
+            f"takes latents of {channels} channels in patches of {patch}, with times of {freq_dim} frequencies; "
+            f"{CHANNELS} channels in patches of {PATCH} and an even number were expected of Wan2.1; {FIX}"
         )
 
 
