@@ -20,7 +20,7 @@ from .prompts import sample_clips
 from .world import render
 
 LATENT_FRAMES = 6
-BETWEEN = 4
+BETWEEN = 6
 
 
 def patches_of(pixels: torch.Tensor) -> torch.Tensor:
