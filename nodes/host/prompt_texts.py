@@ -47,5 +47,5 @@ def _before(prompt: dict, node: str, seen: set[str]) -> Iterator[str]:
 
 
 def _begin(text: str) -> str:
-    words = shown(" ".join(text.split())[: LONGEST + 1], LONGEST + 1)
-    return words if len(words) <= LONGEST else f"{words[: LONGEST - 3].rstrip()}..."
+    words = " ".join(text.split())
+    return shown(words if len(words) <= LONGEST else f"{words[: LONGEST - 3].rstrip()}...", LONGEST)
