@@ -87,6 +87,11 @@ class OutputFile:
         self.path = self._free(Path(folder), name, counter + item)
         self.part = self.path.with_name(f"{self.path.stem}.part.mp4")
 
+    @property
+    def shown_part(self) -> str:
+        """`part` as people find it, below the output folder."""
+        return f"{self.subfolder}/{self.part.name}" if self.subfolder else self.part.name
+
     def _free(self, folder: Path, name: str, counter: int) -> Path:
         """The first name from this number on that nobody has and nobody else is writing: another ComfyUI may share the
         folder, another item of the batch does."""

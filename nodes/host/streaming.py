@@ -81,6 +81,7 @@ def sample_clip(job: ClipJob, seed: int, to: Destination) -> Sampled:
         if job.vae is not None:
             tags = workflow_tags(to.hidden)
             output = stack.enter_context(ClipOutput(job.vae, job.shape, job.shown, to.fps, to.prefix, tags))
+            view.part = output.files[0].shown_part
         watched = _Watched(job, output, view, report, began)
         latents = _sampled(job, seed, to.fps, watched)
         if output is not None:

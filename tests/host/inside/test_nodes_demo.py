@@ -194,83 +194,80 @@ def test_compare_clips_finds_no_difference_between_equal_clips(
     assert same.outputs[1] != differing.outputs[1]
 
 
-class TestStockClipNodes:
-    """Whatever a stock node does with a CLIP works on the demo's, or is refused in one line."""
+def test_stock_clip_nodes_work_and_change_nothing(call: Any, demo: Any, prompt: Any, base: Path, stream: Any) -> None:
+    from safetensors.torch import save_file
 
-    def test_loras_layers_hooks_and_merges_change_nothing(
-        self, call: Any, demo: Any, prompt: Any, base: Path, stream: Any
-    ) -> None:
-        from safetensors.torch import save_file
-
-        (base / "models" / "loras").mkdir(parents=True, exist_ok=True)
-        save_file(
-            {"diffusion_model.x.lora_A.weight": torch.ones(1, 1)}, base / "models" / "loras" / "demo_none.safetensors"
-        )
-        clip, plain = demo[1], prompt()
-        lora = {"lora_name": "demo_none.safetensors", "strength_model": 1.0, "strength_clip": 1.0}
-        model, patched = call("LoraLoader", model=demo[0], clip=clip, **lora).outputs
-        changed = [
-            patched,
-            call("CLIPSetLastLayer", clip=clip, stop_at_clip_layer=-2).outputs[0],
-            call("CLIPMergeSimple", clip1=clip, clip2=patched, ratio=0.5).outputs[0],
-            call("CLIPMergeAdd", clip1=clip, clip2=clip).outputs[0],
-            call("CLIPMergeSubtract", clip1=clip, clip2=clip, multiplier=1.0).outputs[0],
-            call("CLIPAttentionMultiply", clip=clip, q=1.1, k=1.1, v=1.1, out=1.1).outputs[0],
-            call("SetClipHooks", clip=clip, apply_to_conds=True, schedule_clip=False).outputs[0],
-        ]
-        for other in changed:
-            encoded = call("CLIPTextEncode", clip=other, text=PROMPT).outputs[0]
-            assert torch.equal(encoded[0][0], plain[0][0])
-            written = call("DummyForcingPromptSchedule", clip=other, text=PROMPT).outputs[0]
-            assert torch.equal(written[0][0], plain[0][0])
-        assert stream(model, conditioning=encoded).outputs[0]["samples"].isfinite().all()
-
-    def test_encoders_of_other_models_and_saving_are_refused(self, call: Any, demo: Any, refused: Any) -> None:
-        clip = demo[1]
-        refused(lambda: call("CLIPTextEncodeFlux", clip=clip, clip_l="a", t5xxl="a", guidance=3.5), "t5xxl", "Encode")
-        refused(
-            lambda: call("CLIPTextEncodeSD3", clip=clip, clip_l="a", clip_g="a", t5xxl="a"), "another kind of model"
-        )
-        refused(lambda: call("CLIPSave", clip=clip, filename_prefix="x"), "no weights to save")
-
-    def test_the_example_schedule_is_in_its_words(self, call: Any, demo: Any, part: Any) -> None:
-        made = call("DummyForcingPromptSchedule", clip=demo[1]).outputs[0]
-        assert len(made) == 2
-        assert [note for _, options in made for note in options[part("nodes.host.prompts").NOTES]] == []
+    (base / "models" / "loras").mkdir(parents=True, exist_ok=True)
+    save_file(
+        {"diffusion_model.x.lora_A.weight": torch.ones(1, 1)}, base / "models" / "loras" / "demo_none.safetensors"
+    )
+    clip, plain = demo[1], prompt()
+    lora = {"lora_name": "demo_none.safetensors", "strength_model": 1.0, "strength_clip": 1.0}
+    model, patched = call("LoraLoader", model=demo[0], clip=clip, **lora).outputs
+    changed = [
+        patched,
+        call("CLIPSetLastLayer", clip=clip, stop_at_clip_layer=-2).outputs[0],
+        call("CLIPMergeSimple", clip1=clip, clip2=patched, ratio=0.5).outputs[0],
+        call("CLIPMergeAdd", clip1=clip, clip2=clip).outputs[0],
+        call("CLIPMergeSubtract", clip1=clip, clip2=clip, multiplier=1.0).outputs[0],
+        call("CLIPAttentionMultiply", clip=clip, q=1.1, k=1.1, v=1.1, out=1.1).outputs[0],
+        call("SetClipHooks", clip=clip, apply_to_conds=True, schedule_clip=False).outputs[0],
+    ]
+    for other in changed:
+        encoded = call("CLIPTextEncode", clip=other, text=PROMPT).outputs[0]
+        assert torch.equal(encoded[0][0], plain[0][0])
+        written = call("DummyForcingPromptSchedule", clip=other, text=PROMPT).outputs[0]
+        assert torch.equal(written[0][0], plain[0][0])
+    assert stream(model, conditioning=encoded).outputs[0]["samples"].isfinite().all()
 
 
-class TestUnequalClips:
-    @pytest.fixture
-    def clip_of(self, demo: Any, prompt: Any, stream: Any, canvas: Any) -> Any:
-        def make(frames: int, fps: float, side: int = 8) -> Any:
-            latent = canvas(frames, height=side, width=side)
-            return stream(demo[0], conditioning=prompt(), vae=demo[2], latent=latent, fps=fps).outputs[1][0]
+def test_stock_encoders_of_other_models_and_saving_are_refused(call: Any, demo: Any, refused: Any) -> None:
+    clip = demo[1]
+    refused(lambda: call("CLIPTextEncodeFlux", clip=clip, clip_l="a", t5xxl="a", guidance=3.5), "t5xxl", "Encode")
+    refused(lambda: call("CLIPTextEncodeSD3", clip=clip, clip_l="a", clip_g="a", t5xxl="a"), "another kind of model")
+    refused(lambda: call("CLIPSave", clip=clip, filename_prefix="x"), "no weights to save")
 
-        return make
 
-    def test_other_rates_are_compared_by_time(self, call: Any, clip_of: Any, part: Any) -> None:
-        slow, fast = clip_of(6, 8), clip_of(6, 16)  # 21 frames each
-        made = call("DummyForcingCompareClips", first=slow, second=fast)
-        report = made.outputs[1]
-        assert "note: the clips play at 8 and 16 fps: compared by time, the side by side plays at 16" in report
-        assert "note: the clips are 2.625 s and 1.313 s long: the difference is of the first 1.313 s" in report
-        video = part("dummyforcing_core.clips.video")
-        frames = list(video.read_frames(Path(made.outputs[0].get_stream_source())))
-        assert len(frames) == 42 and made.outputs[0].get_frame_rate() == 16
-        assert [line.split()[1:] for line in report.splitlines() if line.startswith("frames")] == [["21", "21"]]
+def test_the_example_schedule_is_in_its_words(call: Any, demo: Any, part: Any) -> None:
+    made = call("DummyForcingPromptSchedule", clip=demo[1]).outputs[0]
+    assert len(made) == 2
+    assert [note for _, options in made for note in options[part("nodes.host.prompts").NOTES]] == []
 
-    def test_short_ones_have_no_seconds_and_sizes_are_told(self, call: Any, clip_of: Any) -> None:
-        short = clip_of(2, 16)
-        same = call("DummyForcingCompareClips", first=short, second=short).outputs[1]
-        assert "difference of the two, levels of 255: 0.00" in same and "last second" not in same and "note" not in same
-        report = call("DummyForcingCompareClips", first=short, second=clip_of(2, 16, 6)).outputs[1]
-        assert "note: the clips are 64x64 and 48x48 pixels: there is no difference" in report
-        assert "difference of the two" not in report
 
-    def test_the_file_carries_the_workflow(self, call: Any, clip_of: Any) -> None:
-        import av
+@pytest.fixture
+def clip_of(demo: Any, prompt: Any, stream: Any, canvas: Any) -> Any:
+    def make(frames: int, fps: float, side: int = 8) -> Any:
+        latent = canvas(frames, height=side, width=side)
+        return stream(demo[0], conditioning=prompt(), vae=demo[2], latent=latent, fps=fps).outputs[1][0]
 
-        clip, graph = clip_of(1, 16), {"1": {"class_type": "X", "inputs": {}}}
-        made = call("DummyForcingCompareClips", first=clip, second=clip, prompt=graph).outputs[0]
-        with av.open(made.get_stream_source()) as file:
-            assert "class_type" in file.metadata["prompt"]
+    return make
+
+
+def test_unequal_rates_are_compared_by_time(call: Any, clip_of: Any, part: Any) -> None:
+    slow, fast = clip_of(6, 8), clip_of(6, 16)  # 21 frames each
+    made = call("DummyForcingCompareClips", first=slow, second=fast)
+    report = made.outputs[1]
+    assert "note: the clips play at 8 and 16 fps: compared by time, the side by side plays at 16" in report
+    assert "note: the clips are 2.625 s and 1.312 s long: the difference is of the first 1.312 s" in report
+    video = part("dummyforcing_core.clips.video")
+    frames = list(video.read_frames(Path(made.outputs[0].get_stream_source())))
+    assert len(frames) == 42 and made.outputs[0].get_frame_rate() == 16
+    assert [line.split()[1:] for line in report.splitlines() if line.startswith("frames")] == [["21", "21"]]
+
+
+def test_clips_of_under_a_second_and_of_unequal_sizes(call: Any, clip_of: Any) -> None:
+    short = clip_of(2, 16)
+    same = call("DummyForcingCompareClips", first=short, second=short).outputs[1]
+    assert "difference of the two, levels of 255: 0.00" in same and "last second" not in same and "note" not in same
+    report = call("DummyForcingCompareClips", first=short, second=clip_of(2, 16, 6)).outputs[1]
+    assert "note: the clips are 64x64 and 48x48 pixels: there is no difference" in report
+    assert "difference of the two" not in report
+
+
+def test_a_compared_file_carries_the_workflow(call: Any, clip_of: Any) -> None:
+    import av
+
+    clip, graph = clip_of(1, 16), {"1": {"class_type": "X", "inputs": {}}}
+    made = call("DummyForcingCompareClips", first=clip, second=clip, prompt=graph).outputs[0]
+    with av.open(made.get_stream_source()) as file:
+        assert "class_type" in file.metadata["prompt"]
