@@ -34,11 +34,12 @@ def _printable(letter: str) -> str:
 class DummyForcingError(Exception):
     """Base of every error that is the input's fault; command lines print it in one line and exit with 2."""
 
-    # Hosts show a class by module and name, and as part of a pack this module's name is the path of a folder.
-    __module__ = "dummyforcing"
+    # ComfyUI's toasts have room for about 110 characters and begin with a class's module and name, or with its name
+    # alone if it is built in; as part of a pack this module's name is the path of a folder.
+    __module__, __qualname__ = "builtins", "Dummy Forcing"
 
     def __init_subclass__(cls) -> None:
-        cls.__module__ = DummyForcingError.__module__
+        cls.__module__, cls.__qualname__ = DummyForcingError.__module__, DummyForcingError.__qualname__
 
     def __init__(self, message: str):
         super().__init__(shown(message, MESSAGE))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import DummyForcingError
+from .rates import clock
 
 
 class Prompts(Protocol):
@@ -61,12 +62,12 @@ class PromptSchedule:
     def warn_unused(self, chunk_starts: Sequence[int], seconds_per_frame: float) -> None:
         """One line for prompts that no chunk is made with, given the first latent frame of every chunk of the clip."""
         active = {max(start for start, _ in self.entries if start <= chunk) for chunk in chunk_starts}
-        unused = [f"{start * seconds_per_frame:g}" for start, _ in self.entries if start not in active]
+        unused = [clock(start * seconds_per_frame) for start, _ in self.entries if start not in active]
         if unused:
             warnings.warn(
-                f"the prompt of second {', '.join(unused)} is never used: the clip's last chunk begins at second "
-                f"{chunk_starts[-1] * seconds_per_frame:g}, and prompts change between chunks; make the clip longer, "
-                "or let the prompt start sooner",
+                f"the prompt of {', '.join(unused)} is never used: the clip's last chunk begins at "
+                f"{clock(chunk_starts[-1] * seconds_per_frame)}, and prompts change between chunks; make the clip "
+                "longer, or let the prompt start sooner",
                 stacklevel=2,
             )
 

@@ -50,3 +50,17 @@ def frames_in(seconds: float, rate: Fraction) -> int:
 def seconds_text(frames: int, rate: Fraction) -> str:
     """How long so many frames are shown, "5.04 s"."""
     return f"{float(frames / rate):.3f}".rstrip("0").rstrip(".") + " s"
+
+
+def clock(seconds: float) -> str:
+    """A time as people write it, 5:00 or 1:02.5."""
+    minutes, rest = divmod(round(seconds, 3), 60)
+    return f"{minutes:.0f}:{rest:06.3f}".rstrip("0").rstrip(".") if rest % 1 else f"{minutes:.0f}:{rest:02.0f}"
+
+
+def speed_note(rate: Fraction) -> str:
+    """One line if motion looks clearly slower or faster than it was made, else ""."""
+    times = rate / OWN_RATE
+    if Fraction(3, 4) <= times < Fraction(3, 2):
+        return ""
+    return f"motion is made for {rate_text(OWN_RATE)} fps: at {rate_text(rate)} it plays {float(times):.3g}x as fast"

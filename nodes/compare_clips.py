@@ -5,6 +5,7 @@ from typing import Any
 from comfy_api.latest import InputImpl, io, ui
 
 from .host.comparison import compare
+from .host.files import workflow_tags
 from .schema import schema
 
 
@@ -14,7 +15,7 @@ class CompareClips(io.ComfyNode):
         return schema(
             node_id="DummyForcingCompareClips",
             display_name="Compare Clips",
-            description="Two videos side by side, and how they differ: frame by frame, in motion, colour and seams.",
+            description="Two videos side by side, and how they differ: moment by moment, in motion, colour and seams.",
             search_aliases=["side by side", "a/b"],
             inputs=[
                 io.Video.Input("first", tooltip="Left, and the one that the report compares against."),
@@ -24,12 +25,13 @@ class CompareClips(io.ComfyNode):
                 ),
             ],
             outputs=[io.Video.Output(display_name="VIDEO"), io.String.Output(display_name="report")],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
 
     @classmethod
     def execute(cls, first: Any, second: Any, filename_prefix: str) -> io.NodeOutput:
-        file, report = compare(first, second, filename_prefix)
+        file, report = compare(first, second, filename_prefix, workflow_tags(cls.hidden))
         shown = [ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output)]
         return io.NodeOutput(
             InputImpl.VideoFromFile(str(file.path)),

@@ -7,7 +7,11 @@ from comfy_api.latest import io
 from .host.prompts import joined, scheduled
 from .schema import schema
 
-EXAMPLE = "0:00 | a cat sits at a window\n0:03 | the cat jumps down and runs into the garden"
+# In words that the demo model knows, too.
+EXAMPLE = (
+    "0:00 | a red ball on the left moving slowly up and down and a blue box on the right\n"
+    "0:03 | a red ball moving fast from side to side and a blue box on the right, the lights go out"
+)
 
 
 class PromptSchedule(io.ComfyNode):

@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io
 
-from .host.demo import demo_clip, demo_model, demo_vae
+from .host.demo import demo_model, demo_vae
+from .host.demo_text import demo_clip
 from .schema import schema
 
 

@@ -1,14 +1,15 @@
 """Nodes that say what every head remembers, and which steps are skipped. They change a clone's settings, no weights."""
 
+import re
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..dummyforcing_core.errors import DummyForcingError
+from ..dummyforcing_core.errors import DummyForcingError, shown
 from ..dummyforcing_core.models.stepcache import TeaCache
 from ..dummyforcing_core.policies import DummyForcing, SlidingWindow
 from .host.denoiser import geometry_of
-from .host.settings import settings_of, with_policy, with_settings
+from .host.settings import settings_of, steps_notes, with_policy, with_settings
 from .schema import HeadProfileType, schema
 
 MISSING = "head profile {name} is not on this machine: the heads are classified online, in the first chunks"
@@ -153,7 +154,7 @@ class TeaCacheAR(io.ComfyNode):
                     "skip_steps",
                     default="",
                     advanced=True,
-                    tooltip="Instead of the threshold: steps to skip, e.g. 2 or 2,3. Step 0 always runs.",
+                    tooltip="Instead of the threshold: steps to skip, e.g. 2 or 1-3. Step 0 always runs.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="MODEL")],
@@ -163,11 +164,19 @@ class TeaCacheAR(io.ComfyNode):
     def execute(cls, model: Any, threshold: float, skip_steps: str) -> io.NodeOutput:
         geometry_of(model)
         steps = _numbers(skip_steps) if skip_steps.strip() else TeaCache(threshold)
-        return io.NodeOutput(with_settings(model, steps=steps))
+        return io.NodeOutput(with_settings(model, steps=steps, notes=steps_notes(model, steps)))
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise DummyForcingError(f"expected skip_steps as numbers with commas, got {text!r}; write e.g. 2,3")
-    return tuple(int(part) for part in parts)
+    """Steps as people write them: 2, 3 or 1-3."""
+    steps: list[int] = []
+    for part in filter(None, re.split(r"[,;\s，、；]+", re.sub(r"\s*[-–]\s*", "-", text.strip()))):  # noqa: RUF001
+        if not re.fullmatch(r"[0-9]{1,4}(-[0-9]{1,4})?", part):
+            raise DummyForcingError(
+                f"expected skip_steps such as 2,3 or 1-3, got {shown(text)}; {shown(part)} is no step"
+            )
+        first, _, last = part.partition("-")
+        steps += range(int(first), int(last or first) + 1)
+    if not steps:
+        raise DummyForcingError(f"expected skip_steps such as 2,3 or 1-3, got {shown(text)}, which names none")
+    return tuple(dict.fromkeys(steps))

@@ -10,9 +10,12 @@ from ..dummyforcing_core.rates import rate_of
 from .host.chunks import full_clip_sampler
 from .host.clip_job import clip_job
 from .host.live import early_ends
+from .host.notes import NO_VAE, check_video_unused
 from .host.streaming import Destination, decode_clip, empty_clip, sample_clip
 from .schema import schema
 
+RATE_STEP = 0.001  # the page shows, and keeps, as many digits as the step of an arrow has: 23.976
+VIDEO = 1  # the place of this output in the Streaming Sampler
 CUSTOM, LANDSCAPE, PORTRAIT = "custom", "landscape", "portrait"
 PRESETS = [name.upper() for name in SIZES if not name.endswith("-portrait")]
 
@@ -89,8 +92,8 @@ class StreamingSampler(io.ComfyNode):
                     default=FPS,
                     min=1,
                     max=120,
-                    step=1,
-                    round=0.001,
+                    step=RATE_STEP,
+                    round=RATE_STEP,
                     advanced=True,
                     tooltip="Of the video: 24, 23.976 ...; motion is made for 16.",
                 ),
@@ -125,13 +128,15 @@ class StreamingSampler(io.ComfyNode):
         sigmas: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         rate = rate_of(fps)
+        if vae is None:
+            check_video_unused(cls.hidden, VIDEO)
         job = clip_job(model, conditioning, latent, rate, vae, start_latent, sigmas)
         made = sample_clip(job, seed, Destination(rate, filename_prefix, cls.hidden))
         videos: list = [InputImpl.VideoFromFile(str(file.path)) for file in made.files]
         if not videos:
             from comfy_execution.graph import ExecutionBlocker
 
-            videos = [ExecutionBlocker("the Streaming Sampler makes a VIDEO only with a VAE: connect one")]
+            videos = [ExecutionBlocker(NO_VAE)]
         shown = [ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output) for file in made.files]
         display = ui.PreviewVideo(shown).as_dict() if shown else {}
         return io.NodeOutput(made.latent, videos, made.report, ui={**display, "text": [made.report]})
@@ -165,7 +170,7 @@ class StreamingDecode(io.ComfyNode):
             inputs=[
                 io.Latent.Input("latent"),
                 io.Vae.Input("vae"),
-                io.Float.Input("fps", default=FPS, min=1, max=120, step=1, round=0.001),
+                io.Float.Input("fps", default=FPS, min=1, max=120, step=RATE_STEP, round=RATE_STEP),
                 io.String.Input(
                     "filename_prefix", default="video/streaming", advanced=True, tooltip="In the output folder."
                 ),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ..errors import DummyForcingError, shown
+from ..rates import clock
 from ..reading import lines_of
 
 # Chinese keyboards write these; one letter stands for one, so that places in a line stay what they are.
@@ -76,12 +77,6 @@ class TimedLine:
     def place(self) -> str:
         """How messages name it."""
         return f"line {self.number} ({clock(self.seconds)})"
-
-
-def clock(seconds: float) -> str:
-    """A time as 1:02.5."""
-    minutes, rest = divmod(round(seconds, 3), 60)
-    return f"{minutes:.0f}:{rest:06.3f}".rstrip("0").rstrip(".") if rest % 1 else f"{minutes:.0f}:{rest:02.0f}"
 
 
 def written_lines(text: str) -> list[tuple[int, str]]:

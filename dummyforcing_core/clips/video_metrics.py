@@ -86,17 +86,22 @@ class VideoMetrics:
         return values[:count], values[-count:]
 
 
-def metrics_table(clips: Mapping[str, VideoMetrics], difference: Iterable[float]) -> str:
-    """The clips' figures side by side, and how far apart they are: mean absolute levels, first and last second."""
+def metrics_table(clips: Mapping[str, VideoMetrics], difference: Iterable[float], fps: int = FPS) -> str:
+    """The clips' figures side by side, and how far apart they are: mean absolute levels, first and last second.
+
+    difference -- of every pair of frames, at so many per second
+    """
     names = list(clips)
     lines = ["".join([f"{'':<18}", *(f"{name:>12}" for name in names)])]
     for row in next(iter(clips.values())).rows():
         values = [clips[name].rows()[row] for name in names]
         lines.append(f"{row:<18}" + "".join(f"{'-' if v is None else format(v, '.4g'):>12}" for v in values))
     levels = list(difference)
-    if levels:
-        first, last = _mean(levels[:FPS]), _mean(levels[-FPS:])
+    if len(levels) > fps:
+        first, last = _mean(levels[:fps]), _mean(levels[-fps:])
         lines.append(f"difference of the two, levels of 255: first second {first:.2f}, last second {last:.2f}")
+    elif levels:
+        lines.append(f"difference of the two, levels of 255: {_mean(levels):.2f}")
     lines.append("chaotic models drift apart after a few chunks: a difference is not an error")
     return "\n".join(lines)
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import zip_longest
@@ -115,7 +115,7 @@ def side_by_side(videos: Sequence[Path], out: Path, fps: Fraction = OWN_RATE) ->
     with contextlib.ExitStack() as stack:
         stack.callback(part.unlink, missing_ok=True)  # the clips are whole: what was joined of them is nothing to keep
         writer: VideoWriter | None = None
-        for joined, _ in joined_frames(videos):
+        for joined, _ in joined_frames([read_frames(video) for video in videos]):
             if writer is None:
                 writer = stack.enter_context(VideoWriter(part, joined.shape[1], joined.shape[0], fps))
             writer.write(joined[None])
@@ -124,13 +124,15 @@ def side_by_side(videos: Sequence[Path], out: Path, fps: Fraction = OWN_RATE) ->
         rename_whole(part, out)
 
 
-def joined_frames(videos: Sequence[Path]) -> Iterator[tuple[np.ndarray, tuple[np.ndarray | None, ...]]]:
-    """Frames of all videos beside each other, (H, W, 3) uint8, and the frames they are made of.
+def joined_frames(
+    clips: Sequence[Iterable[np.ndarray]],
+) -> Iterator[tuple[np.ndarray, tuple[np.ndarray | None, ...]]]:
+    """Frames of all clips beside each other, (H, W, 3) uint8, and the frames they are made of.
 
     A clip that has ended holds its last frame (None in the tuple); lower ones stand on black.
     """
     last: list[np.ndarray] = []
-    for frames in zip_longest(*(read_frames(video) for video in videos)):
+    for frames in zip_longest(*clips):
         last = [frame if frame is not None else held for frame, held in zip_longest(frames, last)]
         height = max(frame.shape[0] for frame in last)
         gap = np.full((height, _GAP, 3), 24, np.uint8)

@@ -57,10 +57,10 @@ class DummyForcing(Policy):
     def plan(self, setting: Setting) -> HeadPlan:
         self._dummies(setting)
         last = setting.last_chunk
-        if self.observe_chunk is not None and self.observe_chunk > last:
+        if self.profile is None and self.observe_chunk is not None and self.observe_chunk > last:
             raise PlanError(
                 f"expected observe_chunk of at most {last}, the clip's last chunk, got {self.observe_chunk}; use a "
-                "smaller one, auto, or a longer clip"
+                "smaller one, none (0 in ComfyUI), or a longer clip"
             )
         if self.profile is not None:
             self.profile.check(setting.layers, setting.heads)

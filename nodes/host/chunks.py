@@ -1,5 +1,6 @@
 """A session's run, chunk by chunk: cancel, memory, and where the latents go."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -53,6 +54,8 @@ def full_clip_sampler() -> ARSampler:
     """The SAMPLER for SamplerCustomAdvanced: shape, first noise and start come with its latent and noise."""
 
     def work(session: Session) -> Tensor:
+        for note in session.notes:
+            logging.warning("Dummy Forcing: %s", note)
         asked = LatentShape(*session.noise.shape)
         shape = _made(session, asked)
         check_shape(shape, session.family)

@@ -1,5 +1,6 @@
 """A streaming run before it begins: what was asked for, checked, and its device memory estimated."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from typing import Any
@@ -16,11 +17,12 @@ from ...dummyforcing_core.loops.table import early_plan, loop_of
 from ...dummyforcing_core.models.families import Family
 from ...dummyforcing_core.models.sizes import size_note
 from ...dummyforcing_core.policies import Policy, own_policy
-from ...dummyforcing_core.rates import OWN_RATE
+from ...dummyforcing_core.rates import OWN_RATE, seconds_text
 from ...dummyforcing_core.schedule import Schedule
 from .decoder import check_vae, streams
 from .denoiser import check_shape, geometry_of
 from .memory import Needs, check_fits, check_main_memory, fits_together, needs_of
+from .prompt_texts import prompts_text
 from .settings import family_of, settings_of
 from .shown import Shown, extended, made_side, shown_of
 from .sigmas import schedule_by
@@ -76,15 +78,15 @@ class ClipJob:
         given = self._given_frames
         return {"given start": f"{pixel_frames(given)} frames ({given} latent)"} if given else {}
 
-    def conditions(self, seed: int) -> dict[str, Any]:
-        """The first lines of its report."""
+    def conditions(self, seed: int, texts: Sequence[str]) -> dict[str, Any]:
+        """The first lines of its report. texts -- of the prompts that do not say themselves what they are"""
         return {
             "family": f"{self.family.name} ({self.known_from})",
             "policy": policy_text(self.policy),
             **shown_conditions(self.shown.size, self.shown.frames, self.fps),
             **made_conditions(self.shown.size, self.shown.frames, self.fps, self.shape),
             **self._start_condition,
-            "prompts": len(self.conditioning),
+            "prompts": prompts_text(self.conditioning, texts),
             "steps": ", ".join(f"{level:.3f}" for level in self.schedule.sigmas),
             "seed": seed,
             "predicted memory": str(self.needs),
@@ -106,7 +108,7 @@ def clip_job(
     family, known_from = family_of(model)
     schedule = schedule_by(sigmas, family.schedule)
     shown, shape = _made(latent, fps, family, schedule)
-    start = None if start_latent is None else _checked_start(start_latent["samples"], shape)
+    start = None if start_latent is None else _checked_start(start_latent["samples"], shape, fps)
     settings = settings_of(model)
     policy = settings.policy or own_policy(family)
     notes = tuple(note for note in (*settings.notes, size_note(*shown.size, family)) if note)
@@ -140,18 +142,24 @@ def clip_job(
     )
 
 
-def _check_canvas(latent: dict) -> None:
+def _check_canvas(latent: dict, schedule: Schedule) -> None:
+    """DummyForcingError for what is no canvas, or holds what a clip from noise alone would throw away."""
     canvas = latent["samples"]
     if canvas.ndim != 5 or latent.get("noise_mask") is not None:
         raise DummyForcingError(
             "expected an empty video latent (batch, 16, frames, h, w) without a mask, got shape "
             f"{tuple(canvas.shape)}{' with a noise mask' if 'noise_mask' in latent else ''}; connect Clip Size"
         )
+    if schedule.sigmas[0] >= 1 and canvas.any():
+        raise DummyForcingError(
+            "latent holds an image or clip, which would be lost: connect it to start_latent, and Clip Size to latent "
+            "(or give SIGMAS that begin below 1, to change the clip itself)"
+        )
 
 
 def _made(latent: dict, fps: Fraction, family: Family, schedule: Schedule) -> tuple[Shown, LatentShape]:
     """What the video shows, and the shape of what has to be made for it."""
-    _check_canvas(latent)
+    _check_canvas(latent, schedule)
     canvas, shown = latent["samples"], shown_of(latent)
     if not canvas.any():
         shown = shown.at(fps)
@@ -173,7 +181,7 @@ def policy_text(policy: Policy) -> str:
     return ", ".join([type(policy).__name__, *(f"{name} {value}" for name, value in changed.items())])
 
 
-def _checked_start(start: Tensor, shape: LatentShape) -> Tensor:
+def _checked_start(start: Tensor, shape: LatentShape, fps: Fraction) -> Tensor:
     if start.ndim == 5 and (made_side(start.shape[3]), made_side(start.shape[4])) == (shape.height, shape.width):
         start = extended(start, replace(shape, frames=start.shape[2]))
     if start.ndim != 5 or start.shape[1] != shape.channels:
@@ -188,15 +196,24 @@ def _checked_start(start: Tensor, shape: LatentShape) -> Tensor:
         )
     if start.shape[3:] != (shape.height, shape.width):
         wanted, got = _pixels(shape.height, shape.width), _pixels(*start.shape[3:])
-        image = f"scale the image to {wanted} before encoding it, or " if start.shape[2] == 1 else ""
+        image = f"scale the image to {wanted} before VAE Encode, or " if start.shape[2] == 1 else ""
+        raise DummyForcingError(f"start_latent is {got}, this clip {wanted} pixels: {image}set Clip Size to {got}")
+    if not start.any():
         raise DummyForcingError(
-            f"expected a start_latent of {wanted} pixels, as this clip, got {got}; {image}set Clip Size to {got}"
+            "start_latent is an empty canvas (Clip Size): connect that to latent; start_latent takes an image or clip "
+            "of VAE Encode, or nothing"
         )
     if start.shape[2] >= shape.frames:
+        longer = pixel_frames(start.shape[2])
         raise DummyForcingError(
-            f"the start has {start.shape[2]} latent frames, the clip {shape.frames} in all; make the clip longer"
+            f"the start is {_length(longer, fps)} long, the clip {_length(pixel_frames(shape.frames), fps)} in all: "
+            f"make the clip longer than {seconds_text(longer, fps)}, or the start shorter"
         )
     return start.expand(shape.batch, -1, -1, -1, -1)
+
+
+def _length(frames: int, fps: Fraction) -> str:
+    return f"{frames} frame{'s' * (frames > 1)} ({seconds_text(frames, fps)})"
 
 
 def _pixels(height: int, width: int) -> str:

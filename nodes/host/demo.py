@@ -1,6 +1,5 @@
-"""The bundled demo model as a MODEL, CLIP and VAE that the host's own nodes accept."""
+"""The bundled demo model as a MODEL and VAE that the host's own nodes accept."""
 
-import logging
 import math
 from typing import Any
 
@@ -13,12 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ...dummyforcing_core.clips.demo_assets import load_demo_codec
-from ...dummyforcing_core.errors import shown
 from ...dummyforcing_core.models.checkpoints import DEMO_PATH, read_checkpoint
 from ...dummyforcing_core.models.families import DEMO, get_family
-from ...dummyforcing_core.text.demo_text import encode_prompt
 from ...dummyforcing_core.vae.demo_codec import DemoCodec, DemoDecoderStream
-from .prompts import NOTES
 from .settings import with_settings
 
 
@@ -85,30 +81,6 @@ def _load(disable_dynamic: bool = False) -> Any:
     model.load_model_weights(tensors, "", assign=patcher.is_dynamic())
     patcher.cached_patcher_init = (_load, ())
     return patcher
-
-
-class DemoText:
-    """The demo world's text encoder with the two calls that the host's text nodes make."""
-
-    def tokenize(self, text: str, **kwargs: Any) -> dict[str, str]:
-        return {"text": text}
-
-    def encode_from_tokens_scheduled(self, tokens: dict[str, str], **kwargs: Any) -> list:
-        features, unknown = encode_prompt(tokens["text"])
-        notes = []
-        if not tokens["text"].strip():
-            notes.append("a prompt is empty: say what is to be seen")
-        if unknown:
-            words = shown(", ".join(dict.fromkeys(unknown)), 200)
-            notes.append(f"the demo world does not know: {words} (ignored)")
-        for note in notes:
-            logging.warning("Dummy Forcing: %s", note)
-        return [[features, {"pooled_output": None, NOTES: tuple(notes)}]]
-
-
-def demo_clip() -> DemoText:
-    """The demo's CLIP."""
-    return DemoText()
 
 
 class DemoVAEModel(nn.Module):

@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ...dummyforcing_core.ownership import NameTaken, owned
 
 PROFILES = "dummyforcing_profiles"
 DEFAULT_PREFIX = "video/streaming"
+LONGEST_NAME = 200  # of 255: a number and .part.mp4 follow, and a lock's name is longer
 
 
 def add_profile_folder() -> None:
@@ -61,18 +63,34 @@ def model_path(kind: str, name: str) -> Path:
     return Path(folder_paths.get_full_path_or_raise(kind, name))
 
 
+def _clean(prefix: str) -> str:
+    """A filename_prefix that every system can write: the page, too, puts _ for what Windows refuses in a name."""
+    prefix = re.sub(r'[*?<>:"|\x00-\x1f\x7f]', "_", prefix.strip().replace("\\", "/"))
+    longest = max((len(os.fsencode(part)) for part in prefix.split("/")), default=0)
+    if longest > LONGEST_NAME:
+        raise DummyForcingError(
+            f"expected names of at most {LONGEST_NAME} bytes in filename_prefix, got {longest}; use a shorter one"
+        )
+    # The host cleans a prefix when it names files, but not when it counts those that are there.
+    return os.path.normpath(prefix)
+
+
 class OutputFile:
     """A video of the output folder: `part` while it grows, `path` when it is whole."""
 
     def __init__(self, prefix: str, width: int, height: int, item: int = 0):
-        # The host cleans a prefix when it names files, but not when it counts those that are there.
-        prefix = os.path.normpath(prefix.strip())
+        prefix = _clean(prefix)
         folder, name, counter, self.subfolder, _ = folder_paths.get_save_image_path(
             DEFAULT_PREFIX if prefix == "." else prefix, folder_paths.get_output_directory(), width, height
         )
         self._ownership = contextlib.ExitStack()
         self.path = self._free(Path(folder), name, counter + item)
         self.part = self.path.with_name(f"{self.path.stem}.part.mp4")
+
+    @property
+    def shown_part(self) -> str:
+        """`part` as people find it, below the output folder."""
+        return f"{self.subfolder}/{self.part.name}" if self.subfolder else self.part.name
 
     def _free(self, folder: Path, name: str, counter: int) -> Path:
         """The first name from this number on that nobody has and nobody else is writing: another ComfyUI may share the

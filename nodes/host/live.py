@@ -112,7 +112,8 @@ def live_view(node: str | None, chunks: int, calls: int, fps: Fraction) -> Itera
         _ended[view.node] = view
         if _running.get(view.node) is view:
             del _running[view.node]
-        view.send(running=False, outcome=outcome, kept=view.kept)
+        left = {"part": view.part} if view.kept and outcome != "done" else {}
+        view.send(running=False, outcome=outcome, kept=view.kept, **left)
 
 
 class LiveView:
@@ -122,6 +123,7 @@ class LiveView:
         self.node, self.finish_asked = node, threading.Event()
         self.newest = b""  # the newest chunk as mp4
         self.kept = False  # whether frames of the clip are on disk
+        self.part = ""  # where, below the output folder, until it is whole
         self.watched = False  # whether a page with our script shows it
         self._chunks, self._calls, self._fps = chunks, calls, fps
         self._begun = 0  # model calls

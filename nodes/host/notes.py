@@ -11,18 +11,37 @@ import folder_paths
 import torch
 
 from ...dummyforcing_core.clips.doubts import doubts
-from ...dummyforcing_core.errors import shown
+from ...dummyforcing_core.errors import DummyForcingError, shown
+from ...dummyforcing_core.rates import speed_note
 from .clip_job import ClipJob
-from .prompts import NOTES
+from .prompts import prompt_notes
+from .unread import unread_notes
+
+NO_VAE = "no VAE is connected: only LATENT was made, VIDEO is empty"
 
 
 def notes_of(job: ClipJob, hidden: Any) -> list[str]:
     """The job's own lines, those of its prompts, of LoRA nodes before it, and what the model was not made for."""
-    said = [note for _, options in job.conditioning for note in options.get(NOTES, ())]
+    said = prompt_notes(options for _, options in job.conditioning)
     features = [tensor for tensor, _ in job.conditioning]
     switches = any(not torch.equal(features[0], other) for other in features[1:])
     loras = [*_lora_notes(job.model, hidden.prompt, hidden.unique_id)]
-    return [*job.notes, *dict.fromkeys(said), *loras, *doubts(job.family, switches, job.start)]
+    no_vae = [] if job.vae is not None else [NO_VAE]
+    speed = [line for line in (speed_note(job.fps),) if line]
+    unread = unread_notes(job.conditioning)
+    return [*no_vae, *job.notes, *said, *unread, *loras, *speed, *doubts(job.family, switches, job.start)]
+
+
+def check_video_unused(hidden: Any, output: int) -> None:
+    """DummyForcingError if the queued graph uses this output of the node, which nothing will be in without a VAE."""
+    node = str(hidden.unique_id)
+    for other in (hidden.prompt or {}).values():
+        for link in other.get("inputs", {}).values():
+            if isinstance(link, list) and len(link) == 2 and (str(link[0]), link[1]) == (node, output):
+                raise DummyForcingError(
+                    "VIDEO is connected, a VAE is not: connect the model's VAE (Load VAE, or the demo model's own), or "
+                    "take VIDEO's link away"
+                )
 
 
 def _lora_notes(model: Any, prompt: Any, node: Any) -> Iterator[str]:

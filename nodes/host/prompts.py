@@ -1,5 +1,6 @@
 """Prompts over time as CONDITIONING: every entry may carry the second from which it is active."""
 
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
@@ -11,9 +12,11 @@ from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import TEMPORAL
 from ...dummyforcing_core.models.finite import is_finite
 from ...dummyforcing_core.prompts import PromptSchedule
+from ...dummyforcing_core.rates import clock
 
 STARTS = "dummyforcing_start_seconds"
 NOTES = "dummyforcing_notes"  # lines that the report of a clip with this prompt must show
+TEXT = "dummyforcing_text"  # what was encoded
 MILLISECONDS = Fraction(1000 * TEMPORAL)  # a rate at which latent frames count them
 
 
@@ -25,13 +28,11 @@ def starts_at(conditioning: list, seconds: float) -> list:
 def joined(previous: list, later: list, seconds: float) -> list:
     """`previous`, then `later` from `seconds` on; times must rise."""
     if len(later) != 1:
-        raise DummyForcingError(
-            f"expected one prompt for second {seconds:g}, got {len(later)}; connect one text encoder"
-        )
+        raise DummyForcingError(f"expected one prompt for {clock(seconds)}, got {len(later)}; connect one text encoder")
     last = max(options.get(STARTS, 0.0) for _, options in previous)
     if seconds <= last:
         raise DummyForcingError(
-            f"this prompt starts at second {seconds:g}, the one before it at {last:g}; give a later second"
+            f"this prompt starts at {clock(seconds)}, the one before it at {clock(last)}; give a later second"
         )
     return [*previous, *starts_at(later, seconds)]
 
@@ -45,7 +46,7 @@ def scheduled(clip: Any, text: str) -> list:
     entries: list = []
     for start, prompt in Script.of_text(text, MILLISECONDS).lines:
         encoded = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
-        entries += starts_at(encoded[:1], start / 1000)
+        entries += [[tensor, {**options, TEXT: prompt}] for tensor, options in starts_at(encoded[:1], start / 1000)]
     return entries
 
 
@@ -68,6 +69,11 @@ def _check_plain(condition: dict) -> None:
     for what, there in surplus.items():
         if there:
             raise DummyForcingError(f"the conditioning carries {what}")
+
+
+def prompt_notes(options: Iterable[dict]) -> tuple[str, ...]:
+    """What the makers of these prompts, or of a guider's conditions, say of them."""
+    return tuple(dict.fromkeys(note for one in options for note in one.get(NOTES, ())))
 
 
 def check_features(prompts: PromptSchedule, wanted: int) -> None:
@@ -95,8 +101,8 @@ def prompts_of(conditions: list[dict], fps: float) -> tuple[PromptSchedule, dict
         frame = round(condition.get(STARTS, 0.0) * fps / TEMPORAL)
         if frame in entries:
             raise DummyForcingError(
-                "two prompts speak at the same time (Conditioning Combine, or two times within one latent frame); "
-                "use one prompt, or a Prompt Schedule with times further apart"
+                "two prompts speak at the same time: use one, or a Prompt Schedule with times further apart "
+                "(Conditioning Combine joins them, or both times lie within one latent frame)"
             )
         text = condition["model_conds"].get("c_crossattn")
         if text is None:

@@ -22,7 +22,7 @@ from ...dummyforcing_core.prompts import PromptSchedule
 from ...dummyforcing_core.schedule import Schedule
 from .denoiser import HostDenoiser, check_shape, host_attention, wan_of
 from .memory import reserve
-from .prompts import check_features, prompts_of
+from .prompts import check_features, prompt_notes, prompts_of
 from .settings import ARSettings, StreamingSamplerBase, family_of, settings_of
 from .sigmas import schedule_by, sigmas_of
 from .weights import check_weights, title_of
@@ -36,6 +36,7 @@ class Session:
     latent   -- that latent, None if it is empty
     scaled   -- turns noise and a latent into a chunk's first input
     callback -- ComfyUI's progress callback, and how many steps it counts
+    notes    -- what the prompts' makers say of them
     """
 
     denoise: Denoiser
@@ -53,6 +54,7 @@ class Session:
     scaled: Callable[[Tensor, Tensor], Tensor]
     callback: Any
     steps: int
+    notes: tuple[str, ...]
 
     @property
     def device(self) -> torch.device:
@@ -125,6 +127,7 @@ class ARSampler(StreamingSamplerBase, comfy.samplers.Sampler):
                 scaled=_scaled(model, model_wrap, sigmas),
                 callback=callback,
                 steps=len(sigmas) - 1,
+                notes=prompt_notes(conditions.values()),
             )
         )
 

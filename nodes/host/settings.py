@@ -18,6 +18,7 @@ from ...dummyforcing_core.schedule import Schedule
 KEY = "dummyforcing"
 TITLES = {"dummy": "Apply Dummy Forcing", "window": "Apply Cache Window"}  # the nodes that set policies, by policy
 REPLACED = "replaced the settings of"
+REPLACED_STEPS = f"{REPLACED} another TeaCache"
 Wrappers = comfy.patcher_extension.WrappersMP
 
 
@@ -37,7 +38,7 @@ class ARSettings:
     family: Family | None = None
     known_from: str = ""
     policy: Policy | None = None
-    steps: TeaCache | tuple[int, ...] = ()
+    steps: TeaCache | tuple[int, ...] | None = None
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
 
@@ -46,6 +47,13 @@ class ARSettings:
         if isinstance(self.steps, TeaCache):
             return self.steps.pattern(denoise, schedule)
         return self.listed_steps(schedule)
+
+    def steps_text(self, cache: StepCache) -> str:
+        """For the report: which steps are skipped, and by what."""
+        skipped = ", ".join(map(str, sorted(cache.skipped))) or "none"
+        if isinstance(self.steps, TeaCache):
+            return f"{skipped} (TeaCache, threshold {self.steps.threshold:g})"
+        return f"{skipped} (skip_steps; a threshold does not count)" if self.steps else skipped
 
     def listed_steps(self, schedule: Schedule) -> StepCache:
         """Those of them that are known without the model."""
@@ -71,18 +79,27 @@ def with_settings(model: Any, **changes: Any) -> Any:
 def with_policy(model: Any, policy: Policy, notes: tuple[str, ...]) -> Any:
     """A clone of the MODEL with this policy and these notes, and one more if another node's policy is lost by it."""
     before = settings_of(model).policy
-    kept = tuple(note for note in notes if not note.startswith(REPLACED))
+    kept = tuple(note for note in notes if note.startswith(REPLACED_STEPS) or not note.startswith(REPLACED))
     if before is not None and before != policy:
         kept += (f"{REPLACED} {TITLES[before.name]}: a MODEL carries one of them, the last is {TITLES[policy.name]}",)
     return with_settings(model, policy=policy, notes=kept)
 
 
+def steps_notes(model: Any, steps: TeaCache | tuple[int, ...]) -> tuple[str, ...]:
+    """The MODEL's notes once it skips these steps, with one more if another node's are lost by it."""
+    settings = settings_of(model)
+    notes = tuple(note for note in settings.notes if not note.startswith(REPLACED_STEPS))
+    if settings.steps is not None and settings.steps != steps:
+        notes += (f"{REPLACED_STEPS}: a MODEL carries one of them, the last counts",)
+    return notes
+
+
 def _guard(executor: Any, noise: Any, latent_image: Any, sampler: Any, *args: Any, **kwargs: Any) -> Any:
     settings = settings_of(executor.class_obj)
-    if not isinstance(sampler, StreamingSamplerBase) and (settings.policy is not None or settings.steps):
+    if not isinstance(sampler, StreamingSamplerBase) and (settings.policy is not None or settings.steps is not None):
         raise DummyForcingError(
-            "this MODEL carries a Dummy Forcing, cache window or TeaCache setting, which this sampler would ignore; "
-            "sample it with the Streaming Sampler (or its SAMPLER in SamplerCustomAdvanced)"
+            "sample this MODEL with the Streaming Sampler (or its SAMPLER in SamplerCustomAdvanced): it "
+            "carries a Dummy Forcing, cache window or TeaCache setting, which this sampler would ignore"
         )
     return executor(noise, latent_image, sampler, *args, **kwargs)
 

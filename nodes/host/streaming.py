@@ -20,7 +20,7 @@ from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import TEMPORAL, LatentShape, Span, check_shown_size, made_size, pixel_frames
 from ...dummyforcing_core.loops.run import ChunkResult, Run
 from ...dummyforcing_core.loops.table import clip_kv_shape, loop_of
-from ...dummyforcing_core.rates import OWN_RATE, frames_in, seconds_text
+from ...dummyforcing_core.rates import OWN_RATE, frames_in, seconds_text, speed_note
 from ...dummyforcing_core.transfer import wait_for
 from .chunks import over_latent, stream
 from .clip_job import ClipJob
@@ -30,6 +30,7 @@ from .live import LiveView, live_view, remember_early_end
 from .memory import check_main_memory
 from .notes import notes_of
 from .preview import preview_for
+from .prompt_texts import encoded_texts
 from .session import Session, Task, with_session
 from .shown import Shown, shown_of, with_shown
 from .stills import host_stills
@@ -69,7 +70,8 @@ def sample_clip(job: ClipJob, seed: int, to: Destination) -> Sampled:
     began = time.perf_counter()
     logging.info("Dummy Forcing: predicted memory: %s", job.needs)
     known = notes_of(job, to.hidden)
-    report, chunks = RunReport(job.conditions(seed)), len(job.spans)
+    texts = encoded_texts(to.hidden.prompt, to.hidden.unique_id)
+    report, chunks = RunReport(job.conditions(seed, texts)), len(job.spans)
     with contextlib.ExitStack() as stack:
         view = stack.enter_context(live_view(to.hidden.unique_id, chunks, job.calls, to.fps))
         view.tell(known)
@@ -79,23 +81,28 @@ def sample_clip(job: ClipJob, seed: int, to: Destination) -> Sampled:
         if job.vae is not None:
             tags = workflow_tags(to.hidden)
             output = stack.enter_context(ClipOutput(job.vae, job.shape, job.shown, to.fps, to.prefix, tags))
+            view.part = output.files[0].shown_part
         watched = _Watched(job, output, view, report, began)
         latents = _sampled(job, seed, to.fps, watched)
         if output is not None:
             if not job.live:
                 _decode(latents, output, watched)
             output.finish()
-        notes = [*known, *(str(line.message) for line in caught if issubclass(line.category, UserWarning))]
+        notes = [str(line.message) for line in caught if issubclass(line.category, UserWarning)]
     if view.finish_asked.is_set() and len(report.chunks) < chunks:
         remember_early_end(seed, to.fps, to.prefix)
         there = min(report.pixel_frames, job.shown.frames)
         report.conditions |= {"frames": f"{there} of {job.shown.frames}", "length": seconds_text(there, to.fps)}
         notes.append(f"ended early after {len(report.chunks)} of {chunks} chunks")
     report.total_ms = ms_since(began)
-    text = "\n".join([*(f"note: {note}" for note in notes), report.table()])
-    logging.info("Dummy Forcing:\n%s", text)
+    table = report.table()
+    logging.info("Dummy Forcing:\n%s", _text(notes, table))  # the log has the others already
     latents = latents.to(comfy.model_management.intermediate_device())
-    return Sampled(with_shown(latents, job.shown), output.files if output else [], text)
+    return Sampled(with_shown(latents, job.shown), output.files if output else [], _text([*known, *notes], table))
+
+
+def _text(notes: list[str], table: str) -> str:
+    return "\n".join([*(f"note: {note}" for note in notes), table])
 
 
 def _sampled(job: ClipJob, seed: int, fps: Fraction, watched: "_Watched") -> Tensor:
@@ -142,7 +149,7 @@ class _Watched:
     def begin(self, session: Session, run: Run) -> None:
         """The model is loaded; the first chunk comes next."""
         self.report.init_ms = ms_since(self._began)
-        self.report.conditions["skipped steps"] = ", ".join(map(str, sorted(run.steps.skipped))) or "none"
+        self.report.conditions["skipped steps"] = session.settings.steps_text(run.steps)
         switches = len(session.prompts.entries) - 1
         self.memory = MemoryUse(clip_kv_shape(run.denoise.geometry, run.shape, run.family, switches))
         self._session = session
@@ -197,6 +204,8 @@ def decode_clip(latent: dict, vae: Any, to: Destination, piece_frames: int = 4) 
             f"expected a video latent, got shape {tuple(samples.shape)}; connect the Streaming Sampler's"
         )
     shape, shown = LatentShape(*samples.shape), shown_of(latent)
+    if line := speed_note(to.fps):
+        logging.warning("Dummy Forcing: %s", line)
     bar = comfy.utils.ProgressBar(shape.frames, node_id=to.hidden.unique_id)
     with ClipOutput(vae, shape, shown, to.fps, to.prefix, workflow_tags(to.hidden)) as output:
         for piece in samples.split(piece_frames, dim=2):

@@ -46,12 +46,13 @@ def test_entries_must_begin_at_zero_and_rise(starts):
 @pytest.mark.parametrize(
     ("starts", "chunks", "seconds"),
     [
-        ([0, 60], 7, "15"),  # 5 s of chunks, the last one from 4.5 s on
-        ([0, 19], 7, "4.75"),
+        ([0, 60], 7, "0:15"),  # 5 s of chunks, the last one from 4.5 s on
+        ([0, 19], 7, "0:04.75"),
         ([0, 18], 7, None),
-        ([0, 4, 5], 7, "1"),  # both are active from the same chunk on
+        ([0, 4, 5], 7, "0:01"),  # both are active from the same chunk on
         ([0, 3, 6], 7, None),
-        ([0, 1], 1, "0.25"),
+        ([0, 1], 1, "0:00.25"),
+        ([0, 1200], 7, "5:00"),
     ],
 )
 def test_a_prompt_that_no_chunk_is_made_with_is_named(starts, chunks, seconds):
@@ -59,7 +60,7 @@ def test_a_prompt_that_no_chunk_is_made_with_is_named(starts, chunks, seconds):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         prompts.warn_unused(range(0, 3 * chunks, 3), 0.25)
-    assert [str(line.message).startswith(f"the prompt of second {seconds} is never used") for line in caught] == (
+    assert [str(line.message).startswith(f"the prompt of {seconds} is never used") for line in caught] == (
         [True] if seconds else []
     )
 

@@ -74,12 +74,17 @@ def test_going_on_from_an_encoded_image(call: Any, demo: Any, prompt: Any, strea
     assert shown.shape[0] == 25 and (shown[0] - image[0]).abs().mean() < 0.05
 
 
-def test_words_that_the_demo_does_not_know_are_told(prompt: Any, caplog: Any) -> None:
-    plain = prompt("a red circle")
-    assert caplog.text.count("does not know") == 0
-    wordy = prompt("a red circle with sunglasses, photorealistic")
-    assert "sunglasses" in caplog.text and "photorealistic" in caplog.text
+def test_words_that_the_demo_does_not_know_are_told_once(
+    prompt: Any, caplog: Any, demo: Any, stream: Any, canvas: Any, custom: Any, ours: Any
+) -> None:
+    """Weights are no words."""
+    plain, wordy = prompt("a red circle"), prompt("a (red:1.3) circle with (sunglasses:1.3), photorealistic")
     assert torch.equal(plain[0][0], wordy[0][0])
+    caplog.set_level("INFO")
+    stream(demo[0], conditioning=wordy, latent=canvas(1))
+    assert caplog.text.count("does not know: sunglasses, photorealistic (ignored)") == 1
+    custom(demo[0], ours, torch.tensor([1.0, 0.5, 0.0]), canvas(1), cond=wordy)
+    assert caplog.text.count("does not know: sunglasses, photorealistic (ignored)") == 2
 
 
 def test_the_same_engine_without_the_host_makes_the_same_clip(
@@ -136,7 +141,7 @@ def test_a_saved_profile_comes_back_and_narrows_the_first_chunk(
     model = call("DummyForcingApplyDummyForcing", model=demo[0], head_profile=loaded).outputs[0]
     plan = part("nodes.host.settings").settings_of(model).policy.plan(_setting(part, model))
     assert {role for row in plan.roles for role in row} == {"sink", "neighbour", "dummy"}
-    report = stream(model, conditioning=prompt()).outputs[2]
+    report = stream(model, conditioning=prompt(), vae=demo[2]).outputs[2]
     assert "note:" not in report
 
 
@@ -155,7 +160,7 @@ def test_a_profile_that_is_not_here_is_noted_and_the_clip_is_made(
     online = call("DummyForcingApplyDummyForcing", model=demo[0]).outputs[0]
     torch.testing.assert_close(done.outputs[0]["samples"], clip(online, conditioning=prompt()), rtol=0, atol=0)
     cleared = call("DummyForcingApplyDummyForcing", model=model).outputs[0]
-    assert "note:" not in stream(cleared, conditioning=prompt()).outputs[2]
+    assert "note:" not in stream(cleared, conditioning=prompt(), vae=demo[2]).outputs[2]
 
 
 @pytest.mark.parametrize("name", ["", "  ", "../outside", "a/../../b", "/etc/x"])
@@ -187,3 +192,82 @@ def test_compare_clips_finds_no_difference_between_equal_clips(
     assert joined.shape[0] == 9 and joined.shape[2] >= 128
     differing = call("DummyForcingCompareClips", first=one, second=other)
     assert same.outputs[1] != differing.outputs[1]
+
+
+def test_stock_clip_nodes_work_and_change_nothing(call: Any, demo: Any, prompt: Any, base: Path, stream: Any) -> None:
+    from safetensors.torch import save_file
+
+    (base / "models" / "loras").mkdir(parents=True, exist_ok=True)
+    save_file(
+        {"diffusion_model.x.lora_A.weight": torch.ones(1, 1)}, base / "models" / "loras" / "demo_none.safetensors"
+    )
+    clip, plain = demo[1], prompt()
+    lora = {"lora_name": "demo_none.safetensors", "strength_model": 1.0, "strength_clip": 1.0}
+    model, patched = call("LoraLoader", model=demo[0], clip=clip, **lora).outputs
+    changed = [
+        patched,
+        call("CLIPSetLastLayer", clip=clip, stop_at_clip_layer=-2).outputs[0],
+        call("CLIPMergeSimple", clip1=clip, clip2=patched, ratio=0.5).outputs[0],
+        call("CLIPMergeAdd", clip1=clip, clip2=clip).outputs[0],
+        call("CLIPMergeSubtract", clip1=clip, clip2=clip, multiplier=1.0).outputs[0],
+        call("CLIPAttentionMultiply", clip=clip, q=1.1, k=1.1, v=1.1, out=1.1).outputs[0],
+        call("SetClipHooks", clip=clip, apply_to_conds=True, schedule_clip=False).outputs[0],
+    ]
+    for other in changed:
+        encoded = call("CLIPTextEncode", clip=other, text=PROMPT).outputs[0]
+        assert torch.equal(encoded[0][0], plain[0][0])
+        written = call("DummyForcingPromptSchedule", clip=other, text=PROMPT).outputs[0]
+        assert torch.equal(written[0][0], plain[0][0])
+    assert stream(model, conditioning=encoded).outputs[0]["samples"].isfinite().all()
+
+
+def test_stock_encoders_of_other_models_and_saving_are_refused(call: Any, demo: Any, refused: Any) -> None:
+    clip = demo[1]
+    refused(lambda: call("CLIPTextEncodeFlux", clip=clip, clip_l="a", t5xxl="a", guidance=3.5), "t5xxl", "Encode")
+    refused(lambda: call("CLIPTextEncodeSD3", clip=clip, clip_l="a", clip_g="a", t5xxl="a"), "another kind of model")
+    refused(lambda: call("CLIPSave", clip=clip, filename_prefix="x"), "no weights to save")
+
+
+def test_the_example_schedule_is_in_its_words(call: Any, demo: Any, part: Any) -> None:
+    made = call("DummyForcingPromptSchedule", clip=demo[1]).outputs[0]
+    assert len(made) == 2
+    assert [note for _, options in made for note in options[part("nodes.host.prompts").NOTES]] == []
+
+
+@pytest.fixture
+def clip_of(demo: Any, prompt: Any, stream: Any, canvas: Any) -> Any:
+    def make(frames: int, fps: float, side: int = 8) -> Any:
+        latent = canvas(frames, height=side, width=side)
+        return stream(demo[0], conditioning=prompt(), vae=demo[2], latent=latent, fps=fps).outputs[1][0]
+
+    return make
+
+
+def test_unequal_rates_are_compared_by_time(call: Any, clip_of: Any, part: Any) -> None:
+    slow, fast = clip_of(6, 8), clip_of(6, 16)  # 21 frames each
+    made = call("DummyForcingCompareClips", first=slow, second=fast)
+    report = made.outputs[1]
+    assert "note: the clips play at 8 and 16 fps: compared by time, the side by side plays at 16" in report
+    assert "note: the clips are 2.625 s and 1.312 s long: the difference is of the first 1.312 s" in report
+    video = part("dummyforcing_core.clips.video")
+    frames = list(video.read_frames(Path(made.outputs[0].get_stream_source())))
+    assert len(frames) == 42 and made.outputs[0].get_frame_rate() == 16
+    assert [line.split()[1:] for line in report.splitlines() if line.startswith("frames")] == [["21", "21"]]
+
+
+def test_clips_of_under_a_second_and_of_unequal_sizes(call: Any, clip_of: Any) -> None:
+    short = clip_of(2, 16)
+    same = call("DummyForcingCompareClips", first=short, second=short).outputs[1]
+    assert "difference of the two, levels of 255: 0.00" in same and "last second" not in same and "note" not in same
+    report = call("DummyForcingCompareClips", first=short, second=clip_of(2, 16, 6)).outputs[1]
+    assert "note: the clips are 64x64 and 48x48 pixels: there is no difference" in report
+    assert "difference of the two" not in report
+
+
+def test_a_compared_file_carries_the_workflow(call: Any, clip_of: Any) -> None:
+    import av
+
+    clip, graph = clip_of(1, 16), {"1": {"class_type": "X", "inputs": {}}}
+    made = call("DummyForcingCompareClips", first=clip, second=clip, prompt=graph).outputs[0]
+    with av.open(made.get_stream_source()) as file:
+        assert "class_type" in file.metadata["prompt"]

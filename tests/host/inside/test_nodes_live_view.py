@@ -70,3 +70,22 @@ def test_a_preview_that_fails_costs_the_page_nothing_else(
     assert stream(ar_model(), latent=canvas(6), vae=tiny_vae).outputs[0]["samples"].shape[2] == 6
     assert chunks(heard) == [0, 1, 2] and heard[-1]["outcome"] == "done"
     assert "the live view failed; the clip goes on" in caplog.text and "no encoder" in caplog.text
+
+
+def test_a_clip_that_was_stopped_names_the_part_that_plays(part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fractions import Fraction
+
+    from comfy.model_management import InterruptProcessingException
+
+    live, heard = part("nodes.host.live"), []
+    monkeypatch.setattr(live.LiveView, "send", lambda view, **details: heard.append(details))
+
+    def stopped() -> None:
+        with live.live_view("1", 1, 1, Fraction(16)) as view:
+            view.kept, view.part = True, "video/clip_00001_.part.mp4"
+            raise InterruptProcessingException
+
+    with pytest.raises(InterruptProcessingException):
+        stopped()
+    ended = {"running": False, "outcome": "stopped", "kept": True, "part": "video/clip_00001_.part.mp4"}
+    assert heard[-1] == ended

@@ -13,7 +13,8 @@ PROMPT = "a red circle"
 
 
 def notes(called: Any) -> list[str]:
-    return [line for line in called.outputs[2].splitlines() if line.startswith("note: ")]
+    lines = [line for line in called.outputs[2].splitlines() if line.startswith("note: ")]
+    return [line for line in lines if "no VAE is connected" not in line]
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +29,7 @@ def told(call: Any, demo: Any, stream: Any) -> Any:
 
     def run(text: str = PROMPT, **inputs: Any) -> list[str]:
         prompt = call("CLIPTextEncode", clip=demo[1], text=text).outputs[0]
-        return notes(stream(demo[0], **{"conditioning": prompt, **inputs}))
+        return notes(stream(demo[0], **{"conditioning": prompt, "vae": demo[2], **inputs}))
 
     return run
 
@@ -105,6 +106,41 @@ def test_a_policy_that_replaced_another(call: Any, stream: Any, ar_model: Any) -
     (note,) = notes(stream(dummies(window(dummies(ar_model())))))
     assert "replaced the settings of Apply Cache Window" in note
     assert "the last is Apply Cache Window" in notes(stream(window(window(ar_model()), 9)))[0]
+
+
+def test_without_a_vae_the_report_begins_with_that(call: Any, demo: Any, stream: Any, refused: Any) -> None:
+    prompt = call("CLIPTextEncode", clip=demo[1], text=PROMPT).outputs[0]
+    done = stream(demo[0], conditioning=prompt)
+    assert done.outputs[2].startswith("note: no VAE is connected: only LATENT was made, VIDEO is empty\n")
+    graph = {"2": {"class_type": "SaveVideo", "inputs": {"video": ["1", 1], "format": "auto"}}}
+    wired = {"conditioning": prompt, "unique_id": "1", "prompt": graph}
+    refused(lambda: stream(demo[0], **wired), "VIDEO is connected, a VAE is not", "Load VAE")
+    assert stream(demo[0], vae=demo[2], **wired).outputs[1]
+    graph["2"]["inputs"]["video"] = ["1", 0]
+    stream(demo[0], **wired)
+
+
+@pytest.mark.parametrize("fps, times", [(48, "3x"), (24, "1.5x"), (11.99, "0.749x"), (23.976, ""), (12, ""), (16, "")])
+def test_a_rate_that_changes_the_speed_of_motion(told: Any, canvas: Any, fps: float, times: str) -> None:
+    said = told(fps=fps, latent=canvas(1))
+    assert said == ([f"note: motion is made for 16 fps: at {fps:g} it plays {times} as fast"] if times else [])
+
+
+def test_what_a_stream_reads_past_on_a_prompt(told: Any, call: Any, demo: Any, canvas: Any) -> None:
+    prompt = call("CLIPTextEncode", clip=demo[1], text=PROMPT).outputs[0]
+    guided = call("FluxGuidance", conditioning=prompt, guidance=3.5).outputs[0]
+    assert told(conditioning=guided, latent=canvas(1)) == [
+        "note: the conditioning carries guidance (FluxGuidance), which has no effect on a stream"
+    ]
+    for node, inputs in (
+        ("ConditioningZeroOut", {}),
+        ("ConditioningSetAreaStrength", {"strength": 0.5}),
+    ):
+        changed = call(node, conditioning=prompt, **inputs).outputs[0]
+        (note,) = told(conditioning=changed, latent=canvas(1))
+        assert "zeroed out" in note or "a strength" in note
+    same = call("ConditioningSetAreaStrength", conditioning=prompt, strength=1.0).outputs[0]
+    assert told(conditioning=same, latent=canvas(1)) == []
 
 
 class TestStockLoras:

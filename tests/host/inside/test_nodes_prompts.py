@@ -95,9 +95,9 @@ def test_an_unused_prompt_is_in_the_report(stream: Any, ar_model: Any, schedule:
     heard = stream(ar_model(), conditioning=schedule("0 | one\n1.5 | two"))
     assert "never heard" not in heard.outputs[2]
     late = stream(ar_model(), conditioning=schedule("0 | one\n1.6 | two"))  # the last chunk begins at frame 6
-    assert "note: the prompt of second 1.5" not in late.outputs[2]
+    assert "note: the prompt of 0:01.5" not in late.outputs[2]
     assert (
-        "note: the prompt of second 1.75 is never used: the clip's last chunk begins at second 1.5"
+        "note: the prompt of 0:01.75 is never used: the clip's last chunk begins at 0:01.5"
         in (stream(ar_model(), conditioning=schedule("0 | one\n1.75 | two")).outputs[2])
     )
 
@@ -145,8 +145,8 @@ def test_a_schedule_needs_no_bars(part: Any, ar_model: Any, call: Any, text: str
 
 def test_prompt_at_wants_later_times(schedule: Any, at: Any, refused: Any) -> None:
     chained = at(schedule("one"), "two", 5.0)
-    refused(lambda: at(chained, "three", 5.0), "second 5", "later")
-    refused(lambda: at(chained, "three", 2.0), "second 2", "later")
+    refused(lambda: at(chained, "three", 5.0), "starts at 0:05", "later")
+    refused(lambda: at(chained, "three", 2.0), "starts at 0:02", "later")
 
 
 def test_prompt_at_wants_one_prompt(call: Any, schedule: Any, refused: Any) -> None:
@@ -172,3 +172,33 @@ def test_several_lines_without_a_time_are_one_prompt(call: Any) -> None:
     clip = Clip()
     call("DummyForcingPromptSchedule", clip=clip, text="a cat\nin the rain")
     assert clip.texts == ["a cat\nin the rain"]
+
+
+def test_the_report_lists_the_switches(stream: Any, ar_model: Any, schedule: Any, at: Any, call: Any) -> None:
+    def line(**inputs: Any) -> str:
+        report = " ".join(stream(ar_model("causal_forcing_framewise"), **inputs).outputs[2].split())
+        return report[report.index(" prompts ", report.index("-- run --")) + 1 : report.index(" steps ")]
+
+    assert line(conditioning=schedule("0 | one")) == "prompts 1"
+    written = schedule("0:00 | a cat sits at a window\n0:01 | the cat jumps down and runs into the garden")
+    assert line(conditioning=written) == (
+        "prompts 2: 0:00 a cat sits at a window; 0:01 the cat jumps down and runs into..."
+    )
+    many = schedule("\n".join(f"{n / 4} | number {n}" for n in range(9)))
+    assert line(conditioning=many).endswith("number 5; and 3 more")
+
+
+def test_the_words_of_stock_text_encoders_are_read_from_the_queued_graph(part: Any) -> None:
+    texts = part("nodes.host.prompt_texts")
+    graph = {
+        "1": {"inputs": {"conditioning": ["2", 0]}},
+        "2": {"class_type": "DummyForcingPromptAt", "inputs": {"previous": ["3", 0], "next": ["5", 0], "seconds": 300}},
+        "3": {"class_type": "FluxGuidance", "inputs": {"conditioning": ["4", 0], "guidance": 3.5}},
+        "4": {"class_type": "CLIPTextEncode", "inputs": {"text": "one", "clip": ["9", 0]}},
+        "5": {"class_type": "CLIPTextEncode", "inputs": {"text": "two", "clip": ["9", 0]}},
+    }
+    assert texts.encoded_texts(graph, "1") == ["one", "two"]
+    assert texts.encoded_texts(None, None) == []
+    entries = [[None, {}], [None, {part("nodes.host.prompts").STARTS: 300.0}]]
+    assert texts.prompts_text(entries, ["one", "two"]) == "2: 0:00 one; 5:00 two"
+    assert texts.prompts_text(entries, []) == "2: 0:00; 5:00"

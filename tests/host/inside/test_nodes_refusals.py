@@ -15,6 +15,10 @@ def latent(*shape: int, **more: Any) -> dict[str, Any]:
     return {"samples": torch.zeros(*shape), **more}
 
 
+def full(*shape: int) -> dict[str, Any]:
+    return {"samples": torch.ones(*shape)}
+
+
 @pytest.fixture
 def guided(call: Any, conditioning: Any, canvas: Any, ours: Any) -> Callable[..., Any]:
     """SamplerCustomAdvanced with our SAMPLER and the guider of this name."""
@@ -45,13 +49,25 @@ def guided(call: Any, conditioning: Any, canvas: Any, ours: Any) -> Callable[...
         ({"sigmas": torch.tensor([14.6, 7.0, 0.0])}, ["14.6"]),
         ({"sigmas": torch.tensor([])}, ["SIGMAS"]),
         ({"latent": latent(1, 128, 7, 8, 8)}, ["got 128", "another model", "Clip Size"]),
-        ({"start_latent": latent(1, 16, 1, 4, 4)}, ["start", "scale the image to 64x64", "Clip Size to 32x32"]),
-        ({"start_latent": latent(1, 16, 3, 4, 6)}, ["64x64 pixels", "got 48x32; set Clip Size to 48x32"]),
+        (
+            {"start_latent": latent(1, 16, 1, 4, 4)},
+            ["start_latent is 32x32", "scale the image to 64x64", "Clip Size to 32x32"],
+        ),
+        (
+            {"start_latent": latent(1, 16, 3, 4, 6)},
+            ["start_latent is 48x32, this clip 64x64 pixels: set Clip Size to 48x32"],
+        ),
         ({"start_latent": latent(1, 128, 1, 8, 8)}, ["(1, 128, 1, 8, 8)", "encode the image with this model's VAE"]),
         ({"start_latent": latent(1, 16, 8, 8)}, ["start"]),
         ({"start_latent": latent(3, 16, 1, 8, 8)}, ["start_latent of 1 clip, got 3", "batch_size"]),
-        ({"start_latent": latent(1, 16, 7, 8, 8)}, ["start", "7", "longer"]),
-        ({"start_latent": latent(1, 16, 9, 8, 8)}, ["start", "9", "longer"]),
+        (
+            {"start_latent": full(1, 16, 7, 8, 8)},
+            ["start is 25 frames (1.562 s)", "25 frames (1.562 s) in all", "longer"],
+        ),
+        ({"start_latent": full(1, 16, 9, 8, 8)}, ["start is 33 frames (2.062 s)", "longer than 2.062 s"]),
+        ({"start_latent": full(1, 16, 1, 8, 8), "latent": latent(1, 16, 1, 8, 8)}, ["start is 1 frame (0.062 s)"]),
+        ({"start_latent": latent(1, 16, 3, 8, 8)}, ["empty canvas", "Clip Size", "VAE Encode"]),
+        ({"latent": full(1, 16, 1, 8, 8)}, ["latent holds an image or clip", "start_latent", "Clip Size"]),
         ({"conditioning": []}, ["conditioning", "empty"]),
     ],
     ids=lambda value: None if isinstance(value, list) else next(iter(value)),
@@ -188,4 +204,25 @@ def test_errors_begin_with_their_words_on_the_page(part: Any) -> None:
     errors = part("dummyforcing_core.errors")
     assert "/" in errors.__name__
     for kind in (errors.DummyForcingError, errors.CheckpointError, errors.PlanError):
-        assert full_type_name(kind) == f"dummyforcing.{kind.__name__}"
+        assert full_type_name(kind) == "Dummy Forcing"
+
+
+def test_a_toast_has_room_for_fault_and_remedy(
+    call: Any, stream: Any, ar_model: Any, refused: Any, conditioning: Any, canvas: Any, tiny_vae: Any
+) -> None:
+    """About 110 characters, of which "Dummy Forcing: " takes 15."""
+    model, both = (
+        ar_model(),
+        call("ConditioningCombine", conditioning_1=conditioning(1), conditioning_2=conditioning(2)),
+    )
+    ready = call("DummyForcingTeaCache", model=model).outputs[0]
+    sampler = {"seed": 1, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+    prompts = {"positive": conditioning(1), "negative": conditioning(2), "latent_image": canvas()}
+    for run, words in (
+        (lambda: call("KSampler", model=ready, **sampler, **prompts), "sample this MODEL with the Streaming Sampler"),
+        (lambda: stream(model, start_latent=full(1, 16, 1, 4, 4)), "start_latent is 32x32"),
+        (lambda: stream(model, conditioning=both.outputs[0]), "use one, or a Prompt Schedule"),
+        (lambda: stream(model, latent=full(1, 16, 1, 8, 8)), "connect it to start_latent"),
+        (lambda: stream(model, vae=tiny_vae, filename_prefix="x" * 300), "at most 200 bytes in filename_prefix"),
+    ):
+        assert words in refused(run)[:95]

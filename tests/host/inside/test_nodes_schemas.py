@@ -130,3 +130,13 @@ def test_the_entry_exports_no_old_mappings(pack: Any) -> None:
     """Even an empty NODE_CLASS_MAPPINGS hides the V3 entry from the host."""
     assert not {"NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"} & set(vars(pack.module))
     assert (Path(pack.directory) / pack.module.WEB_DIRECTORY).is_dir()
+
+
+def test_rates_can_be_typed_with_three_digits(schemas: dict[str, Any]) -> None:
+    """The page keeps as many digits as the step has, whatever it is rounded to."""
+    for node_id, schema in schemas.items():
+        for one in schema.inputs:
+            if one.id == "fps":
+                assert one.step == one.round == 0.001, node_id
+            if one.get_io_type() == "FLOAT" and getattr(one, "round", None):
+                assert one.step <= one.round, (node_id, one.id)

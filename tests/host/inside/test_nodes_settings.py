@@ -146,7 +146,29 @@ def test_our_sampler_passes_with_settings_and_obeys_them(
 
 
 def test_an_undefined_step_to_skip_is_told(call: Any, ar_model: Any, refused: Any, clip: Any) -> None:
-    refused(lambda: call("DummyForcingTeaCache", model=ar_model(), skip_steps="two"), "two", "2,3")
+    for text, wrong in (("two", "two"), ("1,x", "x is no step"), ("1-", "1- is no step"), (",", "names none")):
+        refused(lambda text=text: call("DummyForcingTeaCache", model=ar_model(), skip_steps=text), "2,3 or 1-3", wrong)
     for steps in ("0", "9"):
         model = call("DummyForcingTeaCache", model=ar_model(), skip_steps=steps).outputs[0]
         refused(lambda model=model: clip(model), steps)
+
+
+@pytest.mark.parametrize("text, steps", [("2-3", (2, 3)), (" 1 - 3 ", (1, 2, 3)), ("2, 3", (2, 3)), ("3 1 1", (3, 1))])
+def test_steps_to_skip_may_be_ranges(call: Any, ar_model: Any, part: Any, text: str, steps: tuple[int, ...]) -> None:
+    model = call("DummyForcingTeaCache", model=ar_model(), skip_steps=text).outputs[0]
+    assert part("nodes.host.settings").settings_of(model).steps == steps
+
+
+def test_the_report_says_why_steps_are_skipped(call: Any, ar_model: Any, stream: Any) -> None:
+    def told(model: Any, **inputs: Any) -> tuple[Any, str]:
+        model = call("DummyForcingTeaCache", model=model, **inputs).outputs[0]
+        return model, " ".join(stream(model).outputs[2].split())
+
+    first, report = told(ar_model(), threshold=0.3)
+    assert "(TeaCache, threshold 0.3)" in report and "replaced the settings" not in report
+    second, report = told(first, threshold=0.7, skip_steps="1-2")
+    assert "skipped steps 1, 2 (skip_steps; a threshold does not count)" in report
+    assert "note: replaced the settings of another TeaCache: a MODEL carries one of them, the last counts" in report
+    assert "another TeaCache" not in told(ar_model(), skip_steps="1-2")[1]
+    window = call("DummyForcingApplyCacheWindow", model=second).outputs[0]
+    assert "another TeaCache" in stream(window).outputs[2]

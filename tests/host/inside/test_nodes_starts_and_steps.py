@@ -51,9 +51,10 @@ def test_items_of_a_batch_are_the_clips_of_the_next_seeds(clip: Any, ar_model: A
         torch.testing.assert_close(both[item : item + 1], clip(model, seed=3 + item), **CLOSE)
 
 
-def test_what_lies_in_the_canvas_does_not_matter(clip: Any, ar_model: Any, canvas: Any) -> None:
-    full = {"samples": torch.randn_like(canvas()["samples"])}
-    torch.testing.assert_close(clip(ar_model(), latent=full), clip(ar_model()), **EXACT)
+@pytest.mark.parametrize("node", ["EmptyHunyuanLatentVideo", "EmptyCosmosLatentVideo"])
+def test_the_hosts_empty_latents_are_canvases(call: Any, clip: Any, ar_model: Any, node: str) -> None:
+    latent = call(node, width=64, height=64, length=9, batch_size=1).outputs[0]
+    assert not latent["samples"].any() and clip(ar_model(), latent=latent).isfinite().all()
 
 
 @pytest.mark.parametrize("family", ["self_forcing", "causal_forcing_2step"])

@@ -85,6 +85,15 @@ def test_no_prefix_overwrites_the_clip_before(
     assert all(file.name.strip("._0123456789mp") for file in files), "a name is more than a number"
 
 
+@pytest.mark.parametrize(
+    "prefix, name", [('what*is?"this|<now>', "what_is__this__now_"), ("a:b", "a_b"), ("folder\\file", "folder/file")]
+)
+def test_names_are_such_that_windows_takes_them(part: Any, prefix: str, name: str) -> None:
+    file = part("nodes.host.files").OutputFile(prefix, 64, 64)
+    file.abandon()
+    assert file.path.as_posix().endswith(f"/{name}_00001_.mp4")
+
+
 def test_a_number_that_another_comfyui_is_writing_is_left_to_it(
     stream: Any, ar_model: Any, canvas: Any, tiny_vae: Any, part: Any
 ) -> None:
