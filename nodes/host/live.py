@@ -21,13 +21,15 @@ from ...dummyforcing_core.errors import shown
 from ...dummyforcing_core.loops.run import ChunkResult
 
 EVENT = "dummyforcing.chunk"
-FINISH, PREVIEW = "/dummyforcing/finish", "/dummyforcing/preview"
+FINISH, PREVIEW, WATCH = "/dummyforcing/finish", "/dummyforcing/preview", "/dummyforcing/watch"
 PREVIEW_PX = 512
 
 # Runs that a page may look at or end early, by node id. Entries live as long as their run.
 _running: dict[str, "LiveView"] = {}
 # The last one that ended: a page may still be fetching its last chunk.
 _ended: dict[str, "LiveView"] = {}
+# Open pages that have our live view, by the name that the host's websocket gave them.
+_watching: set[str] = set()
 # How often a clip with these widgets was ended early: the host must not answer the next one from its cache.
 early_ends: Counter[tuple] = Counter()
 
@@ -46,6 +48,9 @@ def add_routes() -> None:
 
     GET /dummyforcing/preview?node=ID: its newest chunk as mp4 (the host's page may load media from its server only),
     or 204 before the first one.
+
+    POST /dummyforcing/watch {"client": name}: that page has our live view and is sent no pictures for the host's own,
+    which keeps the last one until the next run, in place of the finished video. 400 for another body.
     """
     if server() is None:
         return
@@ -56,7 +61,7 @@ def add_routes() -> None:
 
     @server().routes.post(FINISH)
     async def finish(request: Any) -> Any:
-        node = await _node_of(request)
+        node = await _said(request, "node")
         if not node:
             return web.json_response({"error": 'expected {"node": id}, the id of a node as text'}, status=400)
         view = _running.get(node)
@@ -71,20 +76,29 @@ def add_routes() -> None:
         view = _running.get(node) or _ended.get(node)
         if view is None:
             return unknown(node)
-        view.watched = True
         if not view.newest:
             return web.Response(status=204)
         return web.Response(body=view.newest, content_type="video/mp4", headers={"Cache-Control": "no-store"})
 
+    @server().routes.post(WATCH)
+    async def watch(request: Any) -> Any:
+        client = await _said(request, "client")
+        if not client:
+            return web.json_response({"error": 'expected {"client": name}, the name of a page as text'}, status=400)
+        _watching.intersection_update(server().sockets)  # pages that are closed by now
+        if client in server().sockets:
+            _watching.add(client)
+        return web.json_response({})
 
-async def _node_of(request: Any) -> str:
-    """The node that a request's body names; "" if it names none, whatever else it holds."""
+
+async def _said(request: Any, key: str) -> str:
+    """The name that a request's body gives under `key`; "" if it gives none, whatever else it holds."""
     try:
         body = await request.json()
     except (ValueError, LookupError, RecursionError):  # no JSON, in no known encoding, or nested without end
         return ""
-    node = body.get("node") if isinstance(body, dict) else None
-    return str(node) if isinstance(node, str | int) and not isinstance(node, bool) else ""
+    name = body.get(key) if isinstance(body, dict) else None
+    return str(name) if isinstance(name, str | int) and not isinstance(name, bool) else ""
 
 
 def remember_early_end(*widgets: Any) -> None:
@@ -94,11 +108,12 @@ def remember_early_end(*widgets: Any) -> None:
 
 
 @contextmanager
-def live_view(node: str | None, chunks: int, calls: int, fps: Fraction) -> Iterator["LiveView"]:
-    """A view of one run, registered while it lasts."""
+def live_view(node: str | None, chunks: int, calls: int, fps: Fraction, **about: str) -> Iterator["LiveView"]:
+    """A view of one run, registered while it lasts. `about`: what the page shows of it beside its progress."""
     view = LiveView(str(node or ""), chunks, calls, fps)
+    view.about |= about
     _running[view.node] = view
-    view.send(running=True, chunk=0, chunks=chunks)
+    view.send(running=True, chunk=0, chunks=chunks, **view.about)
     outcome = "failed"
     try:
         yield view
@@ -122,7 +137,7 @@ class LiveView:
         self.node, self.finish_asked = node, threading.Event()
         self.newest = b""  # the newest chunk as mp4
         self.kept = False  # whether frames of the clip are on disk
-        self.watched = False  # whether a page with our script shows it
+        self.about: dict[str, str] = {}  # what holds now: the memory in force, the prompt
         self._chunks, self._calls, self._fps = chunks, calls, fps
         self._begun = 0  # model calls
         # Beside the sampling, one after the other: previews are encoded, and the page hears of chunks in their order.
@@ -136,7 +151,7 @@ class LiveView:
         for note in notes:
             logging.warning("Dummy Forcing: %s", note)
         if notes:
-            self.send(running=True, chunk=0, chunks=self._chunks, notes=[*notes])
+            self.send(running=True, chunk=0, chunks=self._chunks, notes=[*notes], **self.about)
 
     def step(self) -> None:
         """A model call begins."""
@@ -156,11 +171,12 @@ class LiveView:
             "seconds_left": round(spent / self._begun * (self._calls - self._begun), 1) if self._begun else None,
             "kv_mib": round(chunk.resident_bytes / 2**20, 1),
             "device_mib": _device_mib(),
+            **self.about,
         }
         if len(pixels) and self._encoding.acquire(blocking=False):  # else the page has not even got the last one
             self._beside(self._encode, pixels)
         self._beside(self.send, running=True, **details)
-        if len(pixels) and done > 1 and not self.watched:  # the host's own preview, where our script is not there
+        if len(pixels) and done > 1 and not _watched():  # the host's own preview, where our script is not there
             picture = ("JPEG", Image.fromarray(pixels[-1]), PREVIEW_PX)
             self._bar.update_absolute(self._begun, self._calls, picture)
 
@@ -186,6 +202,12 @@ class LiveView:
         host = server()
         if host is not None and self.node:
             host.send_sync(EVENT, {"node": self.node, "graph": _graph(host), **details}, host.client_id)
+
+
+def _watched() -> bool:
+    """Whether the page that queued this run shows it by our script."""
+    host = server()
+    return host is not None and host.client_id in _watching
 
 
 def _log_failure(job: Future) -> None:

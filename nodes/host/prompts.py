@@ -13,6 +13,7 @@ from ...dummyforcing_core.models.finite import is_finite
 from ...dummyforcing_core.prompts import PromptSchedule
 
 STARTS = "dummyforcing_start_seconds"
+TEXT = "dummyforcing_text"  # the prompt as it was written
 NOTES = "dummyforcing_notes"  # lines that the report of a clip with this prompt must show
 MILLISECONDS = Fraction(1000 * TEMPORAL)  # a rate at which latent frames count them
 
@@ -45,7 +46,7 @@ def scheduled(clip: Any, text: str) -> list:
     entries: list = []
     for start, prompt in Script.of_text(text, MILLISECONDS).lines:
         encoded = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
-        entries += starts_at(encoded[:1], start / 1000)
+        entries += [[tensor, {**options, TEXT: prompt}] for tensor, options in starts_at(encoded[:1], start / 1000)]
     return entries
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.host.install import REPOSITORY
 from tests.web.browser import ComfyPage
-from tests.web.test_live import BOTH_LOOKS, LONG, idle, report, wait_live
+from tests.web.test_live import BOTH_LOOKS, CLIP, LONG, idle, report, wait_live
 
 DEMO = REPOSITORY / "workflows" / "demo.json"
 __all__ = ["idle"]
@@ -41,7 +41,7 @@ def test_dragged_in_it_runs_and_shows_its_clip(page: ComfyPage, tmp_path: Path, 
     widget(page, "DummyForcingStreamingSampler", "seed", 100 + nodes_2)
     page.fit()
     prompt_id = page.run()
-    page.page.wait_for_function("() => [...document.querySelectorAll('video')].some((v) => v.src.includes('/view'))")
+    wait_live(page, CLIP)
     page.screenshot(tmp_path / "done.png")
     assert room(page) >= 0
     assert "81 (21 latent)" in report(page, prompt_id)
@@ -61,7 +61,7 @@ def test_it_is_watched_finished_and_cancelled(page: ComfyPage, tmp_path: Path, n
         page.fit()
         page.screenshot(tmp_path / "live.png")
         assert room(page) >= 0
-        page.page.locator(".dummyforcing-live button").first.click()
+        page.page.locator(".dummyforcing-finish").first.click()
     assert "ended early after" in report(page, prompt_id)
     widget(page, "DummyForcingStreamingSampler", "seed", 300 + nodes_2)
     page.queue()
