@@ -30,7 +30,9 @@ export function addElement(node, name, element, height) {
       inside.shrink();
       for (const place of outside) place.remove();
       // Older pages make a subgraph node grow by themselves, and leave it large.
-      for (const outer of outerNodes(node)) if (!ownsWidgets(outer)) resize(outer, -before);
+      for (const outer of outerNodes(node)) {
+        if (!ownsWidgets(outer)) resize(outer, Math.max(-before, outer.computeSize()[1] - outer.size[1]));
+      }
     }
   };
 }
@@ -73,5 +75,5 @@ function placeIn(node, name, element, room) {
 function resize(node, change) {
   node.setDirtyCanvas?.(true, true);
   if (LiteGraph.vueNodesMode || change === 0) return; // Nodes 2.0 measures what is in a node
-  node.setSize([node.size[0], Math.max(node.size[1] + change, node.computeSize()[1])]);
+  node.setSize([node.size[0], node.size[1] + change]);
 }

@@ -13,13 +13,13 @@ import { announce } from "./watching.js";
 
 const EVENT = "dummyforcing.chunk";
 const NODE = "DummyForcingStreamingSampler";
-const HEIGHT = 260;
+const HEIGHT = 280;
 
 const views = () => allNodes().flatMap((node) => node.dummyForcingLive ?? []);
 
 app.registerExtension({
   name: "dummyforcing.live",
-  settings: [loopSetting(() => views().forEach((view) => view.loop()))],
+  settings: [loopSetting((on) => views().forEach((view) => view.loop(on)))],
   setup() {
     announce();
     api.addEventListener(EVENT, ({ detail }) => {
@@ -69,7 +69,7 @@ function liveView(node) {
     loop.title = text("loop_tooltip");
     clips.replaceChildren();
     video.dim(); // the run before, until there is a chunk
-    showLoop();
+    showLoop(loops());
     open(true);
   }
 
@@ -83,11 +83,12 @@ function liveView(node) {
   function tell(detail) {
     memory.textContent = memory.title = memoryText(detail);
     prompt.textContent = prompt.title = promptText(detail);
+    for (const row of [memory, prompt]) row.hidden = row.textContent === "";
   }
 
-  function showLoop() {
-    loop.setAttribute("aria-pressed", String(loops()));
-    loop.style.opacity = loops() ? 1 : 0.5;
+  function showLoop(on) {
+    loop.setAttribute("aria-pressed", String(on));
+    loop.style.opacity = on ? 1 : 0.5;
   }
 
   const address = (file) => api.apiURL(`/view?${new URLSearchParams(file)}`);
@@ -129,9 +130,9 @@ function liveView(node) {
       else video.clear();
       open(files.length > 0);
     },
-    loop() {
-      video.loop();
-      showLoop();
+    loop(on) {
+      video.loop(on);
+      showLoop(on);
     },
   };
 }

@@ -3,6 +3,7 @@
 const BUTTON =
   "padding:4px 8px;cursor:pointer;border:1px solid var(--border-color,#555);border-radius:4px;" +
   "background:var(--comfy-input-bg,#222);color:inherit";
+const CLAMPED = "overflow:hidden;overflow-wrap:anywhere;max-height:30px;line-height:15px;flex:none";
 
 export function elements() {
   const box = element("div", "");
@@ -11,11 +12,9 @@ export function elements() {
   const line = element("div", "min-height:15px");
   line.setAttribute("aria-live", "polite");
   const clips = element("div", "display:flex;flex-wrap:wrap;gap:4px");
-  const memory = element("div", "");
-  const prompt = element("div", "");
-  for (const row of [memory, prompt]) {
-    row.style.cssText = "overflow:hidden;text-overflow:ellipsis;white-space:nowrap;min-width:0";
-  }
+  // Two lines at most; the rest is in their tooltips.
+  const [memory, prompt] = [element("div", CLAMPED), element("div", CLAMPED)];
+  memory.hidden = prompt.hidden = true;
   memory.dataset.says = "memory";
   prompt.dataset.says = "prompt";
   const buttons = element("div", "display:flex;gap:4px");

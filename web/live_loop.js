@@ -9,6 +9,7 @@ export const loops = () => settings().get(ID) === true;
 
 export const toggleLoop = () => settings().set(ID, !loops());
 
+// `changed` is called with the new value.
 export const loopSetting = (changed) => ({
   id: ID,
   category: ["Dummy Forcing", "Live", "Loop"],
@@ -16,5 +17,5 @@ export const loopSetting = (changed) => ({
   tooltip: text("loop_tooltip"),
   type: "boolean",
   defaultValue: false, // the next chunk goes on from the last frame
-  onChange: () => changed(),
+  onChange: changed, // given the new value, before the host keeps it
 });

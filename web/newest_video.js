@@ -9,9 +9,10 @@ export function newestVideo(stage, label, loops) {
   let over = layer(stage, label);
   let next = null;
   let loading = false;
+  let leaving = null; // the timer of the one that was seen until now
 
   function load() {
-    if (loading || next === null) return;
+    if (loading || leaving !== null || next === null) return;
     loading = true;
     over.style.zIndex = 1;
     seen.style.zIndex = 0;
@@ -30,21 +31,22 @@ export function newestVideo(stage, label, loops) {
     play(seen);
     delete over.dataset.shown;
     over.pause();
-    setTimeout(() => {
-      empty(over);
-      loading = false;
-      load();
-    }, LEAST_MS);
+    loading = false;
+    leaving = setTimeout(goOn, LEAST_MS);
+  }
+
+  // The layer above is free.
+  function goOn() {
+    clearTimeout(leaving);
+    leaving = null;
+    empty(over);
+    loading = false;
+    load();
   }
 
   for (const video of [seen, over]) {
     video.addEventListener("canplay", () => video === over && loading && swap());
-    video.addEventListener("error", () => {
-      if (video !== over || !loading) return;
-      empty(over); // a chunk that is gone: the one that is seen stays
-      loading = false;
-      load();
-    });
+    video.addEventListener("error", () => video === over && loading && goOn()); // gone: the one that is seen stays
   }
   onSeen(stage, () => seen.hasAttribute("src") && !(seen.ended && !seen.loop) && play(seen));
 
@@ -56,9 +58,7 @@ export function newestVideo(stage, label, loops) {
     // The whole clip, at once: what still loads is of no use any more.
     clip(source) {
       next = { source, final: true };
-      if (loading) empty(over);
-      loading = false;
-      load();
+      goOn();
     },
     // What is seen is no longer what is made.
     dim() {
@@ -67,14 +67,15 @@ export function newestVideo(stage, label, loops) {
     },
     clear() {
       next = null;
-      loading = false;
+      goOn();
+      empty(seen);
       stage.style.opacity = 1;
-      for (const video of [seen, over]) empty(video);
     },
     // The setting has changed.
-    loop() {
-      if (!seen.final) seen.loop = loops();
-      if (seen.loop && seen.ended) play(seen);
+    loop(on) {
+      const holds = seen.ended; // asked first: a video that loops never ends
+      if (!seen.final) seen.loop = on;
+      if (on && holds) play(seen);
     },
   };
 }

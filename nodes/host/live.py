@@ -19,17 +19,17 @@ from PIL import Image
 from ...dummyforcing_core.clips.video import clip_bytes
 from ...dummyforcing_core.errors import shown
 from ...dummyforcing_core.loops.run import ChunkResult
+from .bodies import said
+from .watching import add_watch_route, is_watched
 
 EVENT = "dummyforcing.chunk"
-FINISH, PREVIEW, WATCH = "/dummyforcing/finish", "/dummyforcing/preview", "/dummyforcing/watch"
+FINISH, PREVIEW = "/dummyforcing/finish", "/dummyforcing/preview"
 PREVIEW_PX = 512
 
 # Runs that a page may look at or end early, by node id. Entries live as long as their run.
 _running: dict[str, "LiveView"] = {}
 # The last one that ended: a page may still be fetching its last chunk.
 _ended: dict[str, "LiveView"] = {}
-# Open pages that have our live view, by the name that the host's websocket gave them.
-_watching: set[str] = set()
 # How often a clip with these widgets was ended early: the host must not answer the next one from its cache.
 early_ends: Counter[tuple] = Counter()
 
@@ -47,10 +47,7 @@ def add_routes() -> None:
     """POST /dummyforcing/finish {"node": id}: the run of that node ends after its current chunk. 400 for another body.
 
     GET /dummyforcing/preview?node=ID: its newest chunk as mp4 (the host's page may load media from its server only),
-    or 204 before the first one.
-
-    POST /dummyforcing/watch {"client": name}: that page has our live view and is sent no pictures for the host's own,
-    which keeps the last one until the next run, in place of the finished video. 400 for another body.
+    or 204 before the first one. And the route of `watching`.
     """
     if server() is None:
         return
@@ -61,7 +58,7 @@ def add_routes() -> None:
 
     @server().routes.post(FINISH)
     async def finish(request: Any) -> Any:
-        node = await _said(request, "node")
+        node = await said(request, "node")
         if not node:
             return web.json_response({"error": 'expected {"node": id}, the id of a node as text'}, status=400)
         view = _running.get(node)
@@ -80,25 +77,7 @@ def add_routes() -> None:
             return web.Response(status=204)
         return web.Response(body=view.newest, content_type="video/mp4", headers={"Cache-Control": "no-store"})
 
-    @server().routes.post(WATCH)
-    async def watch(request: Any) -> Any:
-        client = await _said(request, "client")
-        if not client:
-            return web.json_response({"error": 'expected {"client": name}, the name of a page as text'}, status=400)
-        _watching.intersection_update(server().sockets)  # pages that are closed by now
-        if client in server().sockets:
-            _watching.add(client)
-        return web.json_response({})
-
-
-async def _said(request: Any, key: str) -> str:
-    """The name that a request's body gives under `key`; "" if it gives none, whatever else it holds."""
-    try:
-        body = await request.json()
-    except (ValueError, LookupError, RecursionError):  # no JSON, in no known encoding, or nested without end
-        return ""
-    name = body.get(key) if isinstance(body, dict) else None
-    return str(name) if isinstance(name, str | int) and not isinstance(name, bool) else ""
+    add_watch_route(server())
 
 
 def remember_early_end(*widgets: Any) -> None:
@@ -176,7 +155,9 @@ class LiveView:
         if len(pixels) and self._encoding.acquire(blocking=False):  # else the page has not even got the last one
             self._beside(self._encode, pixels)
         self._beside(self.send, running=True, **details)
-        if len(pixels) and done > 1 and not _watched():  # the host's own preview, where our script is not there
+        if (
+            len(pixels) and done > 1 and not is_watched(server())
+        ):  # the host's own preview, where our script is not there
             picture = ("JPEG", Image.fromarray(pixels[-1]), PREVIEW_PX)
             self._bar.update_absolute(self._begun, self._calls, picture)
 
@@ -202,12 +183,6 @@ class LiveView:
         host = server()
         if host is not None and self.node:
             host.send_sync(EVENT, {"node": self.node, "graph": _graph(host), **details}, host.client_id)
-
-
-def _watched() -> bool:
-    """Whether the page that queued this run shows it by our script."""
-    host = server()
-    return host is not None and host.client_id in _watching
 
 
 def _log_failure(job: Future) -> None:

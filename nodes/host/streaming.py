@@ -73,7 +73,7 @@ def sample_clip(job: ClipJob, seed: int, to: Destination) -> Sampled:
     report, chunks = RunReport(job.conditions(seed)), len(job.spans)
     with contextlib.ExitStack() as stack:
         words = words_of(job.conditioning, to.hidden.prompt, to.hidden.unique_id)
-        about = {"memory": policy_text(job.policy), "prompt": words.texts[0]}
+        about = {"memory": policy_text(job.policy).replace("_", " "), "prompt": words.texts[0]}
         view = stack.enter_context(live_view(to.hidden.unique_id, chunks, job.calls, to.fps, **about))
         view.tell(known)
         caught = stack.enter_context(warnings.catch_warnings(record=True))

@@ -135,6 +135,38 @@ class TestLocales:
         assert {path: pair for path, pair in figures.items() if not pair[0] <= pair[1]} == {}
 
 
+class TestPageTexts:
+    """locales/<language>/main.json: what our scripts say."""
+
+    SCRIPTS = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "web").glob("*.js")))
+
+    def test_both_languages_say_the_same_things(self) -> None:
+        english, chinese = page_texts("en"), page_texts("zh")
+        assert set(english) == set(chinese)
+        assert [key for key in english if set(FIELDS.findall(english[key])) != set(FIELDS.findall(chinese[key]))] == []
+        assert [key for key, text in chinese.items() if not HAN.search(text)] == []
+
+    def test_the_scripts_ask_for_every_text_and_for_no_other(self) -> None:
+        asked = {*re.findall(r'text\([^)]*?"(\w+)"', self.SCRIPTS), *re.findall(r'\? "(\w+)" : "', self.SCRIPTS)}
+        asked |= set(re.findall(r': "(\w+)"[,)]', self.SCRIPTS))
+        made = {*OUTCOMES, *(f"{outcome}_kept" for outcome in OUTCOMES), *(f"role_{role}" for role in ROLES)}
+        assert set(page_texts("en")) - made - asked == set()
+        assert asked_plainly(self.SCRIPTS) | made <= set(page_texts("en"))
+
+
+OUTCOMES, ROLES = ("stopped", "failed"), ("sink", "neighbour", "dummy")
+FIELDS = re.compile(r"\{(\w+)\}")
+
+
+def page_texts(language: str) -> dict[str, str]:
+    return json.loads((LOCALES / language / "main.json").read_text(encoding="utf-8"))["dummyforcing"]
+
+
+def asked_plainly(scripts: str) -> set[str]:
+    """Keys that a script names where it asks."""
+    return set(re.findall(r'\btext\("(\w+)"', scripts))
+
+
 class TestPages:
     def test_one_page_per_node_and_language(self) -> None:
         assert {path.stem for path in PAGES.glob("*.md")} == set(NODES)

@@ -35,6 +35,11 @@ def size(page: ComfyPage, node: int) -> list[float]:
     return page.page.evaluate(SIZE, node)
 
 
+def one_video(page: ComfyPage) -> None:
+    """Of two layers the lower one is emptied a moment after the other has taken its place."""
+    page.page.wait_for_function(f"() => ({VIDEOS})() === 1")
+
+
 def run_anew(page: ComfyPage, node: int, seed: int) -> None:
     page.set_widget(node, "seed", seed)
     page.run()
@@ -54,7 +59,7 @@ def test_two_runs_and_another_tab_leave_a_node_its_size_and_one_video(
     page.run()
     wait_live(page, CLIP)
     sizes = [size(page, node)]
-    assert page.page.evaluate(VIDEOS) == 1
+    one_video(page)
     page.to_another_tab_and_back()
     wait_live(page, CLIP)
     sizes.append(size(page, node))
@@ -64,7 +69,7 @@ def test_two_runs_and_another_tab_leave_a_node_its_size_and_one_video(
         page.to_another_tab_and_back()
         wait_live(page, CLIP)
         sizes.append(size(page, node))
-    assert page.page.evaluate(VIDEOS) == 1
+    one_video(page)
     assert {width for width, _ in sizes} == {wide}
     assert len({height for _, height in sizes}) == 1, sizes
     assert page.errors == []
@@ -94,7 +99,7 @@ def test_one_video_stands_in_a_node_after_cancel_too(page: ComfyPage, nodes_2: b
     wait_live(page, "s.button && s.line.startsWith('chunk') && s.source.includes('/preview')")
     page.server.interrupt()
     wait_live(page, "!s.button && s.line.startsWith('stopped')")
-    page.page.wait_for_function(f"() => ({VIDEOS})() === 1")
+    one_video(page)
     assert size(page, node) == before
 
 
@@ -127,7 +132,7 @@ def test_a_run_over_a_slow_link_ends_with_its_clip(page: ComfyPage, nodes_2: boo
         page.run()
         wait_live(page, CLIP)
     assert page.page.evaluate("() => window.hostPreviews") == 0
-    assert page.page.evaluate(VIDEOS) == 1
+    one_video(page)
     assert page.page.locator(".video-preview, [data-node-id] [role=alert], [data-node-id] img").count() == 0
 
 
