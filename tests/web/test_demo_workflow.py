@@ -28,6 +28,15 @@ ROOM = """() => {
 }"""
 
 
+REPORT_FITS = """() => {
+    const node = app.graph._nodes.find((n) => n.comfyClass === "PreviewAny");
+    const area = document.querySelector(`[data-node-id="${node.id}"] textarea`);
+    return area?.value.includes("-- run --") && getComputedStyle(area).whiteSpace === "pre"
+        && area.scrollWidth <= area.clientWidth;
+}"""
+"""No line of the report is wrapped, and none is cut."""
+
+
 def room(page: ComfyPage) -> float:
     """Graph units between the sampler's lower edge and its group's."""
     page.frames()
@@ -44,6 +53,8 @@ def test_dragged_in_it_runs_and_shows_its_clip(page: ComfyPage, tmp_path: Path, 
     wait_live(page, CLIP)
     page.screenshot(tmp_path / "done.png")
     assert room(page) >= 0
+    if nodes_2:
+        page.page.wait_for_function(REPORT_FITS)
     assert "81 (21 latent)" in report(page, prompt_id)
     assert page.errors == []
 
@@ -63,6 +74,8 @@ def test_it_is_watched_finished_and_cancelled(page: ComfyPage, tmp_path: Path, n
         assert room(page) >= 0
         page.page.locator(".dummyforcing-finish").first.click()
     assert "ended early after" in report(page, prompt_id)
+    wait_live(page, CLIP)
+    assert room(page) >= 0
     widget(page, "DummyForcingStreamingSampler", "seed", 300 + nodes_2)
     page.queue()
     wait_live(page, "s.open && s.line.startsWith('chunk')")
