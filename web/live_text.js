@@ -26,7 +26,10 @@ export function endText({ outcome, kept }, { chunk = 0, chunks = 0 }) {
   return text(`${outcome}${kept ? "_kept" : ""}`, { chunk, chunks });
 }
 
-const gib = (mib) => (mib < 1024 ? `${Math.round(mib)} MiB` : `${(mib / 1024).toFixed(1)} GiB`);
+function gib(mib) {
+  if (mib >= 1024) return `${(mib / 1024).toFixed(1)} GiB`;
+  return `${mib < 10 ? mib.toFixed(1) : Math.round(mib)} MiB`;
+}
 
 function clock(seconds) {
   const whole = Math.round(seconds);
