@@ -11,6 +11,7 @@ export function allNodes(graph = rootGraph()) {
 
 // The subgraph nodes that a node is in.
 export function outerNodes(node) {
+  if (node.graph === rootGraph()) return [];
   const outer = allNodes().filter((other) => other.subgraph && other.subgraph === node.graph);
   return outer.concat(outer.flatMap(outerNodes));
 }
