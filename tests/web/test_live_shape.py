@@ -157,12 +157,14 @@ def test_the_picture_never_goes_black_between_chunks(page: ComfyPage, nodes_2: b
 
 @pytest.fixture
 def chunk_file(page: ComfyPage) -> Iterator[None]:
-    """The server's previews are a white clip of a quarter of a second."""
+    """The server's previews and files are a white clip of a quarter of a second."""
     white = clip_bytes(np.full((4, 64, 64, 3), 255, np.uint8), Fraction(16), 64)
-    address = "**/dummyforcing/preview*"
-    page.page.route(address, lambda route: route.fulfill(body=white, content_type="video/mp4"))
+    addresses = ("**/dummyforcing/preview*", "**/view?*.mp4*")
+    for address in addresses:
+        page.page.route(address, lambda route: route.fulfill(body=white, content_type="video/mp4"))
     yield
-    page.page.unroute(address)
+    for address in addresses:
+        page.page.unroute(address)
     page.page.evaluate("async (id) => { await app.extensionManager.setting.set(id, false) }", LOOP)
 
 
@@ -178,6 +180,21 @@ def test_a_chunk_holds_its_last_frame_or_plays_again_as_the_user_likes(page: Com
     page.page.wait_for_function("() => { const v = document.querySelector('video[data-shown]'); return !v.paused }")
     page.page.wait_for_selector(".dummyforcing-live [aria-pressed=true]")
     assert page.server.get("/settings")[LOOP] is True
+
+
+def test_every_clip_of_a_batch_can_be_looked_at(page: ComfyPage, chunk_file: None) -> None:
+    node = build(page, 5.0)
+    page.fit()
+    page.page.evaluate(
+        """(id) => {
+            const images = ["a.mp4", "b.mp4"].map((filename) => ({filename, subfolder: "", type: "output"}));
+            app.graph.getNodeById(id).onExecuted({images});
+        }""",
+        node,
+    )
+    wait_live(page, f"{CLIP} && s.source.includes('a.mp4')")
+    page.page.locator(".dummyforcing-live button", has_text="2").click()
+    wait_live(page, f"{CLIP} && s.source.includes('b.mp4')")
 
 
 def test_the_view_speaks_chinese_where_the_page_does(page: ComfyPage) -> None:
