@@ -1,12 +1,13 @@
 // Profile Heads: one cell per layer and head, coloured by role; pointer and arrow keys tell the masses behind it.
 import { app } from "../../scripts/app.js";
-import { addElement, findNodeByLocator, onOutput } from "./graph.js";
+import { addElement } from "./element.js";
+import { findNodeByLocator, onOutput } from "./graph.js";
+import { text } from "./texts.js";
 
 const NODE = "DummyForcingProfileHeads";
 const COLOURS = { sink: "#4285c2", neighbour: "#4c9e6a", dummy: "#c46a3c" };
 const CELL = 10;
 const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
-const HINT = "Point at a head, or use the arrow keys. 2x: twice the mean of all heads.";
 
 app.registerExtension({
   name: "dummyforcing.head_map",
@@ -45,7 +46,7 @@ function headMap(node) {
   function choose(place) {
     for (const cell of grid.children) cell.style.outline = "";
     chosen = place;
-    line.textContent = place ? text(heads, ...place) : HINT;
+    line.textContent = place ? headText(heads, ...place) : text("heads_hint");
     if (!place) return;
     const [layer, head] = place;
     grid.children[layer * heads.roles[0].length + head].style.outline = "2px solid currentColor";
@@ -63,7 +64,6 @@ function headMap(node) {
 
   return {
     show(next) {
-      open(false); // the one before may have had more layers
       heads = { ...next, mean: meanOf(next.mass.flat()) };
       const cells = heads.roles.flatMap((row, layer) =>
         row.map((role, head) => {
@@ -77,7 +77,8 @@ function headMap(node) {
       grid.style.cssText = `display:grid;gap:1px;grid-template-columns:repeat(${columns},1fr)`;
       grid.replaceChildren(...cells);
       const counts = rolesIn(heads.roles);
-      grid.setAttribute("aria-label", `${heads.roles.length} layers of ${columns} heads: ${counts.map(named).join(", ")}`);
+      const roles = counts.map(named).join(", ");
+      grid.setAttribute("aria-label", text("heads_table", { layers: heads.roles.length, heads: columns, roles }));
       legend.replaceChildren(...counts.map(legendEntry));
       choose(null);
       open(true);
@@ -86,7 +87,8 @@ function headMap(node) {
 }
 
 const colour = (role) => COLOURS[role] ?? "#6e6e76";
-const named = ([role, count]) => `${role} ${count}`;
+const roleText = (role) => (role in COLOURS ? text(`role_${role}`) : role);
+const named = ([role, count]) => `${roleText(role)} ${count}`;
 
 function rolesIn(roles) {
   const all = roles.flat();
@@ -106,10 +108,10 @@ function legendEntry(counted) {
 const meanOf = (rows) => rows[0].map((_, region) => rows.reduce((sum, row) => sum + row[region], 0) / rows.length);
 
 // Roles go by how far a head's mass is above the average head's, so that is told too.
-function text({ roles, mass, mean }, layer, head) {
+function headText({ roles, mass, mean }, layer, head) {
   const [sink, neighbour, current] = mass[layer][head].map((share, region) => {
     const times = mean[region] > 0 ? ` (${(share / mean[region]).toFixed(1)}x)` : "";
     return `${(100 * share).toFixed(1)} %${times}`;
   });
-  return `layer ${layer}, head ${head}: ${roles[layer][head]} — sink ${sink}, neighbours ${neighbour}, current ${current}`;
+  return text("head", { layer, head, role: roleText(roles[layer][head]), sink, neighbour, current });
 }

@@ -1,27 +1,35 @@
-// Streaming Sampler: the newest chunk plays inside the node while the queue runs, and "Finish now" ends after it.
+// Streaming Sampler: the newest chunk plays inside the node while the queue runs, then the clip; "Finish now" ends early.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { addElement, allNodes, findNode, findNodeByLocator, onOutput, rootGraph } from "./graph.js";
-import { endText, progressText } from "./live_text.js";
+import { addElement } from "./element.js";
+import { allNodes, findNode, findNodeByLocator, onOutput, rootGraph } from "./graph.js";
+import { hideHostPreview } from "./hidden_preview.js";
+import { loopSetting, loops, toggleLoop } from "./live_loop.js";
+import { elements } from "./live_elements.js";
+import { endText, memoryText, progressText, promptText } from "./live_text.js";
 import { newestVideo } from "./newest_video.js";
+import { text } from "./texts.js";
+import { announce } from "./watching.js";
 
 const EVENT = "dummyforcing.chunk";
 const NODE = "DummyForcingStreamingSampler";
-const HEIGHT = 220;
+const HEIGHT = 280;
+
+const views = () => allNodes().flatMap((node) => node.dummyForcingLive ?? []);
 
 app.registerExtension({
   name: "dummyforcing.live",
+  settings: [loopSetting((on) => views().forEach((view) => view.loop(on)))],
   setup() {
+    announce();
     api.addEventListener(EVENT, ({ detail }) => {
       if (detail.graph && detail.graph !== rootGraph().id) return; // another tab's
       findNode(detail.node)?.dummyForcingLive?.show(detail);
     });
-    app.canvas.canvas.addEventListener("litegraph:set-graph", () => {
-      for (const node of allNodes()) node.dummyForcingLive?.place();
-    });
   },
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
+    hideHostPreview(node);
     node.dummyForcingLive = liveView(node);
     onOutput(node, (output) => node.dummyForcingLive.finished(output));
   },
@@ -34,37 +42,68 @@ app.registerExtension({
 });
 
 function liveView(node) {
-  const { box, video, line, button } = elements();
+  const { box, stage, line, memory, prompt, clips, finish, loop } = elements();
   const open = addElement(node, "dummyforcing_live", box, () => HEIGHT);
-  const play = newestVideo(video);
+  const video = newestVideo(stage, text("video"), loops);
   let running = null; // the server's name for this node while it samples
   let reached = {}; // its last chunk
-  let final = false; // whether the finished clip is what is shown
 
-  button.onclick = async () => {
-    button.disabled = true;
+  finish.onclick = async () => {
+    finish.disabled = true;
     const body = JSON.stringify({ node: running });
     try {
       const answer = await api.fetchApi("/dummyforcing/finish", { method: "POST", body });
-      line.textContent = answer.ok ? "ends after this chunk" : "this run is over";
+      line.textContent = text(answer.ok ? "ends_after_chunk" : "run_is_over");
     } catch {
-      line.textContent = "the server does not answer";
-      button.disabled = false;
+      line.textContent = text("no_answer");
+      finish.disabled = false;
     }
   };
+  loop.onclick = toggleLoop;
 
   function begin(name) {
     running = name;
-    final = video.controls = false;
-    button.hidden = button.disabled = false;
-    play(null); // the run before
+    finish.hidden = loop.hidden = finish.disabled = false;
+    finish.textContent = text("finish");
+    finish.title = text("finish_tooltip");
+    loop.title = text("loop_tooltip");
+    clips.replaceChildren();
+    video.dim(); // the run before, until there is a chunk
+    showLoop(loops());
     open(true);
   }
 
   function end(detail) {
     running = null;
-    button.hidden = true;
+    finish.hidden = loop.hidden = true;
     line.textContent = endText(detail, reached);
+    if (detail.outcome === "done" || !reached.chunk) tell({});
+  }
+
+  function tell(detail) {
+    memory.textContent = memory.title = memoryText(detail);
+    prompt.textContent = prompt.title = promptText(detail);
+    for (const row of [memory, prompt]) row.hidden = row.textContent === "";
+  }
+
+  function showLoop(on) {
+    loop.setAttribute("aria-pressed", String(on));
+    loop.style.opacity = on ? 1 : 0.5;
+  }
+
+  const address = (file) => api.apiURL(`/view?${new URLSearchParams(file)}`);
+
+  // One button per clip of a batch.
+  function clipButtons(files) {
+    const buttons = files.map((file, index) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = String(index + 1);
+      button.setAttribute("aria-label", text("clip", { number: index + 1, count: files.length }));
+      button.onclick = () => video.clip(address(file));
+      return button;
+    });
+    clips.replaceChildren(...(files.length > 1 ? buttons : []));
   }
 
   return {
@@ -72,51 +111,28 @@ function liveView(node) {
       if (!detail.running) return end(detail);
       if (running === null || detail.chunk === 0) begin(detail.node);
       reached = detail;
-      if (detail.decoding) button.disabled = true; // there is nothing left to end
-      if (detail.decoding || !button.disabled) line.textContent = progressText(detail);
+      if (detail.decoding) finish.disabled = true; // there is nothing left to end
+      if (detail.decoding || !finish.disabled) line.textContent = progressText(detail);
       if (detail.decoding) return; // no new preview
+      tell(detail);
+      if (detail.chunk === 0) return;
       const source = `/dummyforcing/preview?${new URLSearchParams({ node: detail.node, chunk: detail.chunk })}`;
-      if (detail.chunk > 0) play(api.apiURL(source));
-      else api.fetchApi(source); // tells the server that a page watches
+      video.chunk(api.apiURL(source));
     },
-    // The node shows its finished video itself, but only where it is: a subgraph would show nothing outside.
+    // The clip of a run that has ended, or of one before where nothing had to be made again.
     finished(output) {
       if (running !== null) return;
-      const file = node.graph === rootGraph() ? undefined : output?.images?.[0];
-      final = file !== undefined;
-      video.controls = final;
+      const files = output?.images ?? [];
       line.textContent = "";
-      play(final ? api.apiURL(`/view?${new URLSearchParams(file)}`) : null);
-      if (final) this.place();
-      else open(false);
+      tell({});
+      clipButtons(files);
+      if (files.length) video.clip(address(files[0]));
+      else video.clear();
+      open(files.length > 0);
     },
-    // Inside the subgraph the node's own video is enough.
-    place() {
-      if (final) open(node.graph !== app.canvas.graph);
+    loop(on) {
+      video.loop(on);
+      showLoop(on);
     },
   };
-}
-
-function elements() {
-  const box = document.createElement("div");
-  box.className = "dummyforcing-live";
-  const stage = document.createElement("div");
-  stage.style.cssText = "position:relative;flex:1;min-height:140px;background:#111;overflow:hidden;border-radius:4px";
-  const video = document.createElement("video");
-  // Out of the flow, so that a large picture does not stretch the node.
-  video.style.cssText = "position:absolute;inset:0;width:100%;height:100%;object-fit:contain";
-  video.setAttribute("aria-label", "The newest chunk of the clip");
-  stage.append(video);
-  const line = document.createElement("div");
-  line.setAttribute("aria-live", "polite");
-  const button = document.createElement("button");
-  button.type = "button";
-  button.hidden = true;
-  button.textContent = "Finish now";
-  button.title = "Ends after the current chunk; everything made so far goes on to the next nodes.";
-  button.style.cssText =
-    "padding:4px 8px;cursor:pointer;border:1px solid var(--border-color,#555);border-radius:4px;" +
-    "background:var(--comfy-input-bg,#222);color:inherit";
-  box.append(stage, line, button);
-  return { box, video, line, button };
 }

@@ -1,22 +1,35 @@
-// The line under the live view.
+// What stands under the live view.
+import { text } from "./texts.js";
 
-// While it runs. Sizes come in MiB, times in seconds.
-export function progressText({ chunk, chunks, fps, seconds_left, kv_mib, device_mib, decoding, notes = [] }) {
-  if (decoding) return `decoding chunk ${decoding} of ${chunks}`;
-  if (chunk === 0) return [`starting, ${chunks} ${chunks === 1 ? "chunk" : "chunks"}`, ...notes].join(" · ");
-  const memory = device_mib ? `${gib(device_mib)} of VRAM, K/V ${gib(kv_mib)}` : `K/V ${gib(kv_mib)}`;
-  const left = seconds_left === null ? "" : ` · ${clock(seconds_left)} left`;
-  return `chunk ${chunk} of ${chunks} · ${fps} FPS${left} · ${memory}`;
+// While it runs. Times come in seconds.
+export function progressText({ chunk, chunks, fps, seconds_left, decoding, notes = [] }) {
+  if (decoding) return text("decoding", { chunk: decoding, chunks });
+  if (chunk === 0) return [text(chunks === 1 ? "starting_one" : "starting", { chunks }), ...notes].join(" · ");
+  const left = seconds_left === null ? [] : [text("left", { time: clock(seconds_left) })];
+  return [text("chunk", { chunk, chunks }), `${fps} FPS`, ...left].join(" · ");
 }
+
+// What the heads remember by, and what that takes. Sizes come in MiB.
+export function memoryText({ memory, kv_mib, device_mib }) {
+  const parts = memory ? [text("memory", { memory })] : [];
+  if (kv_mib !== undefined) parts.push(`K/V ${gib(kv_mib)}`);
+  if (device_mib) parts.push(text("vram", { size: gib(device_mib) }));
+  return parts.join(" · ");
+}
+
+// The prompt that the newest chunk was made with.
+export const promptText = ({ prompt }) => (prompt ? text("prompt", { prompt }) : "");
 
 // After it. `kept`: whether a playable part of the clip is on disk.
 export function endText({ outcome, kept }, { chunk = 0, chunks = 0 }) {
-  if (outcome === "done") return "done";
-  const where = `${outcome} after ${chunk} of ${chunks} chunks`;
-  return kept ? `${where}; the part that is done stays in the output folder` : where;
+  if (outcome === "done") return text("done");
+  return text(`${outcome}${kept ? "_kept" : ""}`, { chunk, chunks });
 }
 
-const gib = (mib) => (mib < 1024 ? `${Math.round(mib)} MiB` : `${(mib / 1024).toFixed(1)} GiB`);
+function gib(mib) {
+  if (mib >= 1024) return `${(mib / 1024).toFixed(1)} GiB`;
+  return `${mib < 10 ? mib.toFixed(1) : Math.round(mib)} MiB`;
+}
 
 function clock(seconds) {
   const whole = Math.round(seconds);

@@ -1,6 +1,5 @@
 """A streaming run before it begins: what was asked for, checked, and its device memory estimated."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from typing import Any
@@ -22,7 +21,7 @@ from ...dummyforcing_core.schedule import Schedule
 from .decoder import check_vae, streams
 from .denoiser import check_shape, geometry_of
 from .memory import Needs, check_fits, check_main_memory, fits_together, needs_of
-from .prompt_texts import prompts_text
+from .prompt_words import PromptWords
 from .settings import family_of, settings_of
 from .shown import Shown, extended, made_side, shown_of
 from .sigmas import schedule_by
@@ -78,15 +77,15 @@ class ClipJob:
         given = self._given_frames
         return {"given start": f"{pixel_frames(given)} frames ({given} latent)"} if given else {}
 
-    def conditions(self, seed: int, texts: Sequence[str]) -> dict[str, Any]:
-        """The first lines of its report. texts -- of the prompts that do not say themselves what they are"""
+    def conditions(self, seed: int, words: PromptWords) -> dict[str, Any]:
+        """The first lines of its report."""
         return {
             "family": f"{self.family.name} ({self.known_from})",
             "policy": policy_text(self.policy),
             **shown_conditions(self.shown.size, self.shown.frames, self.fps),
             **made_conditions(self.shown.size, self.shown.frames, self.fps, self.shape),
             **self._start_condition,
-            "prompts": prompts_text(self.conditioning, texts),
+            "prompts": str(words),
             "steps": ", ".join(f"{level:.3f}" for level in self.schedule.sigmas),
             "seed": seed,
             "predicted memory": str(self.needs),

@@ -19,6 +19,8 @@ from PIL import Image
 from ...dummyforcing_core.clips.video import clip_bytes
 from ...dummyforcing_core.errors import shown
 from ...dummyforcing_core.loops.run import ChunkResult
+from .bodies import said
+from .watching import add_watch_route, is_watched
 
 EVENT = "dummyforcing.chunk"
 FINISH, PREVIEW = "/dummyforcing/finish", "/dummyforcing/preview"
@@ -45,7 +47,7 @@ def add_routes() -> None:
     """POST /dummyforcing/finish {"node": id}: the run of that node ends after its current chunk. 400 for another body.
 
     GET /dummyforcing/preview?node=ID: its newest chunk as mp4 (the host's page may load media from its server only),
-    or 204 before the first one.
+    or 204 before the first one. And the route of `watching`.
     """
     if server() is None:
         return
@@ -56,7 +58,7 @@ def add_routes() -> None:
 
     @server().routes.post(FINISH)
     async def finish(request: Any) -> Any:
-        node = await _node_of(request)
+        node = await said(request, "node")
         if not node:
             return web.json_response({"error": 'expected {"node": id}, the id of a node as text'}, status=400)
         view = _running.get(node)
@@ -71,20 +73,11 @@ def add_routes() -> None:
         view = _running.get(node) or _ended.get(node)
         if view is None:
             return unknown(node)
-        view.watched = True
         if not view.newest:
             return web.Response(status=204)
         return web.Response(body=view.newest, content_type="video/mp4", headers={"Cache-Control": "no-store"})
 
-
-async def _node_of(request: Any) -> str:
-    """The node that a request's body names; "" if it names none, whatever else it holds."""
-    try:
-        body = await request.json()
-    except (ValueError, LookupError, RecursionError):  # no JSON, in no known encoding, or nested without end
-        return ""
-    node = body.get("node") if isinstance(body, dict) else None
-    return str(node) if isinstance(node, str | int) and not isinstance(node, bool) else ""
+    add_watch_route(server())
 
 
 def remember_early_end(*widgets: Any) -> None:
@@ -94,11 +87,12 @@ def remember_early_end(*widgets: Any) -> None:
 
 
 @contextmanager
-def live_view(node: str | None, chunks: int, calls: int, fps: Fraction) -> Iterator["LiveView"]:
-    """A view of one run, registered while it lasts."""
+def live_view(node: str | None, chunks: int, calls: int, fps: Fraction, **about: str) -> Iterator["LiveView"]:
+    """A view of one run, registered while it lasts. `about`: what the page shows of it beside its progress."""
     view = LiveView(str(node or ""), chunks, calls, fps)
+    view.about |= about
     _running[view.node] = view
-    view.send(running=True, chunk=0, chunks=chunks)
+    view.send(running=True, chunk=0, chunks=chunks, **view.about)
     outcome = "failed"
     try:
         yield view
@@ -124,7 +118,7 @@ class LiveView:
         self.newest = b""  # the newest chunk as mp4
         self.kept = False  # whether frames of the clip are on disk
         self.part = ""  # where, below the output folder, until it is whole
-        self.watched = False  # whether a page with our script shows it
+        self.about: dict[str, str] = {}  # what holds now: the memory in force, the prompt
         self._chunks, self._calls, self._fps = chunks, calls, fps
         self._begun = 0  # model calls
         # Beside the sampling, one after the other: previews are encoded, and the page hears of chunks in their order.
@@ -138,7 +132,7 @@ class LiveView:
         for note in notes:
             logging.warning("Dummy Forcing: %s", note)
         if notes:
-            self.send(running=True, chunk=0, chunks=self._chunks, notes=[*notes])
+            self.send(running=True, chunk=0, chunks=self._chunks, notes=[*notes], **self.about)
 
     def step(self) -> None:
         """A model call begins."""
@@ -158,11 +152,14 @@ class LiveView:
             "seconds_left": round(spent / self._begun * (self._calls - self._begun), 1) if self._begun else None,
             "kv_mib": round(chunk.resident_bytes / 2**20, 1),
             "device_mib": _device_mib(),
+            **self.about,
         }
         if len(pixels) and self._encoding.acquire(blocking=False):  # else the page has not even got the last one
             self._beside(self._encode, pixels)
         self._beside(self.send, running=True, **details)
-        if len(pixels) and done > 1 and not self.watched:  # the host's own preview, where our script is not there
+        if (
+            len(pixels) and done > 1 and not is_watched(server())
+        ):  # the host's own preview, where our script is not there
             picture = ("JPEG", Image.fromarray(pixels[-1]), PREVIEW_PX)
             self._bar.update_absolute(self._begun, self._calls, picture)
 

@@ -15,6 +15,7 @@ from ...dummyforcing_core.prompts import PromptSchedule
 from ...dummyforcing_core.rates import clock
 
 STARTS = "dummyforcing_start_seconds"
+TEXT = "dummyforcing_text"  # the prompt as it was written
 NOTES = "dummyforcing_notes"  # lines that the report of a clip with this prompt must show
 TEXT = "dummyforcing_text"  # what was encoded
 MILLISECONDS = Fraction(1000 * TEMPORAL)  # a rate at which latent frames count them

@@ -23,14 +23,14 @@ from ...dummyforcing_core.loops.table import clip_kv_shape, loop_of
 from ...dummyforcing_core.rates import OWN_RATE, frames_in, seconds_text, speed_note
 from ...dummyforcing_core.transfer import wait_for
 from .chunks import over_latent, stream
-from .clip_job import ClipJob
+from .clip_job import ClipJob, policy_text
 from .clip_output import ClipOutput
 from .files import OutputFile, workflow_tags
 from .live import LiveView, live_view, remember_early_end
 from .memory import check_main_memory
 from .notes import notes_of
 from .preview import preview_for
-from .prompt_texts import encoded_texts
+from .prompt_words import PromptWords, words_of
 from .session import Session, Task, with_session
 from .shown import Shown, shown_of, with_shown
 from .stills import host_stills
@@ -70,10 +70,11 @@ def sample_clip(job: ClipJob, seed: int, to: Destination) -> Sampled:
     began = time.perf_counter()
     logging.info("Dummy Forcing: predicted memory: %s", job.needs)
     known = notes_of(job, to.hidden)
-    texts = encoded_texts(to.hidden.prompt, to.hidden.unique_id)
-    report, chunks = RunReport(job.conditions(seed, texts)), len(job.spans)
+    words = words_of(job.conditioning, to.hidden.prompt, to.hidden.unique_id)
+    report, chunks = RunReport(job.conditions(seed, words)), len(job.spans)
     with contextlib.ExitStack() as stack:
-        view = stack.enter_context(live_view(to.hidden.unique_id, chunks, job.calls, to.fps))
+        about = {"memory": policy_text(job.policy).replace("_", " "), "prompt": words.texts[0]}
+        view = stack.enter_context(live_view(to.hidden.unique_id, chunks, job.calls, to.fps, **about))
         view.tell(known)
         caught = stack.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("always")
@@ -82,7 +83,7 @@ def sample_clip(job: ClipJob, seed: int, to: Destination) -> Sampled:
             tags = workflow_tags(to.hidden)
             output = stack.enter_context(ClipOutput(job.vae, job.shape, job.shown, to.fps, to.prefix, tags))
             view.part = output.files[0].shown_part
-        watched = _Watched(job, output, view, report, began)
+        watched = _Watched(job, words, output, view, report, began)
         latents = _sampled(job, seed, to.fps, watched)
         if output is not None:
             if not job.live:
@@ -142,9 +143,17 @@ class _Watched:
 
     memory: MemoryUse
 
-    def __init__(self, job: ClipJob, output: ClipOutput | None, view: LiveView, report: RunReport, began: float):
+    def __init__(
+        self,
+        job: ClipJob,
+        words: PromptWords,
+        output: ClipOutput | None,
+        view: LiveView,
+        report: RunReport,
+        began: float,
+    ):
         self.output, self.view, self.report = output, view, report
-        self._job, self._began = job, began
+        self._job, self._words, self._began = job, words, began
 
     def begin(self, session: Session, run: Run) -> None:
         """The model is loaded; the first chunk comes next."""
@@ -174,6 +183,7 @@ class _Watched:
             pixels = self._preview(chunk.latent, pixel_frames(span.stop) - pixel_frames(span.start))
         self.report.add_chunk(chunk, diffuse_ms, decode_ms, ms_since(self._began))
         self.memory.add(chunk)
+        self.view.about["prompt"] = self._words.at(self._session.prompts, span.start)
         self.view.chunk(chunk, pixels)
         self._chunk_began = time.perf_counter()
         return self.view.finish_asked.is_set()

@@ -135,6 +135,32 @@ class TestLocales:
         assert {path: pair for path, pair in figures.items() if not pair[0] <= pair[1]} == {}
 
 
+class TestPageTexts:
+    """locales/<language>/main.json: what our scripts say."""
+
+    SCRIPTS = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "web").glob("*.js")))
+
+    def test_both_languages_say_the_same_things(self) -> None:
+        english, chinese = page_texts("en"), page_texts("zh")
+        assert set(english) == set(chinese)
+        assert [key for key in english if set(FIELDS.findall(english[key])) != set(FIELDS.findall(chinese[key]))] == []
+        assert [key for key, text in chinese.items() if not HAN.search(text)] == []
+
+    def test_the_scripts_ask_for_every_text_and_for_no_other(self) -> None:
+        keys = set(page_texts("en"))
+        made = {*OUTCOMES, *(f"{outcome}_kept" for outcome in OUTCOMES), *(f"role_{role}" for role in ROLES)}
+        assert made | set(re.findall(r'\btext\("(\w+)"', self.SCRIPTS)) <= keys
+        assert [key for key in keys - made if f'"{key}"' not in self.SCRIPTS] == []
+
+
+OUTCOMES, ROLES = ("stopped", "failed"), ("sink", "neighbour", "dummy")
+FIELDS = re.compile(r"\{(\w+)\}")
+
+
+def page_texts(language: str) -> dict[str, str]:
+    return json.loads((LOCALES / language / "main.json").read_text(encoding="utf-8"))["dummyforcing"]
+
+
 class TestPages:
     def test_one_page_per_node_and_language(self) -> None:
         assert {path.stem for path in PAGES.glob("*.md")} == set(NODES)

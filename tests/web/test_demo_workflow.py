@@ -8,7 +8,7 @@ import pytest
 
 from tests.host.install import REPOSITORY
 from tests.web.browser import ComfyPage
-from tests.web.test_live import BOTH_LOOKS, LONG, idle, report, wait_live
+from tests.web.test_live import BOTH_LOOKS, CLIP, LONG, idle, report, wait_live
 
 DEMO = REPOSITORY / "workflows" / "demo.json"
 __all__ = ["idle"]
@@ -28,6 +28,15 @@ ROOM = """() => {
 }"""
 
 
+REPORT_FITS = """() => {
+    const node = app.graph._nodes.find((n) => n.comfyClass === "PreviewAny");
+    const area = document.querySelector(`[data-node-id="${node.id}"] textarea`);
+    return area?.value.includes("-- run --") && getComputedStyle(area).whiteSpace === "pre"
+        && area.scrollWidth <= area.clientWidth;
+}"""
+"""No line of the report is wrapped, and none is cut."""
+
+
 def room(page: ComfyPage) -> float:
     """Graph units between the sampler's lower edge and its group's."""
     page.frames()
@@ -41,9 +50,11 @@ def test_dragged_in_it_runs_and_shows_its_clip(page: ComfyPage, tmp_path: Path, 
     widget(page, "DummyForcingStreamingSampler", "seed", 100 + nodes_2)
     page.fit()
     prompt_id = page.run()
-    page.page.wait_for_function("() => [...document.querySelectorAll('video')].some((v) => v.src.includes('/view'))")
+    wait_live(page, CLIP)
     page.screenshot(tmp_path / "done.png")
     assert room(page) >= 0
+    if nodes_2:
+        page.page.wait_for_function(REPORT_FITS)
     assert "81 (21 latent)" in report(page, prompt_id)
     assert page.errors == []
 
@@ -61,8 +72,10 @@ def test_it_is_watched_finished_and_cancelled(page: ComfyPage, tmp_path: Path, n
         page.fit()
         page.screenshot(tmp_path / "live.png")
         assert room(page) >= 0
-        page.page.locator(".dummyforcing-live button").first.click()
+        page.page.locator(".dummyforcing-finish").first.click()
     assert "ended early after" in report(page, prompt_id)
+    wait_live(page, CLIP)
+    assert room(page) >= 0
     widget(page, "DummyForcingStreamingSampler", "seed", 300 + nodes_2)
     page.queue()
     wait_live(page, "s.open && s.line.startsWith('chunk')")

@@ -55,13 +55,18 @@ LIVE = (
     + FIND.replace("TYPE", f"'{SAMPLER}'")
     + """
     const box = node?.widgets.find((w) => w.name === "dummyforcing_live")?.element;
-    const video = box?.querySelector("video"), button = box?.querySelector("button");
-    const area = box?.getBoundingClientRect();
+    const video = box?.querySelector("video[data-shown]"), button = box?.querySelector(".dummyforcing-finish");
+    const area = box?.getBoundingClientRect(), said = (what) => box?.querySelector(`[data-says=${what}]`).textContent;
     return {open: !!box && box.style.display !== "none", line: box?.querySelector("[aria-live]").textContent,
             seen: area?.width > 50 && area?.height > 50, width: video?.videoWidth ?? 0, time: video?.currentTime ?? 0,
-            disabled: button?.disabled, button: !!button && !button.hidden, source: video?.src ?? ""};
+            disabled: button?.disabled, button: !!button && !button.hidden, source: video?.src ?? "",
+            memory: said("memory"), prompt: said("prompt")};
 }"""
 )
+
+
+CLIP = "s.open && s.width > 0 && s.source.includes('/view?')"
+"""That the view shows a whole clip."""
 
 
 @pytest.fixture(autouse=True)
@@ -116,9 +121,8 @@ def test_chunks_play_while_the_queue_runs_and_finish_now_ends_it(
         assert int(later["line"].split()[1]) > int(first["line"].split()[1])
         page.fit()
         page.screenshot(tmp_path / "live.png")
-        page.page.locator(".dummyforcing-live button").first.click()
-    # The node shows its finished clip itself; outside a subgraph only the view is there to show it.
-    done = wait_live(page, "s.open && s.width > 0 && s.source.includes('/view?')" if subgraph else "!s.open")
+        page.page.locator(".dummyforcing-finish").first.click()
+    done = wait_live(page, f"s.seen && {CLIP}")
     assert done["line"] == "" and not done["button"]
     page.screenshot(tmp_path / "done.png")
     assert "ended early after" in report(page, prompt_id)
@@ -129,15 +133,12 @@ def test_chunks_play_while_the_queue_runs_and_finish_now_ends_it(
 
 
 @BOTH_LOOKS
-def test_a_whole_clip_closes_the_view_and_leaves_the_nodes_own_video(
-    page: ComfyPage, tmp_path: Path, nodes_2: bool
-) -> None:
+def test_a_whole_clip_takes_the_place_of_its_chunks(page: ComfyPage, tmp_path: Path, nodes_2: bool) -> None:
     page.use_nodes_2(nodes_2)
     build(page, 5.0)
     page.fit()
     prompt_id = page.run()
-    wait_live(page, "!s.open")
-    page.page.wait_for_function("() => [...document.querySelectorAll('video')].some((v) => v.src.includes('/view'))")
+    assert wait_live(page, CLIP)["line"] == ""
     page.screenshot(tmp_path / "done.png")
     assert "81 (21 latent)" in report(page, prompt_id)
     assert page.errors == []
@@ -158,7 +159,7 @@ def test_cancel_tells_how_far_it_came_and_keeps_the_page_usable(page: ComfyPage,
     size = page.page.evaluate("() => app.graph._nodes.find((n) => n.comfyClass.endsWith('ClipSize')).id")
     page.set_widget(size, "seconds", 2)
     page.run()
-    wait_live(page, "!s.open")
+    wait_live(page, CLIP if vae else "!s.open")
     assert page.errors == []
 
 
@@ -173,10 +174,10 @@ def test_the_view_comes_back_with_its_tab(page: ComfyPage) -> None:
         back = wait_live(page, "s.open && s.width > 0 && s.line.startsWith('chunk')")
         assert back["button"]
         page.fit()
-        page.page.locator(".dummyforcing-live button").first.click()
-    wait_live(page, "s.open && s.source.includes('/view?')")
+        page.page.locator(".dummyforcing-finish").first.click()
+    wait_live(page, CLIP)
     page.to_another_tab_and_back()
-    wait_live(page, "s.open && s.source.includes('/view?')")
+    wait_live(page, CLIP)
     assert page.errors == []
 
 
@@ -200,10 +201,12 @@ def tell(page: ComfyPage, node: int, **detail: Any) -> dict[str, Any]:
 
 def test_the_line_tells_of_late_decoding_and_of_a_failure(page: ComfyPage) -> None:
     node = build(page, 5.0)
-    numbers = {"fps": 7.5, "seconds_left": 75, "kv_mib": 2048, "device_mib": 512}
+    numbers = {"fps": 7.5, "seconds_left": 75, "kv_mib": 2048, "device_mib": 512, "memory": "DummyForcing"}
     assert tell(page, node, running=True, chunk=0, chunks=9)["line"] == "starting, 9 chunks"
-    state = tell(page, node, running=True, chunk=2, chunks=9, **numbers)
-    assert state["line"] == "chunk 2 of 9 · 7.5 FPS · 1:15 left · 512 MiB of VRAM, K/V 2.0 GiB"
+    state = tell(page, node, running=True, chunk=2, chunks=9, prompt="a cat", **numbers)
+    assert state["line"] == "chunk 2 of 9 · 7.5 FPS · 1:15 left"
+    assert state["memory"] == "memory: DummyForcing · K/V 2.0 GiB · 512 MiB of VRAM in use"
+    assert state["prompt"] == "prompt: a cat"
     assert state["open"] and state["button"] and not state["disabled"]
     state = tell(page, node, running=True, chunk=9, chunks=9, decoding=4)
     assert state["line"] == "decoding chunk 4 of 9" and state["disabled"]

@@ -189,7 +189,7 @@ def test_the_report_lists_the_switches(stream: Any, ar_model: Any, schedule: Any
 
 
 def test_the_words_of_stock_text_encoders_are_read_from_the_queued_graph(part: Any) -> None:
-    texts = part("nodes.host.prompt_texts")
+    words = part("nodes.host.prompt_words").words_of
     graph = {
         "1": {"inputs": {"conditioning": ["2", 0]}},
         "2": {"class_type": "DummyForcingPromptAt", "inputs": {"previous": ["3", 0], "next": ["5", 0], "seconds": 300}},
@@ -197,8 +197,6 @@ def test_the_words_of_stock_text_encoders_are_read_from_the_queued_graph(part: A
         "4": {"class_type": "CLIPTextEncode", "inputs": {"text": "one", "clip": ["9", 0]}},
         "5": {"class_type": "CLIPTextEncode", "inputs": {"text": "two", "clip": ["9", 0]}},
     }
-    assert texts.encoded_texts(graph, "1") == ["one", "two"]
-    assert texts.encoded_texts(None, None) == []
     entries = [[None, {}], [None, {part("nodes.host.prompts").STARTS: 300.0}]]
-    assert texts.prompts_text(entries, ["one", "two"]) == "2: 0:00 one; 5:00 two"
-    assert texts.prompts_text(entries, []) == "2: 0:00; 5:00"
+    assert str(words(entries, graph, "1")) == "2: 0:00 one; 5:00 two"
+    assert str(words(entries, None, None)) == "2: 0:00; 5:00"

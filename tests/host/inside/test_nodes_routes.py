@@ -21,7 +21,8 @@ def asked(part: Any, monkeypatch: pytest.MonkeyPatch) -> Asked:
 
     live = part("nodes.host.live")
     routes = web.RouteTableDef()
-    monkeypatch.setattr(live, "server", lambda: SimpleNamespace(routes=routes))
+    host = SimpleNamespace(routes=routes, sockets={"page": None})
+    monkeypatch.setattr(live, "server", lambda: host)
     live.add_routes()
 
     async def ask(method: str, path: str, **request: Any) -> tuple[int, str]:
@@ -74,3 +75,14 @@ def test_a_running_node_is_ended(asked: Asked, part: Any) -> None:
     finally:
         del live._running["7"]
         view.close()
+
+
+def test_only_open_pages_are_remembered_as_watching(asked: Asked, part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    watching = part("nodes.host.watching")
+    monkeypatch.setattr(watching, "_watching", {"closed by now"})
+    assert asked("post", "/dummyforcing/watch", json={"client": "page"}) == (200, "{}")
+    assert asked("post", "/dummyforcing/watch", json={"client": "x" * 90_000}) == (200, "{}")
+    assert watching._watching == {"page"}
+    for body in (b"{", b"[]", b"{}", b'{"client": null}', b'{"client": ["page"]}'):
+        status, text = asked("post", "/dummyforcing/watch", data=body)
+        assert status == 400 and json.loads(text)["error"].startswith('expected {"client": name}')

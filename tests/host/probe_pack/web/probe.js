@@ -38,6 +38,26 @@ function findNodeByLocator(locator) {
   return (subgraph ? app.rootGraph.subgraphs.get(subgraph) : app.rootGraph)?.getNodeById(last);
 }
 
+function addWidget(node, box) {
+  const widget = node.addDOMWidget("harness_probe", "preview", box, {
+    serialize: false, // not in the prompt
+    hideOnZoom: false,
+    margin: MARGIN,
+    getMinHeight: () => MIN_HEIGHT + 2 * MARGIN,
+  });
+  widget.serialize = false; // not in the saved workflow
+}
+
+// Older pages show a "preview" widget on the subgraph node too; on newer ones that node gets one of its own.
+function addOutside(node, box) {
+  for (const outer of app.rootGraph._nodes) {
+    const takesWidgets = outer.addCustomWidget !== LGraphNode.prototype.addCustomWidget;
+    if (!outer.subgraph || outer.subgraph !== node.graph || !takesWidgets) continue;
+    if (!outer.widgets.some((widget) => widget.name === "harness_probe")) addWidget(outer, box);
+    void outer.widgets; // Nodes 2.0 sees a new one when it is asked
+  }
+}
+
 function addView(node) {
   const box = document.createElement("div");
   box.className = "harness-probe";
@@ -48,13 +68,7 @@ function addView(node) {
   label.textContent = "waiting";
   box.append(stage, label);
 
-  const widget = node.addDOMWidget("harness_probe", "preview", box, {
-    serialize: false, // not in the prompt
-    hideOnZoom: false,
-    margin: MARGIN,
-    getMinHeight: () => MIN_HEIGHT + 2 * MARGIN,
-  });
-  widget.serialize = false; // not in the saved workflow
+  addWidget(node, box);
 
   // A video that leaves the document pauses, as it does when its node is collapsed in Nodes 2.0.
   const observer = new ResizeObserver(() => stage.offsetHeight && stage.querySelector("video")?.play().catch(() => {}));
@@ -69,6 +83,7 @@ function addView(node) {
     box,
     label,
     show({ step, steps, images }) {
+      addOutside(node, box);
       label.textContent = step ? `step ${step} of ${steps}` : "done before";
       const file = images[0];
       const tag = file.filename.endsWith(".mp4") ? "video" : "img";

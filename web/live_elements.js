@@ -1,0 +1,41 @@
+// What the live view is made of: a stage for the video, what there is to know, two buttons.
+
+const BUTTON =
+  "padding:4px 8px;cursor:pointer;border:1px solid var(--border-color,#555);border-radius:4px;" +
+  "background:var(--comfy-input-bg,#222);color:inherit";
+const CLAMPED = "overflow:hidden;overflow-wrap:anywhere;max-height:30px;line-height:15px;flex:none";
+
+export function elements() {
+  const box = element("div", "");
+  box.className = "dummyforcing-live";
+  const stage = element("div", "position:relative;flex:1;min-height:140px;background:#111;overflow:hidden;border-radius:4px");
+  const line = element("div", "min-height:15px");
+  line.setAttribute("aria-live", "polite");
+  const clips = element("div", "display:flex;flex-wrap:wrap;gap:4px");
+  // Two lines at most; the rest is in their tooltips.
+  const [memory, prompt] = [element("div", CLAMPED), element("div", CLAMPED)];
+  memory.hidden = prompt.hidden = true;
+  memory.dataset.says = "memory";
+  prompt.dataset.says = "prompt";
+  const buttons = element("div", "display:flex;gap:4px");
+  const finish = button(`${BUTTON};flex:1`);
+  finish.className = "dummyforcing-finish";
+  const loop = button(BUTTON);
+  loop.textContent = "↻";
+  buttons.append(finish, loop);
+  box.append(stage, line, memory, prompt, clips, buttons);
+  return { box, stage, line, memory, prompt, clips, finish, loop };
+}
+
+function element(tag, style) {
+  const made = document.createElement(tag);
+  made.style.cssText = style;
+  return made;
+}
+
+function button(style) {
+  const made = element("button", style);
+  made.type = "button";
+  made.hidden = true;
+  return made;
+}
