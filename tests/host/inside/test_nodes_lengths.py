@@ -118,6 +118,6 @@ def test_a_start_for_rolling_windows_is_refused_before_the_model_runs(
 ) -> None:
     inputs = {"model": "self_forcing_tiny.safetensors", "family": "rolling_forcing"}
     model = call("DummyForcingLoadARModel", **inputs).outputs[0]
-    start = {"samples": torch.zeros(1, 16, 1, 8, 8)}
+    start = {"samples": torch.ones(1, 16, 1, 8, 8)}
     refused(lambda: stream(model, latent=size(4.0), start_latent=start), "expected no given start")
     assert model_calls == []

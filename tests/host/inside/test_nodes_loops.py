@@ -78,7 +78,7 @@ def test_what_rolling_windows_cannot_do_is_one_line(
     call: Any, files: Path, stream: Any, canvas: Any, refused: Any
 ) -> None:
     model = call("DummyForcingLoadARModel", model=FILE, family="rolling_forcing").outputs[0]
-    given = {"latent": canvas(FRAMES), "start_latent": canvas(1)}
+    given = {"latent": canvas(FRAMES), "start_latent": {"samples": torch.ones(1, 16, 1, 8, 8)}}
     refused(lambda: stream(model, **given), "expected no given start, got one", "Rolling Forcing")
 
 
