@@ -20,10 +20,10 @@ export function memoryText({ memory, kv_mib, device_mib }) {
 // The prompt that the newest chunk was made with.
 export const promptText = ({ prompt }) => (prompt ? text("prompt", { prompt }) : "");
 
-// After it. `kept`: whether a playable part of the clip is on disk.
-export function endText({ outcome, kept }, { chunk = 0, chunks = 0 }) {
+// After it. `part`: where a playable part of the clip stays in the output folder, if there is one.
+export function endText({ outcome, part }, { chunk = 0, chunks = 0 }) {
   if (outcome === "done") return text("done");
-  return text(`${outcome}${kept ? "_kept" : ""}`, { chunk, chunks });
+  return text(`${outcome}${part ? "_kept" : ""}`, { chunk, chunks, part });
 }
 
 function gib(mib) {

@@ -210,8 +210,8 @@ def test_the_line_tells_of_late_decoding_and_of_a_failure(page: ComfyPage) -> No
     assert state["open"] and state["button"] and not state["disabled"]
     state = tell(page, node, running=True, chunk=9, chunks=9, decoding=4)
     assert state["line"] == "decoding chunk 4 of 9" and state["disabled"]
-    state = tell(page, node, running=False, outcome="failed", kept=True)
-    assert state["line"] == "failed after 9 of 9 chunks; the part that is done stays in the output folder"
+    state = tell(page, node, running=False, outcome="failed", kept=True, part="a.part.mp4")
+    assert state["line"] == "failed after 9 of 9 chunks; what is done stays in the output folder as a.part.mp4"
     assert state["open"] and not state["button"]
     assert tell(page, node, running=True, chunk=0, chunks=1)["line"] == "starting, 1 chunk"
     state = tell(page, node, running=False, outcome="stopped", kept=False)
