@@ -7,8 +7,9 @@ from torch import Tensor
 from ..models.families import DEMO, FAMILIES, Family
 from .demo_assets import load_demo_codec
 
-# Mean square of what a latent loses on the way to pixels and back: the world's own lose .016 at most, plain black .06.
-STRANGE = 0.04
+# What half of a latent's places lose at least on the way to pixels and back, squared: in pictures of the world .0022 at
+# most, which lose at the shapes' edges alone; .045 in a dark photo, .064 in plain black.
+STRANGE = 0.01
 
 
 def doubts(family: Family, switches: bool, start: Tensor | None = None) -> list[str]:
@@ -37,4 +38,5 @@ def _strange(frame: Tensor) -> bool:
     """Whether the demo's codec, which can draw its world only, gives another latent frame (B, 16, 1, h, w) back."""
     codec = load_demo_codec(frame.device)
     again = codec.encode(codec.decoder_stream().push(frame.float()).clamp(-1, 1))
-    return bool((again - frame).square().mean() > STRANGE)
+    lost = (again - frame).square().mean(1).flatten(1)
+    return bool(lost.median(1).values.max() > STRANGE)

@@ -35,7 +35,7 @@ def test_pictures_of_the_demo_world_are_known(clips):
             assert doubts(DEMO, False, encoded(picture)) == []
 
 
-@pytest.mark.parametrize("kind", ["noise", "blobs", "white", "black", "grey", "gradient"])
+@pytest.mark.parametrize("kind", ["noise", "blobs", "white", "black", "grey", "gradient", "dark photo"])
 def test_other_pictures_are_not(kind):
     draws = torch.Generator().manual_seed(0)
     ramp = torch.linspace(-1, 1, 64).expand(64, 64)
@@ -46,6 +46,7 @@ def test_other_pictures_are_not(kind):
         "white": torch.ones(3, 64, 64),
         "black": -torch.ones(3, 64, 64),
         "grey": torch.zeros(3, 64, 64),
+        "dark photo": torch.nn.functional.interpolate(small.sigmoid(), size=64, mode="bilinear")[0] * 0.3 - 1,
         "gradient": torch.stack([ramp, ramp.T, -ramp]),
     }[kind]
     lines = doubts(DEMO, False, encoded(picture))
