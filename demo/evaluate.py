@@ -156,6 +156,29 @@ def policy_of(window_frames: int, sink_frames: int) -> Policy:
     return SlidingWindow(window_frames, sink_frames) if window_frames else Full()
 
 
+def full_cache(source: Source, ceiling: Source, count: int) -> dict:
+    """What needs no other memory: motion, switches, text to video."""
+    plain, crowded = plain_clips(count), crowded_clips(count // 2)
+    switched, changed = switch_clips(count)
+    return {
+        "evenness": {
+            "truth": evenness(render, plain),
+            "ceiling": evenness(ceiling, plain),
+            "full cache": evenness(source, plain),
+        },
+        "switch": {
+            "full cache": switch(source, switched, changed),
+            "ceiling": switch(ceiling, switched, changed),
+        },
+        "text_to_video": {
+            "full cache": text_to_video(source, plain),
+            "full cache, crowded start": text_to_video(source, crowded),
+            "ceiling": text_to_video(ceiling, plain),
+            "ceiling, crowded start": text_to_video(ceiling, crowded),
+        },
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("dummyforcing_core/assets/demo_model.safetensors"))
@@ -170,34 +193,18 @@ def main() -> None:
     torch.set_num_threads(1)  # matrices this small gain nothing by more
     model = load_model(args.model, "demo", dtype=torch.float32).model
     codec = load_demo_codec()
-    plain, crowded = plain_clips(args.clips), crowded_clips(args.clips // 2)
-    long = long_clips(LONG_CLIPS, LONG_CHUNKS)
-    switched, changed = switch_clips(args.clips)
-    document: dict = {
-        "evenness": {
-            "truth": evenness(render, plain),
-            "ceiling": evenness(round_trip(codec), plain),
-            "full cache": evenness(sampled(model, codec, Full()), plain),
-        },
-        "switch": {
-            "full cache": switch(sampled(model, codec, Full()), switched, changed),
-            "ceiling": switch(round_trip(codec), switched, changed),
-        },
-        "text_to_video": {
-            "full cache": text_to_video(sampled(model, codec, Full()), plain),
-            "full cache, crowded start": text_to_video(sampled(model, codec, Full()), crowded),
-            "ceiling": text_to_video(round_trip(codec), plain),
-            "ceiling, crowded start": text_to_video(round_trip(codec), crowded),
-        },
-        "colour_recall": {"ceiling": memory_dial(round_trip(codec), 3 * args.clips // 8)},
-        "colour_recall_recoloured": {"ceiling": recoloured_dial(round_trip(codec), 3 * args.clips // 8)},
+    long, dial = long_clips(LONG_CLIPS, LONG_CHUNKS), 3 * args.clips // 8
+    document = full_cache(sampled(model, codec, Full()), round_trip(codec), args.clips)
+    document |= {
+        "colour_recall": {"ceiling": memory_dial(round_trip(codec), dial)},
+        "colour_recall_recoloured": {"ceiling": recoloured_dial(round_trip(codec), dial)},
         "long": {"ceiling": long_run(round_trip(codec), long)},
     }
     for name in args.windows.split(","):
         source = sampled(model, codec, policy_of(*map(int, name.split("+"))))
         label = "full cache" if name == "0+0" else f"window {name.split('+')[0]}, sink {name.split('+')[1]}"
-        document["colour_recall"][label] = memory_dial(source, 3 * args.clips // 8)
-        document["colour_recall_recoloured"][label] = recoloured_dial(source, 3 * args.clips // 8)
+        document["colour_recall"][label] = memory_dial(source, dial)
+        document["colour_recall_recoloured"][label] = recoloured_dial(source, dial)
         document["long"][label] = long_run(source, long)
         print(f"{time.monotonic() - begin:.0f} s  {label}", flush=True)
     document["seconds"] = round(time.monotonic() - begin, 1)

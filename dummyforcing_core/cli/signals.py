@@ -24,6 +24,7 @@ class _Raised:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.over = False  # nothing is to be saved any more
         self._error: Callable[[], Interrupted | None] = lambda: None
 
     @property
@@ -46,11 +47,13 @@ def leave_at_once() -> None:
 
 def interrupt() -> None:
     """From here on a signal raises KeyboardInterrupt; only where `leave_at_once` has been called."""
+    _raised.over = False
     _answer((_leave,), _interrupt)
 
 
 def ignore() -> None:
     """For the interpreter's end, which would give the signals back their effect, and the process their exit status."""
+    _raised.over = True  # at once: setting the handlers runs Python, in which the next signal would be raised
     _answer((_leave, _interrupt), signal.SIG_IGN)
 
 
@@ -73,5 +76,5 @@ def _leave(number: int, frame: object) -> None:
 
 
 def _interrupt(number: int, frame: object) -> None:
-    if not _raised.under_way:
+    if not (_raised.over or _raised.under_way):
         raise _raised.new(number)  # held by no name here: its traceback would keep it alive

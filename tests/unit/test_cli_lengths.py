@@ -122,7 +122,7 @@ REFUSED = {
     "frames": ("--frames 1000000000", "expected at most 4194301 frames (73 hours at 16 fps), got 1000000000"),
     "frames that no number holds": ("--frames 99999999999999999999999", "expected a whole number of at most 19 digits"),
     "keys and values": ("--frames 4000000 --policy full --size 64x64", "keys and values of this clip would take"),
-    "latents that are kept": ("--frames 4000000 --save-latents {tmp}/l --size 64x80", "this clip would take"),
+    "latents that are kept": ("--frames 4000000 --save-latents {tmp}/l.safetensors --size 64x80", "this clip would"),
     "size": ("--size 99999999x16", "expected even sides from 2 to 8192 pixels"),
     "seconds": ("--seconds 0", "expected a length above 0 seconds, got 0"),
     "seconds, negative": ("--seconds -1", "expected a length above 0 seconds, got -1"),

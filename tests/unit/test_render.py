@@ -71,7 +71,7 @@ def test_latents_are_the_rollouts_and_the_video_is_their_decoding(pipeline: Pipe
     for frame, expected in zip(shown, pixels, strict=True):
         small = frame[3::6, 3::6]  # the middle of every enlarged pixel
         assert abs(small.astype(int) - expected).mean() < 12  # h264 loses a little colour
-    assert report.to_json() + "\n" == outputs.report.read_text(encoding="utf-8")
+    assert report.to_json() == outputs.report.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("loop", [{"loop": "recompute", "window_frames": 6}, {"loop": "restarts", "overlap_frames": 3}])

@@ -170,11 +170,12 @@ def record(folder: ClipFolder, suite: dict[str, str], samples: int = 2, **change
 
 class TestFolder:
     def test_missing_looks_at_finished_names_only(self, folder: ClipFolder) -> None:
-        samples = [Sample("a", "a", i) for i in range(3)]
+        samples, found = [Sample("a", "a", i) for i in range(3)], []
         (folder.videos / "a-1.mp4").touch()
         (folder.videos / "a-2.part.mp4").touch()
         folder.working_file(samples[0]).touch()
-        assert [s.index for s in folder.missing(samples)] == [0, 2]
+        assert [s.index for s in folder.missing(samples, found.append)] == [0, 2]
+        assert found == [folder.videos / "a-1.mp4"]
 
     def test_every_writer_has_a_file_of_its_own(self, folder: ClipFolder) -> None:
         sample = Sample("x" * 250, "", 0)
