@@ -33,10 +33,15 @@ from .sampling import decode, generate
 from .world import CHUNK_FRAMES, Clips, render
 
 BATCH = 16
-GAPS = (0, 1, 3, 5)
-RECOLOURED_GAPS = (1, 3, 5)
 LONG_CHUNKS = 40
 LONG_CLIPS = 12
+
+Task = tuple[Callable[[int, int], Clips], tuple[int, ...]]
+"""Clips with a dark gap, by their number and the gap's chunks, and the gaps that are tried."""
+DIALS: dict[str, Task] = {
+    "colour_recall": (gap_clips, (0, 1, 3, 5)),
+    "colour_recall_recoloured": (recoloured_clips, (1, 3, 5)),
+}
 
 Source = Callable[[Clips], Tensor]
 """Clips -> pixels (B, F, 3, H, W): a model under a policy, or the codec's round trip of the truth."""
@@ -93,27 +98,20 @@ def text_to_video(source: Source, clips: Clips) -> dict[str, float]:
     }
 
 
-def memory_dial(source: Source, count: int) -> dict[str, float]:
+def memory_dial(source: Source, task: Task, count: int) -> dict[str, float]:
     """Colour recall in the first lit chunk after each dark gap; the prompts no longer name the colours."""
+    clips_of, gaps = task
     result = {}
-    for gap in GAPS:
-        clips = gap_clips(count, gap)
-        result[f"gap_{gap}"] = float(measure.colour_recall(source(clips), clips, 2 + gap).mean())
-    return result
-
-
-def recoloured_dial(source: Source, count: int) -> dict[str, float]:
-    """The same of colours that a second prompt named: those of the first chunks are wrong now."""
-    result = {}
-    for gap in RECOLOURED_GAPS:
-        clips = recoloured_clips(count, gap)
-        result[f"gap_{gap}"] = float(measure.colour_recall(source(clips), clips, 4 + gap).mean())
+    for gap in gaps:
+        clips = clips_of(count, gap)
+        lit = clips.light.shape[1] - 2  # the last two chunks are
+        result[f"gap_{gap}"] = float(measure.colour_recall(source(clips), clips, lit).mean())
     return result
 
 
 def switch(source: Source, clips: Clips, changed: Tensor) -> dict[str, float]:
-    """After a prompt that names another colour or kind: share of clips in which that shape is as named, in which the
-    other one is as it was, and of steps between frames of one latent and of two, before the switch."""
+    """After a prompt that names another colour or kind, chunk by chunk: share of clips in which that shape is as named,
+    and in which the other one is as it was."""
     right, judged = measure.shapes_right(source(clips), clips)
     rows = torch.arange(len(clips))
     result: dict[str, float] = {"clips": len(clips)}
@@ -195,16 +193,13 @@ def main() -> None:
     codec = load_demo_codec()
     long, dial = long_clips(LONG_CLIPS, LONG_CHUNKS), 3 * args.clips // 8
     document = full_cache(sampled(model, codec, Full()), round_trip(codec), args.clips)
-    document |= {
-        "colour_recall": {"ceiling": memory_dial(round_trip(codec), dial)},
-        "colour_recall_recoloured": {"ceiling": recoloured_dial(round_trip(codec), dial)},
-        "long": {"ceiling": long_run(round_trip(codec), long)},
-    }
+    document |= {name: {"ceiling": memory_dial(round_trip(codec), task, dial)} for name, task in DIALS.items()}
+    document["long"] = {"ceiling": long_run(round_trip(codec), long)}
     for name in args.windows.split(","):
         source = sampled(model, codec, policy_of(*map(int, name.split("+"))))
         label = "full cache" if name == "0+0" else f"window {name.split('+')[0]}, sink {name.split('+')[1]}"
-        document["colour_recall"][label] = memory_dial(source, dial)
-        document["colour_recall_recoloured"][label] = recoloured_dial(source, dial)
+        for dialled, task in DIALS.items():
+            document[dialled][label] = memory_dial(source, task, dial)
         document["long"][label] = long_run(source, long)
         print(f"{time.monotonic() - begin:.0f} s  {label}", flush=True)
     document["seconds"] = round(time.monotonic() - begin, 1)

@@ -171,12 +171,13 @@ def _numbers(text: str) -> tuple[int, ...]:
     """Steps as people write them: 2, 3 or 1-3."""
     steps: list[int] = []
     for part in filter(None, re.split(r"[,;\s，、；]+", re.sub(r"\s*[-–]\s*", "-", text.strip()))):  # noqa: RUF001
-        if not re.fullmatch(r"[0-9]{1,4}(-[0-9]{1,4})?", part):
+        match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part)
+        named = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
+        if not named:
             raise DummyForcingError(
-                f"expected skip_steps such as 2,3 or 1-3, got {shown(text)}; {shown(part)} is no step"
+                f"expected skip_steps such as 2,3 or 1-3, got {shown(text)}; {shown(part)} names no step"
             )
-        first, _, last = part.partition("-")
-        steps += range(int(first), int(last or first) + 1)
+        steps += named
     if not steps:
         raise DummyForcingError(f"expected skip_steps such as 2,3 or 1-3, got {shown(text)}, which names none")
     return tuple(dict.fromkeys(steps))

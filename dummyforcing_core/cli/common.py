@@ -17,7 +17,7 @@ from ..geometry import Span
 from ..models.families import DEMO, FAMILIES
 from ..models.lora import Lora
 from ..models.weight_files import flat_names, read_weights
-from ..reading import lines_of, read_text
+from ..reading import lines_of, read_text, unreadable
 from ..vae.tiny_vae import TinyDecoder
 from ..vae.tiny_vae_file import is_tiny_decoder, load_tiny_decoder
 from ..vae.wan_vae import WanVAE
@@ -171,15 +171,14 @@ def files_of(args: argparse.Namespace) -> dict[str, str]:
 
 def mark(path: Path) -> str:
     """ " (1a2b3c4d)", which tells files of one name apart by their size and both ends; "" for what is no file."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            digest = hashlib.sha256(str(size).encode())
-            for start in (0, max(size - MARKED_BYTES, 0)):
-                file.seek(start)
-                digest.update(file.read(MARKED_BYTES))
-    except OSError:  # a folder, or what its reader refuses
+    if unreadable(path):  # a folder, or what its reader refuses
         return ""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        digest = hashlib.sha256(str(size).encode())
+        for start in (0, max(size - MARKED_BYTES, 0)):
+            file.seek(start)
+            digest.update(file.read(MARKED_BYTES))
     return f" ({digest.hexdigest()[:8]})"
 
 

@@ -102,12 +102,11 @@ def _make(args: argparse.Namespace, asked: Asked, jobs: list[Job], there: list[P
     dtype = pipeline.denoiser.geometry.dtype
     _check_there(there, made_by(pipeline.fingerprint, pipeline.family, policy, steps, dtype))
     latents = None if start is None else _started(args, start, pipeline)
+    how = (policy, steps, latents, asked.size, asked.frames, asked.fps, files_of(args))
     long = LongRun(len(jobs), warn, "these clips take", "clips")
     for number, (script, outputs) in enumerate(jobs):
         long.call(number)
-        how = (policy, steps, latents, asked.size, asked.frames, asked.fps, files_of(args))
-        clip = Clip(script, shape, args.seed, *how)
-        make_clip(pipeline, clip, outputs)
+        make_clip(pipeline, Clip(script, shape, args.seed, *how), outputs)
 
 
 def _check_there(there: Sequence[Path], now: Mapping[str, Any]) -> None:
@@ -185,14 +184,13 @@ def _outputs(args: argparse.Namespace) -> Outputs:
 def _folder_jobs(args: argparse.Namespace, asked: Asked, scripts: list[Script]) -> tuple[list[Job], list[Path]]:
     """One clip per script into the folder --out, those that are there apart; OutputError if one is another clip."""
     model = args.model if args.model == DEMO else Path(args.model).name
+    alike = LEFT_OUT | NO_FILES | asked.conditions | files_of(args) | {"seed": args.seed, "model": model}
     jobs, there = [], []
     for number, script in enumerate(scripts):
         outputs = _in_folder(args.out, number, script)
         video = outputs.video
         if video.exists():
-            wanted = LEFT_OUT | NO_FILES | script_conditions(script) | asked.conditions | files_of(args)
-            wanted |= {"seed": args.seed, "model": model}
-            check_finished(video, wanted)
+            check_finished(video, alike | script_conditions(script))
             there.append(video)
             tell(f"{video} is there already, skipped")
         else:

@@ -66,9 +66,10 @@ def run(args: argparse.Namespace) -> int:
     folder.make()
     if folder.ignores_case():
         suite = _one_per_case(suite)
-    folder.check(_asked(args, asked), suite)
+    conditions = _asked(args, asked)
+    folder.check(conditions, suite)
     with folder.share(shard):
-        _sample_share(args, asked, folder, suite, shard)
+        _sample_share(args, asked, conditions, folder, suite, shard)
     if shard.world == 1:  # another rank may be about to write there
         folder.tidy()
     share = "this rank's share" if shard.world > 1 else "all"
@@ -76,7 +77,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sample_share(args: argparse.Namespace, asked: Asked, folder: ClipFolder, suite: Suite, shard: Shard) -> None:
+def _sample_share(
+    args: argparse.Namespace, asked: Asked, conditions: dict[str, Any], folder: ClipFolder, suite: Suite, shard: Shard
+) -> None:
     """Loads the model and makes what is missing of this rank's prompts."""
     mine = shard.part(suite)
     folder.clear_unfinished(mine)
@@ -91,7 +94,7 @@ def _sample_share(args: argparse.Namespace, asked: Asked, folder: ClipFolder, su
     # With nothing to make as well: only the model tells whether the clips that are there are those asked for.
     pipeline = load(args, list(dict.fromkeys(job.text for job in jobs)))
     steps = listed(chosen, pipeline)
-    conditions = _asked(args, asked) | _loaded(pipeline, policy, steps)
+    conditions = conditions | _loaded(pipeline, policy, steps)
     folder.record(conditions, _made_with(pipeline), suite, lambda prompt: _seeds(prompt, args))
 
     def make(sample: Sample, video: Path) -> RunReport:
@@ -140,7 +143,6 @@ def _seeds(prompt: str, args: argparse.Namespace) -> list[int]:
 
 def _asked(args: argparse.Namespace, asked: Asked) -> dict[str, Any]:
     """Conditions that the arguments alone settle, so that a wrong folder costs no model load. Names, no paths."""
-
     return {
         "size": "{}x{}".format(*asked.size),
         "frames": asked.frames,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, OutputError, shown
 from ..geometry import SPATIAL, LatentShape, pixel_frames
-from ..models.finite import is_finite
+from ..models.finite import beyond
 from ..models.tensor_check import READABLE
 from ..models.weight_files import read_weights
 from ..reading import unreadable
@@ -19,7 +19,7 @@ from .pipeline import Pipeline
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-LARGEST = 1e3  # latents are about as large as standard normal noise
+LARGEST_LATENT = 1e3  # latents are about as large as standard normal noise
 
 
 def start_from_latents(path: Path, shape: LatentShape) -> Tensor:
@@ -52,13 +52,8 @@ def start_from_latents(path: Path, shape: LatentShape) -> Tensor:
             f"{name}: expected latents in floating point, got {str(latent.dtype)[6:]}; save them with --save-latents"
         )
     latent = latent.float()
-    if not is_finite(latent):
-        raise OutputError(f"{name}: its latents hold NaN or infinity; save them again with --save-latents")
-    if (largest := float(latent.abs().max())) > LARGEST:
-        raise OutputError(
-            f"{name}: its latents reach {largest:g}, those of a picture stay far below {LARGEST:g}; save them again "
-            "with --save-latents"
-        )
+    if odd := beyond(latent, LARGEST_LATENT):
+        raise OutputError(f"{name}: its latents hold {odd}; save them again with --save-latents")
     return latent
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import CheckpointError, shown
 from ..models.checkpoints import LoadedModel
 from ..models.families import DEMO
-from ..models.finite import is_finite
+from ..models.finite import beyond
 from ..models.names import listing
 from ..models.tensor_check import READABLE
 from ..models.weight_files import read_weights
@@ -20,7 +20,7 @@ from ..text.umt5 import padded
 Warn = Callable[[str], None]
 Encode = Callable[[str], Tensor]
 
-LARGEST = 1e4  # umt5's are below 100
+LARGEST_FEATURE = 1e4  # umt5's are below 100
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,8 @@ def _saved_features(path: Path, text_len: int, text_dim: int) -> Tensor:
             "of floating point for this model"
         )
     rows = tensor.flatten(0, -2).float()
-    if not is_finite(rows):
-        raise CheckpointError(f"{name}: holds NaN or infinity, finite text features were expected; save them again")
-    if (largest := float(rows.abs().max())) > LARGEST:
-        raise CheckpointError(f"{name}: holds numbers up to {largest:g}, text features are below {LARGEST:g}; save "
-                              "them again")  # fmt: skip
+    if odd := beyond(rows, LARGEST_FEATURE):
+        raise CheckpointError(
+            f"{name}: holds {odd}, finite text features below {LARGEST_FEATURE:g} were expected; save them again"
+        )
     return padded(rows, text_len)

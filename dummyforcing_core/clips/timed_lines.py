@@ -26,10 +26,15 @@ _UNITS = (
 )
 _EDGE = r"(?![A-Za-z0-9_]|[.:,][0-9])"
 _BULLET = r"(?:[-*+>]\s+|[•·●▪]\s*|[0-9]{1,3}[.)]\s+(?=[\[(<【]?[0-9]))?"
-_FRONT = rf"\s*{_BULLET}(?:(?:at\b|from\b|time\b|第|从|在|(?P<lead>t\s*=|@))\s*)?(?P<bracket>[\[(<【「『《])?"
+_WORDS = r"(?:(?:at\b|from\b|time\b|第|(?P<since>从)|在|(?P<lead>t\s*=|@))\s*)?"
+_FRONT = rf"\s*{_BULLET}{_WORDS}(?P<bracket>[\[(<【「『《])?"
 _TO = r"\s*(?:-+>?|[\u2013\u2014~→至到]|to\b)\s*"
 _MARK = r"\s*(?:[-=]>|[:=→]|[-\u2013\u2014,.;](?![!-~]))"
-_BEHIND = rf"(?:\s*[\])>】」』》])?(?:(?P<bar>\s*[|│¦\u2223‖])|(?P<mark>{_MARK})|(?<=[\])>】」』》])|(?![!-~]))"
+_SHUT = r"\])>】」』》"
+_BEHIND = (
+    rf"(?(since)(?:开始|起)?)(?:\s*[{_SHUT}])?"
+    rf"(?:(?P<bar>\s*[|│¦\u2223‖])|(?P<mark>{_MARK})|(?<=[{_SHUT}])|(?![!-~]))"
+)
 
 
 def _form(start: str, end: str = "") -> re.Pattern[str]:
@@ -47,10 +52,10 @@ _FORMS = (
     ("number", _form(_NUMBER)),
 )
 # What is no time that can be read, and was meant as one: 0 in front, a bar somewhere, {"0": "a cat"} of other nodes,
-# frames, milliseconds, scenes with a clock, seconds in Chinese numerals.
+# frame 0, 0 ms, scenes with a clock, 零秒. Of "24 frames of a film" and 十分 (very) nothing is one.
 _MEANT = re.compile(
     r"\s*(?:[\[(<【]?[-+]?0+(?::[0-9]+|\.0+)*(?![\w.])|[^|]*\||\{?\s*[\"'][0-9]+[\"']\s*:|frames?\s*[0-9]+\s*:|"
-    r"[0-9]+\s*(?:f|frames?|ms)\b|(?:scene|shot|镜头)\s*[0-9]+\W{0,3}[0-9]+:[0-9]{2}|[零〇一二两三四五六七八九十百]+(?:秒|分))",
+    r"0+\s*(?:f|frames?|ms)\b|(?:scene|shot|镜头)\s*[0-9]+\W{0,3}[0-9]+:[0-9]{2}|[零〇](?:秒|分))",
     re.IGNORECASE,
 )
 # Behind a prompt: the next line of a schedule that was written in one.

@@ -24,6 +24,14 @@ def is_finite(tensor: Tensor) -> bool:
     return _is_finite(flat)
 
 
+def beyond(tensor: Tensor, largest: float) -> str:
+    """What numbers it holds that no sound file does, "NaN or infinity" or "numbers up to 1e+05"; "" if none."""
+    if not is_finite(tensor):
+        return "NaN or infinity"
+    found = float(tensor.abs().max()) if tensor.numel() else 0.0
+    return f"numbers up to {found:g}" if found > largest else ""
+
+
 def _is_finite(flat: Tensor) -> bool:
     # The extremes are NaN if any number is. Thirty times faster than isfinite(), and without a mask as large as `flat`.
     return bool(torch.stack(torch.aminmax(flat)).isfinite().all())

@@ -127,15 +127,21 @@ class Lora:
 
 
 def _with_numbers(tree: Tree) -> dict[str, Any]:
-    """A .pt may hold an alpha as a plain number: as the tensor that it stands for."""
-    return {
-        name: _with_numbers(value)
-        if isinstance(value, Mapping)
-        else torch.tensor(float(value))
-        if type(value) in (int, float) and str(name).endswith(".alpha")
-        else value
-        for name, value in tree.items()
-    }
+    """A .pt may hold an alpha as a number or its text: as the tensor that it stands for."""
+    return {name: _with_number(str(name), value) for name, value in tree.items()}
+
+
+def _with_number(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _with_numbers(value)
+    if isinstance(value, Tensor) or not name.endswith(".alpha"):
+        return value
+    try:
+        return torch.tensor(float(value))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(
+            f"{shown(name)} is {shown(repr(value), 40)}, one number was expected; get it again"
+        ) from error
 
 
 def _updates(tensors: Mapping[str, Tensor], strength: float) -> dict[str, LowRank | Difference]:

@@ -43,6 +43,11 @@ def scale_of(tensors: Mapping[str, Tensor], module: str) -> Tensor | None:
     return next((tensors[name] for leaf in SCALES if (name := f"{module}.{leaf}") in tensors), None)
 
 
+def is_scale(scale: Tensor) -> bool:
+    """Whether it is one number that float8 can be multiplied with: NaN, 0 and what leaves float32 are not."""
+    return scale.numel() == 1 and scale.is_floating_point() and 0 < float(scale) < LARGEST_SCALE
+
+
 def dequantised(weight: Tensor, scale: Tensor | None) -> Tensor:
     """The weight times its scale, in float32; as it is without one."""
     return weight if scale is None else weight.float() * scale.to(weight.device).float().reshape(())
@@ -66,10 +71,10 @@ def split_scales(
         scale = scale_of(tensors, module) if module != name else None
         if scale is None and module not in kinds:
             continue
-        if scale is None or scale.numel() != 1 or not scale.is_floating_point() or not 0 < float(scale) < LARGEST_SCALE:
+        if scale is None or not is_scale(scale):
             got = "none" if scale is None else f"{str(scale.dtype)[6:]} {list(scale.shape)}"
-            got = f"{float(scale):g}" if scale is not None and scale.numel() == 1 else got
-            raise CheckpointError(f"expected one scale above 0 for {shown(name)}, got {got}; {FIX}")
+            value = f", {float(scale):g}" if scale is not None and scale.numel() == 1 else ""
+            raise CheckpointError(f"expected one scale above 0 for {shown(name)}, got {got}{value}; {FIX}")
         scales[name] = scale
         if tensor.dtype == torch.uint8 and module in kinds:
             weights[name] = tensor.view(FP8[kinds[module]])

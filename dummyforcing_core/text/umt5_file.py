@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, shown
 from ..models.names import listing
-from ..models.scaled_fp8 import FP8, scale_of, stated_formats
+from ..models.scaled_fp8 import FP8, is_scale, scale_of, stated_formats
 from ..models.tensor_check import READABLE, in_one_line
 from ..models.weight_files import flat_names, open_container, read_as, read_weights
 from ..reading import parse_json, read_text
@@ -197,7 +197,7 @@ def _check(tensors: Mapping[str, Tensor], formats: Mapping[str, Any], geometry: 
         "without one scale for all": [
             module
             for module, scale in scales.items()
-            if (scale is None and module in formats) or (scale is not None and scale.numel() != 1)
+            if (scale is None and module in formats) or (scale is not None and not is_scale(scale))
         ],
     }
     if found := in_one_line(findings):

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from ...dummyforcing_core import __version__
 from ...dummyforcing_core.clips.render import device_name, made_conditions, shown_conditions
+from ...dummyforcing_core.clips.start import LARGEST_LATENT
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape, Span, chunk_spans, pixel_frames
 from ...dummyforcing_core.loops.run import setting_of
 from ...dummyforcing_core.loops.table import early_plan, loop_of
 from ...dummyforcing_core.models.families import Family
+from ...dummyforcing_core.models.finite import beyond
 from ...dummyforcing_core.models.sizes import size_note
 from ...dummyforcing_core.policies import Policy, own_policy
 from ...dummyforcing_core.rates import OWN_RATE, seconds_text
@@ -197,6 +199,8 @@ def _checked_start(start: Tensor, shape: LatentShape, fps: Fraction) -> Tensor:
         wanted, got = _pixels(shape.height, shape.width), _pixels(*start.shape[3:])
         image = f"scale the image to {wanted} before VAE Encode, or " if start.shape[2] == 1 else ""
         raise DummyForcingError(f"start_latent is {got}, this clip {wanted} pixels: {image}set Clip Size to {got}")
+    if odd := beyond(start, LARGEST_LATENT):
+        raise DummyForcingError(f"start_latent holds {odd}: encode the image again, or connect a clip that was made")
     if not start.any():
         raise DummyForcingError(
             "start_latent is an empty canvas (Clip Size): connect that to latent; start_latent takes an image or clip "

@@ -157,9 +157,8 @@ class LiveView:
         if len(pixels) and self._encoding.acquire(blocking=False):  # else the page has not even got the last one
             self._beside(self._encode, pixels)
         self._beside(self.send, running=True, **details)
-        if (
-            len(pixels) and done > 1 and not is_watched(server())
-        ):  # the host's own preview, where our script is not there
+        # The host's own preview, where our script is not there.
+        if len(pixels) and done > 1 and not is_watched(server()):
             picture = ("JPEG", Image.fromarray(pixels[-1]), PREVIEW_PX)
             self._bar.update_absolute(self._begun, self._calls, picture)
 

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from ...dummyforcing_core.clips.script import Script
+from ...dummyforcing_core.clips.text_features import LARGEST_FEATURE
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import TEMPORAL
-from ...dummyforcing_core.models.finite import is_finite
+from ...dummyforcing_core.models.finite import beyond
 from ...dummyforcing_core.prompts import PromptSchedule
 from ...dummyforcing_core.rates import clock
 
 STARTS = "dummyforcing_start_seconds"
 TEXT = "dummyforcing_text"  # the prompt as it was written
 NOTES = "dummyforcing_notes"  # lines that the report of a clip with this prompt must show
-TEXT = "dummyforcing_text"  # what was encoded
 MILLISECONDS = Fraction(1000 * TEMPORAL)  # a rate at which latent frames count them
 
 
@@ -86,9 +86,9 @@ def check_features(prompts: PromptSchedule, wanted: int) -> None:
                 "CLIP "
                 "that belongs to it: Load CLIP with umt5-xxl, type wan (the demo model has its own)"
             )
-        if not is_finite(features):
+        if odd := beyond(features, LARGEST_FEATURE):
             raise DummyForcingError(
-                "the text features hold NaN or infinity; get the text encoder's file again, or load it in another dtype"
+                f"the text features hold {odd}; get the text encoder's file again, or load it in another dtype"
             )
 
 

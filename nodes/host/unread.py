@@ -5,8 +5,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ...dummyforcing_core.errors import shown
-
 # Keys of CONDITIONING that these models have no input for, and who puts them there.
 UNREAD = {
     "guidance": "guidance (FluxGuidance)",
@@ -34,7 +32,7 @@ def _lines(conditioning: list) -> Iterator[str]:
             yield "a prompt is zeroed out (Conditioning Zero Out): the clip follows no text there"
         for key, what in UNREAD.items():
             if _says(key, options.get(key)):
-                yield f"the conditioning carries {shown(what)}, which has no effect on a stream"
+                yield f"the conditioning carries {what}, which has no effect on a stream"
         if options.get("mask") is not None and options.get("mask_strength", 1.0) != 1.0:
             yield "the conditioning carries a mask's strength, which has no effect on a stream"
 

@@ -78,7 +78,15 @@ def test_alpha_scales_by_alpha_over_rank(base, tmp_path):
     assert {update.scale for update in lora.updates.values()} == {8.0 / RANK}
 
 
-@pytest.mark.parametrize("alpha", [8, 8.0, torch.tensor(8), torch.tensor(8.0)])
+@pytest.mark.parametrize("alpha", [10**400, "many", None, [8.0]])
+def test_an_alpha_that_is_no_number_is_named(base, tmp_path, alpha):
+    tensors = adapter(base) | {f"base_model.model.{MODULES[0]}.alpha": alpha}
+    torch.save({"state_dict": tensors}, tmp_path / "lora.pt")
+    with pytest.raises(CheckpointError, match=r"alpha is .*one number was expected"):
+        Lora.read(tmp_path / "lora.pt")
+
+
+@pytest.mark.parametrize("alpha", [8, 8.0, "8", torch.tensor(8), torch.tensor(8.0)])
 def test_an_alpha_may_be_any_number(base, tmp_path, alpha):
     tensors = adapter(base)
     for module in MODULES:

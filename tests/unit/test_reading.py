@@ -166,7 +166,7 @@ BAD_LATENTS = {
     "whole numbers": (torch.zeros(1, 16, 1, 4, 4, dtype=torch.int32), "int32"),
     "NaN": (torch.full((1, 16, 1, 4, 4), torch.nan), "NaN"),
     "beyond float32": (torch.full((1, 16, 1, 4, 4), 1e300, dtype=torch.float64), "NaN or infinity"),
-    "beyond any picture": (torch.full((1, 16, 1, 4, 4), 1e5), "latents reach 100000"),
+    "beyond any picture": (torch.full((1, 16, 1, 4, 4), 1e5), "its latents hold numbers up to 100000"),
     "another batch": (torch.zeros(2, 16, 1, 4, 4), r"(2, 16, 1, 4, 4)"),
 }
 

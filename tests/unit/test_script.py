@@ -33,6 +33,8 @@ def test_text_form(text, lines):
         "０：００｜a cat\n０：０５　a dog",
         "【0秒】a cat\n5秒：a dog",
         "从0:00 a cat\n从0:05 a dog",
+        "从0:00开始 a cat\n从5秒起 a dog",
+        "从0秒开始\uff0ca cat\n从5秒开始\uff0ca dog",
         "「0:00」a cat\n《0:05》a dog",
         "time 0:00 a cat\ntime 0:05 a dog",
         "0:00\u3002a cat\n0:05\u3002a dog",
@@ -76,7 +78,8 @@ def test_what_a_prompt_begins_with_stays_in_it(line, prompt):
 @pytest.mark.parametrize(
     "text",
     ["a cat", "3 cats play", "80s disco", "16:9 cinema of a cat", "1920 - Paris", "2 min walk", "5 seconds of fame",
-     "0.5 mm lens", "a cat\nin the rain", "3: the return"],
+     "0.5 mm lens", "24 frames of a film", "80 ms of light",
+     "十分可爱的猫", "三分球", "在3秒内\uff0c猫跳了起来", "a cat\nin the rain", "3: the return"],
 )  # fmt: skip
 def test_text_without_a_time_is_one_prompt_of_all_its_lines(text):
     assert Script.of_text(f"# of mine\n {text}\n").lines == ((0, text),)

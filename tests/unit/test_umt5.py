@@ -441,6 +441,8 @@ BROKEN: dict[str, tuple[Tensors, str]] = {
         {f"{Q}/weight": WEIGHT.to(E4M3), f"{Q}/comfy_quant": tiny.quant_tensor("float8_e4m3fn")}, "without one scale"
     ),
     "a scale per row": ({f"{Q}/weight": WEIGHT.to(E4M3), f"{Q}/scale_weight": torch.ones(48, 1)}, "without one scale"),
+    "a scale of 0": ({f"{Q}/weight": WEIGHT.to(E4M3), f"{Q}/scale_weight": torch.zeros(())}, "without one scale"),
+    "a vast scale": ({f"{Q}/weight": WEIGHT.to(E4M3), f"{Q}/scale_weight": torch.tensor(1e38)}, "without one scale"),
     "malformed format": ({f"{Q}/comfy_quant": torch.tensor([1, 2], dtype=torch.uint8)}, "metadata is malformed"),
     "a list as format": (
         {f"{Q}/comfy_quant": torch.tensor(list(b"[1]"), dtype=torch.uint8)}, "metadata is malformed"

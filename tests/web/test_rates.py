@@ -32,3 +32,26 @@ def test_a_rate_with_digits_is_queued_as_typed(page: ComfyPage, nodes_2: bool, t
     field.press("Enter")
     page.frames()
     assert page.prompt()[str(node)]["inputs"]["fps"] == float(typed)
+
+
+@pytest.mark.parametrize(
+    ("nodes_2", "name"),  # the sampler's stands under "advanced" in Nodes 2.0
+    [(False, "DummyForcingStreamingSampler"), (False, "DummyForcingStreamingDecode"),
+     (True, "DummyForcingStreamingDecode")],
+)  # fmt: skip
+def test_an_arrow_goes_by_whole_frames(page: ComfyPage, nodes_2: bool, name: str) -> None:
+    page.use_nodes_2(nodes_2)
+    node = page.add_node(name, 400, 200)
+    page.frames()
+    if nodes_2:
+        page.node_element(node).locator("[aria-label=fps] button").last.click()
+    else:
+        page.page.evaluate(
+            """(id) => {
+                const node = app.graph.getNodeById(id), widget = node.widgets.find((one) => one.name === "fps");
+                widget.incrementValue({ e: {}, node, canvas: app.canvas });
+            }""",
+            node,
+        )
+    page.frames()
+    assert page.prompt()[str(node)]["inputs"]["fps"] == 17
