@@ -77,7 +77,7 @@ def reconstruct(codec: DemoCodec, pixels: torch.Tensor, noise: float = 0.0) -> t
 def loss_of(codec: DemoCodec, pixels: torch.Tensor, step_weight: float) -> torch.Tensor:
     """Errors of the picture and of its steps in time: without the second, motion waits for the next latent.
 
-    Steps from one latent frame to the next, where each brings news, count BETWEEN times."""
+    Squares of steps from one latent frame to the next, where each brings news, count BETWEEN times."""
     # The generator's latents are never exact: noise makes the decoder forgiving.
     made = reconstruct(codec, pixels, noise=0.08 * float(torch.rand(())))
     picture, motion = made - pixels, steps(made) - steps(pixels)
@@ -126,17 +126,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--step-weight", type=float, default=2.0, help="of errors from frame to frame")
     parser.add_argument("--muon-lr", type=float, default=0.02)
-    parser.add_argument("--encoder", type=Path, metavar="FILE", help="keep this codec's encoder: a model's latents")
-    parser.add_argument("--decoder", type=Path, metavar="FILE", help="go on from this codec's decoder")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--encoder", type=Path, metavar="FILE", help="keep this codec's encoder: a model's latents")
+    start.add_argument("--start", type=Path, metavar="FILE", help="go on from this codec, its encoder as it is")
     parser.add_argument("--out", type=Path, default=Path("dummyforcing_core/assets/demo_codec.safetensors"))
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(args.seed)
     codec = DemoCodec().to(memory_format=torch.channels_last)  # convolutions this small run faster so
-    if args.decoder:
-        codec.load_state_dict({name: tensor.float() for name, tensor in load_file(args.decoder).items()})
-    if args.encoder:
+    if args.start:
+        codec.load_state_dict({name: tensor.float() for name, tensor in load_file(args.start).items()})
+    elif args.encoder:
         tensors = load_file(args.encoder)
         codec.encoder_mean.copy_(tensors["encoder_mean"])
         codec.encoder_matrix.copy_(tensors["encoder_matrix"])
