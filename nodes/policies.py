@@ -175,7 +175,7 @@ def _numbers(text: str) -> tuple[int, ...]:
         named = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
         if not named:
             raise DummyForcingError(
-                f"expected skip_steps such as 2,3 or 1-3, got {shown(text)}; {shown(part)} names no step"
+                f"expected skip_steps such as 2,3 or 1-3, got {shown(text)}; {shown(part)} is no step"
             )
         steps += named
     if not steps:

@@ -146,7 +146,13 @@ def test_our_sampler_passes_with_settings_and_obeys_them(
 
 
 def test_an_undefined_step_to_skip_is_told(call: Any, ar_model: Any, refused: Any, clip: Any) -> None:
-    for text, wrong in (("two", "two"), ("1,x", "x is no step"), ("1-", "1- is no step"), (",", "names none")):
+    for text, wrong in (
+        ("two", "two"),
+        ("1,x", "x is no step"),
+        ("1-", "1- is no step"),
+        ("3-1", "3-1 is no step"),
+        (",", "names none"),
+    ):
         refused(lambda text=text: call("DummyForcingTeaCache", model=ar_model(), skip_steps=text), "2,3 or 1-3", wrong)
     for steps in ("0", "9"):
         model = call("DummyForcingTeaCache", model=ar_model(), skip_steps=steps).outputs[0]
