@@ -113,7 +113,7 @@ class _Draw:
 
     def light(self) -> torch.Tensor:
         """(count, chunks) 0/1: one dark spell of 1..4 chunks somewhere after chunk 0."""
-        shares = torch.tensor([0.3, 0.25, 0.3, 0.15])
+        shares = torch.tensor([0.2, 0.2, 0.35, 0.25])  # long spells are the ones worth learning
         length = torch.multinomial(shares, self._count, True, generator=self._generator) + 1
         start = 1 + (torch.rand(self._count, generator=self._generator) * (self._chunks - 1)).long()
         # Most spells end inside the clip: only the light after the dark shows what was remembered.

@@ -6,7 +6,7 @@ from comfy_api.latest import InputImpl, io, ui
 
 from .host.comparison import compare
 from .host.files import workflow_tags
-from .schema import schema
+from .schema import LOOK, schema
 
 
 class CompareClips(io.ComfyNode):
@@ -15,6 +15,7 @@ class CompareClips(io.ComfyNode):
         return schema(
             node_id="DummyForcingCompareClips",
             display_name="Compare Clips",
+            category=LOOK,
             description="Two videos side by side, and how they differ: moment by moment, in motion, colour and seams.",
             search_aliases=["side by side", "a/b"],
             inputs=[

@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .host.prompts import joined, scheduled
-from .schema import schema
+from .schema import PROMPTS, schema
 
 # In words that the demo model knows, too.
 EXAMPLE = (
@@ -20,6 +20,7 @@ class PromptSchedule(io.ComfyNode):
         return schema(
             node_id="DummyForcingPromptSchedule",
             display_name="Prompt Schedule",
+            category=PROMPTS,
             description="Prompts over time: one line per prompt, `minutes:seconds | prompt`. "
             "The next chunk after that time follows the new prompt.",
             search_aliases=["prompt travel", "interactive", "story"],
@@ -47,6 +48,7 @@ class PromptAt(io.ComfyNode):
         return schema(
             node_id="DummyForcingPromptAt",
             display_name="Prompt At",
+            category=PROMPTS,
             description="Adds a prompt that takes over at a given second. Chain as many as the story needs.",
             search_aliases=["prompt travel", "interactive", "story"],
             inputs=[

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from .host.demo import demo_model, demo_vae
 from .host.demo_text import demo_clip
-from .schema import schema
+from .schema import LOAD, schema
 
 
 class LoadDemoModel(io.ComfyNode):
@@ -13,10 +13,11 @@ class LoadDemoModel(io.ComfyNode):
         return schema(
             node_id="DummyForcingLoadDemoModel",
             display_name="Load Demo Model",
+            category=LOAD,
             description="The small model that comes with this pack: coloured shapes that move. Nothing is downloaded, "
             "no GPU is needed. It knows red, yellow, green, cyan, blue, magenta; circle, square, triangle; places, "
             "motions, speeds and the light. Use 64x64 pixels.",
-            search_aliases=["example", "tiny", "test"],
+            search_aliases=["example", "tiny", "test", "without download"],
             inputs=[],
             outputs=[
                 io.Model.Output(display_name="MODEL"),

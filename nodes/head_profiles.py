@@ -9,7 +9,7 @@ from ..dummyforcing_core.policies.head_programming import ROLES, assign_roles
 from ..dummyforcing_core.policies.profile import HeadProfile
 from .host.files import new_profile_path, profile_names, profile_path
 from .host.profiling import head_map_image, profile_heads
-from .schema import HeadProfileType, schema
+from .schema import MEMORY, HeadProfileType, schema
 
 RATIO = 0.5
 
@@ -25,9 +25,10 @@ class ProfileHeads(io.ComfyNode):
         return schema(
             node_id="DummyForcingProfileHeads",
             display_name="Profile Heads",
+            category=MEMORY,
             description="Samples a few chunks and scores where every attention head looks: at the first frame, at the "
             "frames before, or at the current chunk only. The image shows the roles at a dummy ratio of 0.5.",
-            search_aliases=["head map", "classify heads"],
+            search_aliases=["head map", "classify heads", "attention heads"],
             inputs=[
                 io.Model.Input("model"),
                 io.Conditioning.Input("conditioning"),
@@ -62,7 +63,9 @@ class SaveHeadProfile(io.ComfyNode):
         return schema(
             node_id="DummyForcingSaveHeadProfile",
             display_name="Save Head Profile",
+            category=MEMORY,
             description="Writes a head profile to models/dummyforcing_profiles.",
+            search_aliases=["head profile"],
             inputs=[
                 HeadProfileType.Input("head_profile"),
                 io.String.Input(
@@ -88,8 +91,10 @@ class LoadHeadProfile(io.ComfyNode):
         return schema(
             node_id="DummyForcingLoadHeadProfile",
             display_name="Load Head Profile",
+            category=MEMORY,
             description="Reads a head profile of models/dummyforcing_profiles. Where the file is missing, e.g. in a "
             "workflow from somebody else, heads are classified online and the report says so.",
+            search_aliases=["head profile"],
             inputs=[io.Combo.Input("name", options=profile_names())],
             outputs=[HeadProfileType.Output(display_name="HEAD_PROFILE")],
         )

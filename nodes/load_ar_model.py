@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..dummyforcing_core.models.families import DEMO, FAMILIES
 from .host.files import model_names, model_path
 from .host.loader import WEIGHT_DTYPES, load_ar_model
-from .schema import schema
+from .schema import LOAD, schema
 
 AUTO, NONE = "auto", "none"
 
@@ -16,9 +16,19 @@ class LoadARModel(io.ComfyNode):
         return schema(
             node_id="DummyForcingLoadARModel",
             display_name="Load AR Model",
+            category=LOAD,
             description="Loads an autoregressive Wan2.1 checkpoint (Self-Forcing, LongLive, Causal-Forcing, ...) from "
             "models/diffusion_models: .safetensors, or .pt as the authors publish it.",
-            search_aliases=["self-forcing", "longlive", "causal forcing", "streaming"],
+            search_aliases=[
+                "wan",
+                "self-forcing",
+                "longlive",
+                "causal forcing",
+                "causvid",
+                "rolling forcing",
+                "krea",
+                "streaming",
+            ],
             inputs=[
                 io.Combo.Input(
                     "model", options=model_names("diffusion_models"), tooltip="From models/diffusion_models."

@@ -10,7 +10,7 @@ from ..dummyforcing_core.models.stepcache import TeaCache
 from ..dummyforcing_core.policies import DummyForcing, SlidingWindow
 from .host.denoiser import geometry_of
 from .host.settings import settings_of, steps_notes, with_policy, with_settings
-from .schema import HeadProfileType, schema
+from .schema import MEMORY, SAMPLE, HeadProfileType, schema
 
 MISSING = "head profile {name} is not on this machine: the heads are classified online, in the first chunks"
 
@@ -21,10 +21,11 @@ class ApplyDummyForcing(io.ComfyNode):
         return schema(
             node_id="DummyForcingApplyDummyForcing",
             display_name="Apply Dummy Forcing",
+            category=MEMORY,
             description="Gives every attention head its own memory: heads that look mostly at the current chunk keep "
             "one frame, the rest the first frame or the last chunk. Training-free (arXiv 2601.20499). "
             "Sample the result with the Streaming Sampler.",
-            search_aliases=["dummy forcing", "kv cache", "long video"],
+            search_aliases=["dummy forcing", "kv cache", "attention heads", "memory"],
             inputs=[
                 io.Model.Input("model", tooltip="An autoregressive Wan2.1 model; LoRAs may come before or after."),
                 HeadProfileType.Input(
@@ -108,9 +109,10 @@ class ApplyCacheWindow(io.ComfyNode):
         return schema(
             node_id="DummyForcingApplyCacheWindow",
             display_name="Apply Cache Window",
+            category=MEMORY,
             description="The dense baseline: every head sees the first frames and the newest ones. "
             "21 and 0 is Self-Forcing as trained, 12 and 3 LongLive.",
-            search_aliases=["sliding window", "attention sink", "kv cache"],
+            search_aliases=["sliding window", "attention sink", "kv cache", "memory"],
             inputs=[
                 io.Model.Input("model"),
                 io.Int.Input(
@@ -137,9 +139,10 @@ class TeaCacheAR(io.ComfyNode):
         return schema(
             node_id="DummyForcingTeaCache",
             display_name="TeaCache (AR)",
+            category=SAMPLE,
             description="Skips denoising steps whose change would be small and reuses the step before. "
             "The Streaming Sampler's report says which steps were skipped.",
-            search_aliases=["teacache", "step caching"],
+            search_aliases=["teacache", "step caching", "faster"],
             inputs=[
                 io.Model.Input("model"),
                 io.Float.Input(

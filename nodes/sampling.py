@@ -12,7 +12,7 @@ from .host.clip_job import clip_job
 from .host.live import early_ends
 from .host.notes import NO_VAE, check_video_unused
 from .host.streaming import Destination, decode_clip, empty_clip, sample_clip
-from .schema import schema
+from .schema import LOOK, SAMPLE, schema
 
 RATE_STEP = 0.001  # the page shows, and keeps, as many digits as the step of an arrow has: 23.976
 VIDEO = 1  # the place of this output in the Streaming Sampler
@@ -26,8 +26,9 @@ class ClipSize(io.ComfyNode):
         return schema(
             node_id="DummyForcingClipSize",
             display_name="Clip Size",
+            category=SAMPLE,
             description="The empty canvas: size, length and batch of a clip.",
-            search_aliases=["empty latent video", "resolution"],
+            search_aliases=["empty latent video", "resolution", "1080p", "duration"],
             inputs=[
                 io.Combo.Input(
                     "preset",
@@ -40,10 +41,8 @@ class ClipSize(io.ComfyNode):
                 io.Int.Input(
                     "batch_size", default=1, min=1, max=64, advanced=True, tooltip="Clips at once; seed + 1 each."
                 ),
-                io.Int.Input("width", default=832, min=16, max=8192, step=2, advanced=True, tooltip="For custom only."),
-                io.Int.Input(
-                    "height", default=480, min=16, max=8192, step=2, advanced=True, tooltip="For custom only."
-                ),
+                io.Int.Input("width", default=832, min=16, max=8192, step=2, tooltip="For custom only."),
+                io.Int.Input("height", default=480, min=16, max=8192, step=2, tooltip="For custom only."),
             ],
             outputs=[io.Latent.Output(display_name="LATENT")],
         )
@@ -65,9 +64,10 @@ class StreamingSampler(io.ComfyNode):
         return schema(
             node_id="DummyForcingStreamingSampler",
             display_name="Streaming Sampler",
+            category=SAMPLE,
             description="Makes a clip chunk by chunk. With a VAE every chunk is decoded, shown and written to the "
             "output folder as soon as it is done, in memory that does not grow with the clip.",
-            search_aliases=["self-forcing", "autoregressive", "dummy forcing", "long video"],
+            search_aliases=["long video", "continue", "extend", "image to video", "autoregressive", "wan"],
             inputs=[
                 io.Model.Input("model", tooltip="An autoregressive Wan2.1 model, with or without our settings on it."),
                 io.Conditioning.Input("conditioning", tooltip="A prompt, a Prompt Schedule or a chain of Prompt At."),
@@ -148,8 +148,10 @@ class SamplerStreaming(io.ComfyNode):
         return schema(
             node_id="DummyForcingSampler",
             display_name="Sampler (Streaming)",
+            category=SAMPLE,
             description="The Streaming Sampler's engine as a SAMPLER for SamplerCustomAdvanced. "
             "Use a Basic Guider, and the sigmas that the model family was trained on.",
+            search_aliases=["samplercustomadvanced", "autoregressive"],
             inputs=[],
             outputs=[io.Sampler.Output(display_name="SAMPLER")],
         )
@@ -165,8 +167,9 @@ class StreamingDecode(io.ComfyNode):
         return schema(
             node_id="DummyForcingStreamingDecode",
             display_name="Streaming Decode",
+            category=LOOK,
             description="Decodes a long latent clip into a video of the output folder, in constant memory.",
-            search_aliases=["vae decode", "long video"],
+            search_aliases=["vae decode", "decode long latent"],
             inputs=[
                 io.Latent.Input("latent"),
                 io.Vae.Input("vae"),

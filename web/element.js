@@ -46,6 +46,7 @@ function placeIn(node, name, element, room) {
   const widget = node.addDOMWidget(name, OWN, element, {
     serialize: false, // not in the prompt
     hideOnZoom: false,
+    hideInPanel: true, // it is to be seen, there is nothing to set
     margin: MARGIN,
     getMinHeight: room,
     getMaxHeight: () => (room() ? Number.MAX_SAFE_INTEGER : 0),

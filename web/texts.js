@@ -13,6 +13,9 @@ export function text(key, values = {}) {
   return said.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
 }
 
+// What a choice of one of our lists is called; names of files and models are as they are.
+export const choice = (value) => texts()[`choice_${value}`] ?? value;
+
 function texts() {
   const locale = String(app.extensionManager?.setting.get("Comfy.Locale") ?? "en");
   const spoken = languages[locale] ?? (locale.startsWith("zh") ? languages.zh : languages.en);
