@@ -8,7 +8,7 @@ from ..dummyforcing_core.errors import DummyForcingError
 from ..dummyforcing_core.policies.head_programming import ROLES, assign_roles
 from ..dummyforcing_core.policies.profile import HeadProfile
 from .host.files import new_profile_path, profile_names, profile_path
-from .host.profiling import head_map_image, profile_heads
+from .host.profiling import profile_heads, profile_image
 from .schema import MEMORY, HeadProfileType, schema
 
 RATIO = 0.5
@@ -26,8 +26,9 @@ class ProfileHeads(io.ComfyNode):
             node_id="DummyForcingProfileHeads",
             display_name="Profile Heads",
             category=MEMORY,
-            description="Samples a few chunks and scores where every attention head looks: at the first frame, at the "
-            "frames before, or at the current chunk only. The image shows the roles at a dummy ratio of 0.5.",
+            description="Samples a few chunks twice and scores every attention head: where it looks (at the first "
+            "frame, at the frames before, or at the current chunk only), and how much its output changes without far "
+            "frames. The image shows the roles at a dummy ratio of 0.5, and the changes.",
             search_aliases=["head map", "classify heads", "attention heads"],
             inputs=[
                 io.Model.Input("model"),
@@ -50,11 +51,11 @@ class ProfileHeads(io.ComfyNode):
     def execute(cls, model: Any, conditioning: list, latent: dict, seed: int, chunks: int) -> io.NodeOutput:
         profile = profile_heads(model, conditioning, latent, seed, chunks, cls.hidden.unique_id)
         roles = _roles(profile)
-        return io.NodeOutput(
-            profile,
-            head_map_image(roles, profile.scores, f"{profile.family}: roles at {RATIO:.0%} dummy heads"),
-            ui={"dummyforcing_heads": [{"roles": roles, "mass": profile.scores.mass.tolist()}]},
-        )
+        heads = {"roles": roles, "mass": profile.scores.mass.tolist()}
+        if profile.changes is not None:
+            heads["change"] = profile.changes.far.tolist()
+        picture = profile_image(profile, roles, f"{profile.family}: roles at {RATIO:.0%} dummy heads")
+        return io.NodeOutput(profile, picture, ui={"dummyforcing_heads": [heads]})
 
 
 class SaveHeadProfile(io.ComfyNode):

@@ -36,12 +36,12 @@ function headMap(node) {
   const legend = document.createElement("div");
   legend.style.cssText = "display:flex;flex-wrap:wrap;gap:2px 10px";
   const line = document.createElement("div");
-  line.style.minHeight = "45px"; // three rows of text, whether they are there or not
+  line.style.minHeight = "60px"; // four rows of text, whether they are there or not
   line.setAttribute("aria-live", "polite");
   box.append(grid, legend, line);
   let heads = { roles: [], mass: [], mean: [] };
   let chosen = null; // [layer, head]
-  const open = addElement(node, "dummyforcing_heads", box, () => heads.roles.length * (CELL + 1) + 75);
+  const open = addElement(node, "dummyforcing_heads", box, () => heads.roles.length * (CELL + 1) + 90);
 
   function choose(place) {
     for (const cell of grid.children) cell.style.outline = "";
@@ -64,7 +64,7 @@ function headMap(node) {
 
   return {
     show(next) {
-      heads = { ...next, mean: meanOf(next.mass.flat()) };
+      heads = { ...next, mean: meanOf(next.mass.flat()), most: Math.max(...(next.change ?? []).flat()) };
       const cells = heads.roles.flatMap((row, layer) =>
         row.map((role, head) => {
           const cell = document.createElement("div");
@@ -108,10 +108,13 @@ function legendEntry(counted) {
 const meanOf = (rows) => rows[0].map((_, region) => rows.reduce((sum, row) => sum + row[region], 0) / rows.length);
 
 // Roles go by how far a head's mass is above the average head's, so that is told too.
-function headText({ roles, mass, mean }, layer, head) {
+function headText({ roles, mass, mean, change, most }, layer, head) {
   const [sink, neighbour, current] = mass[layer][head].map((share, region) => {
     const times = mean[region] > 0 ? ` (${(share / mean[region]).toFixed(1)}x)` : "";
     return `${(100 * share).toFixed(1)} %${times}`;
   });
-  return text("head", { layer, head, role: roleText(roles[layer][head]), sink, neighbour, current });
+  const masses = text("head", { layer, head, role: roleText(roles[layer][head]), sink, neighbour, current });
+  if (!change || most === 0) return masses; // a clip without far frames
+  const share = ((100 * change[layer][head]) / most).toFixed(1);
+  return `${masses}. ${text("head_change", { share })}`;
 }

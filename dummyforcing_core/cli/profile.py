@@ -3,7 +3,7 @@
 import argparse
 
 from ..clips.contact_sheet import save_png
-from ..clips.head_map import head_map
+from ..clips.head_map import profile_map
 from ..clips.pipeline import Pipeline
 from ..errors import DummyForcingError, shown
 from ..evaluation.profiling import (
@@ -14,9 +14,11 @@ from ..evaluation.profiling import (
     Sample,
     current_share,
     overlaps,
+    take_changes,
     take_samples,
 )
 from ..geometry import pixel_frames
+from ..kv.output_change import OutputChange
 from ..kv.scoring import HeadScores
 from ..policies import own_policy
 from ..policies.head_programming import ROLES, assign_roles
@@ -32,6 +34,7 @@ from .terminal import tell
 from .time_left import LongRun
 
 RATIO = 0.5
+LISTED = 5
 MOST_CLIPS = 10_000  # the scores of all are kept
 
 
@@ -41,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=named, required=True, metavar="FILE", help="one prompt per line")
     parser.add_argument("--seeds", type=whole, default=1, help="clips per prompt (default: 1)")
     parser.add_argument("--local-chunks", type=whole, default=1, help="neighbour window while scoring, in chunks")
+    parser.add_argument(
+        "--change-step", type=whole, default=0, metavar="N", help="denoising step of the output change (default: 0)"
+    )
     parser.add_argument("--out", type=named, required=True, metavar="FILE", help="profile to write (.json)")
     parser.add_argument("--picture", type=named, metavar="FILE", help="also draw the head map (.png)")
 
@@ -63,30 +69,40 @@ def _profile(args: argparse.Namespace, lines: list[str], asked: Asked) -> int:
     known = known_model(args)
     shape = asked.shape(known.family)
     check_run(known, Wanted(shape, own_policy(known.family)))
+    steps = len(known.family.schedule.sigmas)
+    if not 0 <= args.change_step < steps:
+        raise DummyForcingError(
+            f"expected --change-step from 0 to {steps - 1}, got {args.change_step}; {known.family.name} has {steps} "
+            "denoising steps"
+        )
     pipeline = load(args, lines)
     prompts = [PromptSchedule.constant(pipeline.encode(line)) for line in lines]
     clips = ProfilePlan(prompts, range(args.seed, args.seed + args.seeds), shape, args.local_chunks)
     samples: list[Sample] = []
-    long = LongRun(len(lines) * args.seeds, warn, "scoring takes", "clips")
-    for sample in take_samples(pipeline.denoiser, pipeline.family, clips, pipeline.backend.run, pipeline.new_stills):
+    long = LongRun(2 * len(lines) * args.seeds, warn, "scoring takes", "clips")  # masses, then changes
+    model = pipeline.denoiser, pipeline.family, clips
+    for sample in take_samples(*model, pipeline.backend.run, pipeline.new_stills):
         if not samples or sample.clip != samples[-1].clip:
             long.call(sample.clip)
         samples.append(sample)
     if not samples:
         raise DummyForcingError("the clips are too short: no chunk had neighbour frames to score; use more --frames")
+    changes = list(take_changes(*model, args.change_step, pipeline.backend.run, pipeline.new_stills))
     profile = HeadProfile(
         HeadScores.mean([sample.scores for sample in samples]),
         pipeline.family.name,
         pipeline.fingerprint,
         {"prompts": len(lines), "seeds": args.seeds, "frames": pixel_frames(shape.frames), "samples": len(samples)},
+        OutputChange.mean(changes) if changes else None,
     )
     roles = [[ROLES[role] for role in row] for row in assign_roles(profile.scores.mass, _dummies(pipeline))]
     profile.write(args.out, roles)  # before it is printed: nobody may be able to read it there
     tell(summary(profile.scores, samples, _dummies(pipeline)))
+    tell(change_summary(profile.changes))
     tell(f"wrote {args.out}")
     if args.picture:
         title = f"{shown(pipeline.name)}: roles at {RATIO:.0%} dummy heads"
-        save_png(head_map(roles, profile.scores, title), args.picture)
+        save_png(profile_map(profile, roles, title), args.picture)
         tell(f"wrote {args.picture}")
     return 0
 
@@ -106,4 +122,16 @@ def summary(scores: HeadScores, samples: list[Sample], dummies: int) -> str:
     for name, value in overlaps(samples, dummies).items():
         found = "no pair" if value is None else f"{value:.2f}"
         lines.append(f"  across {name:<10} {found:>7}   (paper: {PAPER_OVERLAP[name]:.2f})")
+    return "\n".join(lines)
+
+
+def change_summary(changes: OutputChange | None) -> str:
+    """The heads that far frames matter most to."""
+    if changes is None:
+        return "no output change: no chunk had far frames; use more --frames"
+    far = changes.far
+    lines = [f"heads whose output changes most without far frames (mean over all {float(far.mean()):.4f}):"]
+    for place in far.flatten().argsort(descending=True)[:LISTED].tolist():
+        layer, head = divmod(place, far.shape[1])
+        lines.append(f"  layer {layer:<3} head {head:<3} {float(far[layer, head]):.4f}")
     return "\n".join(lines)

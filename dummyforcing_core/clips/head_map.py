@@ -1,4 +1,4 @@
-"""A picture of a model's heads: one cell per layer and head, coloured by role, with the masses behind the choice."""
+"""Pictures of a model's heads, one cell per layer and head: roles with the masses behind them, and output changes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..kv.scoring import HeadScores
+from ..policies.profile import HeadProfile
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
 ROLE_COLOURS = {
     "sink": (66, 133, 194),
@@ -19,52 +21,82 @@ ROLE_COLOURS = {
     "unclassified": (110, 110, 118),
 }
 REGION_COLOURS = ((150, 200, 240), (160, 220, 180), (240, 190, 150))  # sink, neighbour, current
-_BACKGROUND, _TEXT = (24, 24, 26), (200, 200, 206)
+CHANGE_TITLE = "output change without far frames: white the most, black none"
+_BACKGROUND, _TEXT, _FAINT = (24, 24, 26), (200, 200, 206), (140, 140, 146)
 _MARGIN, _LABEL, _GAP = 16, 54, 2
+
+
+class _Grid:
+    """A picture with one cell per layer and head, below a head of so many pixels."""
+
+    def __init__(self, layers: int, heads: int, top: int):
+        from PIL import Image, ImageDraw, ImageFont
+
+        self.layers, self.heads, self.top = layers, heads, top
+        self.width = min(64, max(16, 1100 // heads))  # of a cell, so that the picture stays about a page wide
+        self.height = max(12, self.width // 2)
+        size = max(_MARGIN * 2 + _LABEL + heads * self.width, 560), top + layers * self.height + _MARGIN + 22
+        self.image = Image.new("RGB", size, _BACKGROUND)
+        self.draw = ImageDraw.Draw(self.image)
+        self.font = ImageFont.load_default(13)
+        for layer in range(0, layers, 1 if self.height >= 12 else 5):
+            at = _MARGIN, top + (layer + 0.5) * self.height
+            self.draw.text(at, f"layer {layer}", _TEXT, self.font, anchor="lm")
+        below = _MARGIN + _LABEL, top + layers * self.height + 4
+        self.draw.text(below, f"{heads} heads, {layers} layers", _FAINT, self.font)
+
+    def box(self, layer: int, head: int) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of a cell."""
+        x, y = _MARGIN + _LABEL + head * self.width, self.top + layer * self.height
+        return x, y, x + self.width - _GAP, y + self.height - _GAP
 
 
 def head_map(roles: Sequence[Sequence[str]], scores: HeadScores | None = None, title: str = "") -> Image:
     """Draws roles (layers x heads). With scores, every cell has a bar of its sink, neighbour and current mass."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import ImageFont
 
-    layers, heads = len(roles), len(roles[0])
-    width, height = _cell_size(heads)
-    font = ImageFont.load_default(13)
-    legend = [role for role in ROLE_COLOURS if any(role in row for row in roles)]
     top = _MARGIN + (24 if title else 0) + 24
-    size = (
-        max(_MARGIN * 2 + _LABEL + heads * width, 560),
-        top + layers * height + _MARGIN + 22,
-    )
-    image = Image.new("RGB", size, _BACKGROUND)
-    draw = ImageDraw.Draw(image)
+    grid = _Grid(len(roles), len(roles[0]), top)
+    draw = grid.draw
     if title:
         draw.text((_MARGIN, _MARGIN), title, _TEXT, ImageFont.load_default(15))
     x = _MARGIN
-    for role in legend:
-        count = sum(row.count(role) for row in map(list, roles))
-        text = f"{role} {count}"
+    for role in (role for role in ROLE_COLOURS if any(role in row for row in roles)):
+        text = f"{role} {sum(list(row).count(role) for row in roles)}"
         draw.rectangle((x, top - 20, x + 11, top - 9), ROLE_COLOURS[role])
-        draw.text((x + 17, top - 22), text, _TEXT, font)
-        x += 34 + int(draw.textlength(text, font))
+        draw.text((x + 17, top - 22), text, _TEXT, grid.font)
+        x += 34 + int(draw.textlength(text, grid.font))
     if scores is not None:
-        draw.text((x, top - 22), "bar: sink | neighbour | current mass", (140, 140, 146), font)
+        draw.text((x, top - 22), "bar: sink | neighbour | current mass", _FAINT, grid.font)
     for layer, row in enumerate(roles):
-        y = top + layer * height
-        if height >= 12 or layer % 5 == 0:
-            draw.text((_MARGIN, y + height / 2), f"layer {layer}", _TEXT, font, anchor="lm")
         for head, role in enumerate(row):
-            x = _MARGIN + _LABEL + head * width
             mass = None if scores is None else scores.mass[layer, head].tolist()
-            _cell(draw, (x, y, x + width - _GAP, y + height - _GAP), role, mass)
-    draw.text((_MARGIN + _LABEL, top + layers * height + 4), f"{heads} heads, {layers} layers", (140, 140, 146), font)
-    return image
+            _cell(draw, grid.box(layer, head), role, mass)
+    return grid.image
 
 
-def _cell_size(heads: int) -> tuple[int, int]:
-    """Pixels of one cell, so that the picture stays about a page wide."""
-    width = min(64, max(16, 1100 // heads))
-    return width, max(12, width // 2)
+def change_map(change: Tensor) -> Image:
+    """Draws by how much every head's output changes (layers, heads) without far frames: the brighter, the more."""
+    top = _MARGIN + 24
+    grid = _Grid(change.shape[0], change.shape[1], top)
+    grid.draw.text((_MARGIN, top - 22), CHANGE_TITLE, _TEXT, grid.font)
+    for layer, row in enumerate((change / change.max().clamp_min(1e-12)).tolist()):
+        for head, share in enumerate(row):
+            grid.draw.rectangle(grid.box(layer, head), (round(255 * share),) * 3, outline=_FAINT)
+    return grid.image
+
+
+def profile_map(profile: HeadProfile, roles: Sequence[Sequence[str]], title: str) -> Image:
+    """The head map and, where the profile has output changes, their map below it."""
+    from PIL import Image
+
+    maps = [head_map(roles, profile.scores, title)]
+    if profile.changes is not None:
+        maps.append(change_map(profile.changes.far))
+    picture = Image.new("RGB", (maps[0].width, sum(one.height for one in maps)), _BACKGROUND)
+    for i, one in enumerate(maps):
+        picture.paste(one, (0, sum(before.height for before in maps[:i])))
+    return picture
 
 
 def _cell(draw, box: tuple[int, int, int, int], role: str, mass: list[float] | None) -> None:

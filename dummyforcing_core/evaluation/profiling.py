@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..geometry import LatentShape, Span
 from ..kv.attention import AttentionFn, attention
+from ..kv.output_change import ChangeObservation, OutputChange, memory_options
 from ..kv.plan import HeadMemory, HeadPlan
 from ..kv.scoring import HeadScores, Observation
 from ..loops import table
@@ -17,6 +18,7 @@ from ..loops.run import Run
 from ..models.denoiser import Denoiser
 from ..models.families import Family
 from ..noise import SeededNoise
+from ..policies import own_policy
 from ..policies.base import Policy, Setting
 from ..policies.head_programming import DUMMY, assign_roles
 from ..prompts import PromptSchedule
@@ -100,6 +102,36 @@ def take_samples(
                     yield Sample(number, index, chunk.span.chunk, CLEAN, seen.pop())
                 steps.clear()
             number += 1
+
+
+def take_changes(
+    denoise: Denoiser,
+    family: Family,
+    clips: ProfilePlan,
+    step: int = 0,
+    attend: AttentionFn = attention,
+    new_stills: NewStills = no_stills,
+) -> Iterator[OutputChange]:
+    """Output change in one denoising step (0: the first, out of noise alone) of every chunk that has far frames.
+
+    Far frames are those before the newest chunk of history; heads remember what the family was trained with.
+    """
+    model, options = denoise.geometry, memory_options(family.chunk_frames)
+    for prompts in clips.prompts:
+        for seed in clips.seeds:
+            seen: list[ChangeObservation] = []
+
+            def watch(span: Span, now: int, seen=seen) -> ChangeObservation | None:
+                if now != step or span.start <= family.chunk_frames:
+                    return None
+                seen.append(ChangeObservation(model.layers, model.heads, options, denoise.project))
+                return seen[-1]
+
+            noise = SeededNoise(seed, clips.shape, family.chunk_frames, model.device)
+            run = Run(denoise, clips.shape, family.schedule, prompts, own_policy(family), family, noise, attend=attend)
+            for _ in table.sample(replace(run, watch=watch, still=new_stills())):
+                yield from (observation.result() for observation in seen)
+                seen.clear()
 
 
 def current_share(scores: HeadScores) -> Tensor:

@@ -107,6 +107,9 @@ class _Forced:
         self._on_heads, self._on_velocity = on_heads, on_velocity
         self._span: Span | None = None  # of the denoising pass that comes next
 
+    def project(self, layer: int, x: Tensor) -> Tensor:
+        return self._denoise.project(layer, x)
+
     def watch(self, span: Span, step: int) -> None:
         """The loop tells of denoising passes only, so that clean ones go through as they are."""
         self._span = span

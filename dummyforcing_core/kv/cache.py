@@ -33,8 +33,8 @@ class Region:
 class Observer(Protocol):
     """Watches one pass: called for every layer and set of heads that see the same regions."""
 
-    def __call__(self, layer: int, heads: list[int], q: Tensor, k: Tensor, regions: list[Region]) -> None:
-        """q (B, Lq, len(heads), D) and k (B, Lk, len(heads), D), both rotated; regions tile k's tokens."""
+    def __call__(self, layer: int, heads: list[int], q: Tensor, k: Tensor, v: Tensor, regions: list[Region]) -> None:
+        """q (B, Lq, len(heads), D), k and v (B, Lk, len(heads), D), q and k rotated; regions tile k's tokens."""
         ...
 
 
@@ -43,9 +43,9 @@ def both(first: Observer | None, second: Observer | None) -> Observer | None:
     if first is None or second is None:
         return first or second
 
-    def observe(layer: int, heads: list[int], q: Tensor, k: Tensor, regions: list[Region]) -> None:
-        first(layer, heads, q, k, regions)
-        second(layer, heads, q, k, regions)
+    def observe(layer: int, heads: list[int], q: Tensor, k: Tensor, v: Tensor, regions: list[Region]) -> None:
+        first(layer, heads, q, k, v, regions)
+        second(layer, heads, q, k, v, regions)
 
     return observe
 
@@ -136,8 +136,8 @@ class KVCache:
             keys, values = group.views(frames)
             if self._observer is not None:
                 for r in group.ranges:
-                    regions = self._regions(group, r)
-                    self._observer(layer, group.heads[r.span], gq[:, :, r.span], keys[:, :, r.span], regions)
+                    seen_q, seen_k, seen_v = (x[:, :, r.span] for x in (gq, keys, values))
+                    self._observer(layer, group.heads[r.span], seen_q, seen_k, seen_v, self._regions(group, r))
             o = self.attend(gq, keys, values)
             if group.whole_layer:  # no gather, no scatter, no copy
                 out = o

@@ -86,8 +86,9 @@ class RollingCache(KVCache):
                 keys = self._gathered(call, gk, group.k, group)
                 if not self.pass_frames:  # in a clean pass the sink stays where it was made
                     self._move_sinks(call, keys, gk.shape[1])
-                self._show(layer, group, call, queries, keys)
-                o = self.attend(queries, keys, self._gathered(call, group.pick(v), group.v, group))
+                values = self._gathered(call, group.pick(v), group.v, group)
+                self._show(layer, group, call, (queries, keys, values))
+                o = self.attend(queries, keys, values)
                 out[:, :, torch.cat([group.index[span] for span in spans])] = o
         if self.on_output is not None:
             self.on_output(layer, out)
@@ -138,11 +139,12 @@ class RollingCache(KVCache):
             sink = slice(own_tokens, own_tokens + len(seen.pinned) * self.shape.frame_tokens)
             keys[:, sink, seen.at] = apply_rope(keys[:, sink, seen.at], *self._turns[by])
 
-    def _show(self, layer: int, group: GroupBuffer, call: list[Visible], q: Tensor, keys: Tensor) -> None:
+    def _show(self, layer: int, group: GroupBuffer, call: list[Visible], qkv: tuple[Tensor, Tensor, Tensor]) -> None:
         for seen in call if self._observers else []:
             regions = self._regions(group, seen.held)
             for observer in self._observers:
-                observer(layer, group.heads[seen.held.span], q[:, :, seen.at], keys[:, :, seen.at], regions)
+                q, k, v = (x[:, :, seen.at] for x in qkv)
+                observer(layer, group.heads[seen.held.span], q, k, v, regions)
 
     def _regions(self, group: GroupBuffer, held: HeadRange) -> list[Region]:
         pinned, ring = ([held.slots[slot] for slot in slots] for slots in self._seen(held))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import PlanError
 from .cache import Region
+from .lse import fused
 
 REGIONS = ("sink", "recent", "current")
 SCORE_ELEMENTS = 2**24  # logits held at once, in numbers
@@ -62,21 +63,12 @@ def region_mass_lse(q: Tensor, k: Tensor, bounds: Bounds) -> Tensor:
         )
     q, k = (x.transpose(1, 2) for x in (q, k))
     lse = [
-        _fused_lse(q, k[:, :, start:stop])
+        fused(q, k[:, :, start:stop], k[:, :, start:stop])[1]
         if stop > start
         else q.new_full(q.shape[:3], float("-inf"), dtype=torch.float32)
         for start, stop in bounds
     ]
     return torch.stack(lse, dim=-1).softmax(-1).mean(dim=(0, 2))
-
-
-def _fused_lse(q: Tensor, k: Tensor) -> Tensor:
-    """Log-sum-exp (B, H, Lq) of q, k (B, H, L, D), as torch's fused kernels return it beside their output."""
-    if q.device.type == "cpu":
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, k)[1]
-    if q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16):
-        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, k)[1]
-    raise PlanError(f"log-sum-exp scoring needs the CPU, or CUDA with bf16 or fp16; use exact scoring on {q.device}")
 
 
 class Observation:
@@ -96,7 +88,7 @@ class Observation:
         self._mass_of, self._stride, self._rows = mass, stride, rows
         self._mass: list[list[Tensor | None]] = [[None] * heads for _ in range(layers)]
 
-    def __call__(self, layer: int, heads: list[int], q: Tensor, k: Tensor, regions: list[Region]) -> None:
+    def __call__(self, layer: int, heads: list[int], q: Tensor, k: Tensor, v: Tensor, regions: list[Region]) -> None:
         q = q[:, :: self._stride] if self._rows is None else q[:, self._rows[layer].to(q.device)]
         bounds = {region.name: (region.start_token, region.stop_token) for region in regions}
         mass = self._mass_of(q, k, [bounds[name] for name in REGIONS])

@@ -50,6 +50,10 @@ class Denoiser(Protocol):
         """The time embedding e (dim) of one timestep, 0 to 1000, or the modulation e0 (6, dim) made of it."""
         ...
 
+    def project(self, layer: int, x: Tensor) -> Tensor:
+        """The output projection of a layer's self-attention, of heads' outputs x (n, dim); only during a pass."""
+        ...
+
 
 class WanDenoiser:
     """Runs our own CausalWan. Text K/V are kept per prompt, time embeddings per timestep.
@@ -78,6 +82,9 @@ class WanDenoiser:
     def time_signal(self, timestep: float, modulation: bool) -> Tensor:
         e, e0 = self._time_of(torch.full((1, 1), timestep))
         return (e0 if modulation else e)[0, 0]
+
+    def project(self, layer: int, x: Tensor) -> Tensor:
+        return self.model.blocks[layer].self_attn.o(x)
 
     def _text_of(self, context: Tensor) -> TextKV:
         if self._text is None or self._text[0] is not context:

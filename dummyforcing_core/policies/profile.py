@@ -11,11 +11,14 @@ import torch
 
 from ..errors import PlanError, shown
 from ..files import write_atomic
+from ..kv.output_change import OutputChange
+from ..kv.plan import HeadMemory
 from ..kv.scoring import HeadScores
 from ..reading import parse_json, read_text
 
 FORMAT = "dummyforcing.head_profile"
-VERSION = 1
+VERSION = 2  # 1 has no output change
+READ = (1, VERSION)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -24,12 +27,14 @@ class HeadProfile:
 
     fingerprint -- of the checkpoint it was taken from; "" if unknown
     conditions  -- how it was taken, for readers
+    changes     -- what heads lose with less history; None in files of version 1
     """
 
     scores: HeadScores
     family: str = ""
     fingerprint: str = ""
     conditions: dict[str, Any] = field(default_factory=dict)
+    changes: OutputChange | None = None
 
     @classmethod
     def assumed(cls, layers: int, heads: int) -> "HeadProfile":
@@ -45,12 +50,15 @@ class HeadProfile:
     def __repr__(self) -> str:
         layers, heads = self.scores.mass.shape[:2]
         known = f"{self.family or 'no family'}, {self.fingerprint or 'no fingerprint'}"
-        return f"HeadProfile({layers}x{heads}, {known}, scores {self.digest})"
+        lacks = "" if self.changes else ", no output change"
+        return f"HeadProfile({layers}x{heads}, {known}, scores {self.digest}{lacks})"
 
     @property
     def digest(self) -> str:
         """Eight digits that tell profiles of one model apart."""
-        return hashlib.sha256(self.scores.mass.float().cpu().contiguous().numpy().tobytes()).hexdigest()[:8]
+        parts = [self.scores.mass, *([self.changes.change] if self.changes else [])]
+        numbers = b"".join(part.float().cpu().contiguous().numpy().tobytes() for part in parts)
+        return hashlib.sha256(numbers).hexdigest()[:8]
 
     def check(self, layers: int, heads: int) -> None:
         """PlanError unless the model has this profile's layers and heads."""
@@ -81,8 +89,9 @@ class HeadProfile:
             "fingerprint": self.fingerprint,
             "conditions": self.conditions,
             "regions": ["sink", "neighbour", "current"],
-            "scores": [[[round(x, 7) for x in head] for head in row] for row in self.scores.mass.tolist()],
+            "scores": _rounded(self.scores.mass),
             "roles": roles,
+            "output_change": None if self.changes is None else _changes_document(self.changes),
         }
         write_atomic(path, (json.dumps(document) + "\n").encode("utf-8"))
 
@@ -96,9 +105,9 @@ class HeadProfile:
             raise PlanError(
                 f"{shown(path, 200)} is not a head profile ({shown(repr(error))}); make one with `profile`"
             ) from error
-        if found != (FORMAT, VERSION):
+        if found not in [(FORMAT, version) for version in READ]:
             said = f"format {shown(repr(found[0]))}, version {shown(repr(found[1]))}"
-            raise PlanError(f"{shown(path, 200)} has {said}; known: {FORMAT!r}, {VERSION}")
+            raise PlanError(f"{shown(path, 200)} has {said}; known: {FORMAT!r}, {' and '.join(map(str, READ))}")
         try:
             return cls._of(document)
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, PlanError) as error:
@@ -111,7 +120,8 @@ class HeadProfile:
     def _of(cls, document: dict[str, Any]) -> "HeadProfile":
         """The profile in a document of `write`'s form; any of several errors if it is damaged."""
         scores = HeadScores(torch.tensor(document["scores"], dtype=torch.float32))
-        profile = cls(scores, document["family"], document["fingerprint"], document.get("conditions", {}))
+        told = document["family"], document["fingerprint"], document.get("conditions", {})
+        profile = cls(scores, *told, _changes_of(document.get("output_change")))
         texts = isinstance(profile.family, str) and isinstance(profile.fingerprint, str)
         if not texts or not isinstance(profile.conditions, dict):
             raise TypeError("family and fingerprint are texts, conditions an object")
@@ -119,5 +129,27 @@ class HeadProfile:
         shares = mass.numel() > 0 and bool((mass >= 0).all())
         if not shares or not torch.allclose(mass.sum(-1), torch.ones(()), atol=1e-3):
             raise ValueError("masses of a head are shares, 0 or more, and sum to 1")
+        if profile.changes and profile.changes.change.shape[:2] != mass.shape[:2]:
+            raise ValueError("output changes are of as many layers and heads as the masses")
         profile.check(int(document["layers"]), int(document["heads"]))
         return profile
+
+
+def _rounded(values: torch.Tensor) -> list[list[list[float]]]:
+    return [[[round(x, 7) for x in head] for head in row] for row in values.tolist()]
+
+
+def _changes_document(changes: OutputChange) -> dict[str, Any]:
+    options = {name: [memory.sink_frames, memory.recent_frames] for name, memory in changes.options.items()}
+    return {"options": options, "change": _rounded(changes.change)}
+
+
+def _changes_of(document: dict[str, Any] | None) -> OutputChange | None:
+    """What `_changes_document` made; any of several errors if it is damaged."""
+    if document is None:
+        return None
+    options = {name: HeadMemory(*frames) for name, frames in dict(document["options"]).items()}
+    change = torch.tensor(document["change"], dtype=torch.float32)
+    if not change.isfinite().all() or (change < 0).any():
+        raise ValueError("output changes are numbers from 0 up")
+    return OutputChange(options, change)

@@ -125,6 +125,9 @@ class HostDenoiser:
     def time_signal(self, timestep: float, modulation: bool) -> Tensor:
         return self._core.time_signal(timestep, modulation)
 
+    def project(self, layer: int, x: Tensor) -> Tensor:
+        return self._core.project(layer, x)
+
     @torch.compiler.disable
     def _run(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self._call is None:

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...dummyforcing_core.clips.head_map import head_map
+from ...dummyforcing_core.clips.head_map import profile_map
 from ...dummyforcing_core.errors import DummyForcingError
-from ...dummyforcing_core.evaluation.profiling import ProfilePlan, take_samples
+from ...dummyforcing_core.evaluation.profiling import ProfilePlan, take_changes, take_samples
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape
+from ...dummyforcing_core.kv.output_change import OutputChange
 from ...dummyforcing_core.kv.scoring import HeadScores
 from ...dummyforcing_core.loops.table import loop_of
 from ...dummyforcing_core.policies.profile import HeadProfile
@@ -23,7 +24,7 @@ from .shown import made_side
 def profile_heads(
     model: Any, conditioning: list, latent: dict, seed: int, chunks: int, node: str | None
 ) -> HeadProfile:
-    """Mean scores over every prompt of the conditioning, one clip of `chunks` chunks each."""
+    """Mean masses and output changes over every prompt of the conditioning, in clips of `chunks` chunks."""
     family, _ = family_of(model)
     canvas = latent["samples"]
     if canvas.ndim != 5:
@@ -43,15 +44,17 @@ def profile_heads(
             raise DummyForcingError(f"{chunks} chunks hold no neighbour frame to score; use more chunks")
         size = f"{shape.width * SPATIAL}x{shape.height * SPATIAL}"
         conditions = {"prompts": len(prompts), "chunks": chunks, "samples": len(samples), "seed": seed, "size": size}
-        scores = HeadScores.mean(samples)
-        found.append(HeadProfile(scores, family.name, session.settings.fingerprint, conditions))
+        changes = list(take_changes(session.denoise, family, plan, attend=session.attend))
+        mean = OutputChange.mean(changes) if changes else None
+        told = family.name, session.settings.fingerprint, conditions
+        found.append(HeadProfile(HeadScores.mean(samples), *told, mean))
         return session.noise
 
     with_session(Task(model, conditioning, shape, seed), work)
     return found[0]
 
 
-def head_map_image(roles: list[list[str]], scores: HeadScores, title: str) -> Tensor:
-    """The head map as a host IMAGE (1, H, W, 3)."""
-    picture = np.asarray(head_map(roles, scores, title).convert("RGB"), dtype=np.float32)
+def profile_image(profile: HeadProfile, roles: list[list[str]], title: str) -> Tensor:
+    """The maps of a profile as a host IMAGE (1, H, W, 3)."""
+    picture = np.asarray(profile_map(profile, roles, title).convert("RGB"), dtype=np.float32)
     return torch.from_numpy(picture / 255)[None]

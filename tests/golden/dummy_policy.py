@@ -22,7 +22,7 @@ class FrameMass:
         self.exact: list[list] = [[None] * setting.heads for _ in range(setting.layers)]
         self.sampled: list[list] = [[None] * setting.heads for _ in range(setting.layers)]
 
-    def __call__(self, layer, heads, q, k, regions):
+    def __call__(self, layer, heads, q, k, v, regions):
         slots = []
         for region in regions:
             tokens = (region.stop_token - region.start_token) // max(len(region.frames), 1)

@@ -393,7 +393,7 @@ def test_scores_are_what_the_clean_pass_of_the_observed_chunk_gives():
     replay(run.run, cache, done[:, :, :3])
     frame_masses: dict[tuple[int, int], list[float]] = {}
 
-    def look(layer, heads, q, k, regions):
+    def look(layer, heads, q, k, v, regions):
         weights = torch.einsum("bqhd,bkhd->bhqk", q.double(), k.double()).div(q.shape[-1] ** 0.5).softmax(-1)
         by_name = {r.name: weights[..., r.start_token : r.stop_token].sum(-1).mean((0, 2)) for r in regions}
         for i, head in enumerate(heads):

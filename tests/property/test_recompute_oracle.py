@@ -432,7 +432,7 @@ def test_a_watcher_sees_every_step_beside_the_scoring_and_changes_nothing() -> N
     frames: dict[int, set[tuple[int, ...]]] = {}
 
     def watch(span: Span, step: int):
-        def observe(layer, heads, q, k, regions) -> None:
+        def observe(layer, heads, q, k, v, regions) -> None:
             seen.setdefault((span.chunk, step), set()).update((layer, head) for head in heads)
             frames.setdefault(span.chunk, set()).add(tuple(f for region in regions for f in region.frames))
 

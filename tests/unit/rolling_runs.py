@@ -195,7 +195,7 @@ class Told(DummyForcing):
         layers = setting.layers
 
         class Watcher(Observation):
-            def __call__(self, layer, heads, q, k, regions) -> None:
+            def __call__(self, layer, heads, q, k, v, regions) -> None:
                 assert q.shape[2] == k.shape[2] == len(heads)
                 assert [r.start_token for r in regions] == [0, regions[0].stop_token, regions[1].stop_token]
                 assert regions[-1].stop_token == k.shape[1]

@@ -181,7 +181,7 @@ class SeenKeys:
     def __init__(self):
         self.seen: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor, list]] = {}
 
-    def __call__(self, layer, heads, q, k, regions):
+    def __call__(self, layer, heads, q, k, v, regions):
         for i, head in enumerate(heads):
             assert (layer, head) not in self.seen
             self.seen[layer, head] = q[:, :, i].clone(), k[:, :, i].clone(), regions

@@ -37,13 +37,17 @@ def made(run, tiny_demo, tmp_path_factory: pytest.TempPathFactory):
 def test_the_file(made) -> None:
     folder, _ = made
     document = json.loads((folder / "p.json").read_text(encoding="utf-8"))
-    assert (document["format"], document["version"]) == ("dummyforcing.head_profile", 1)
+    assert (document["format"], document["version"]) == ("dummyforcing.head_profile", 2)
     assert (document["family"], document["layers"], document["heads"]) == ("demo", 2, 2)
     assert document["fingerprint"] == read_checkpoint(checkpoints.DEMO_PATH).info.fingerprint != ""
     scores = torch.tensor(document["scores"])
     assert scores.shape == (2, 2, 3)
     assert (scores > 0).all()
     torch.testing.assert_close(scores.sum(-1), torch.ones(2, 2), rtol=0, atol=1e-5)
+    change = torch.tensor(document["output_change"]["change"])
+    assert change.shape == (2, 2, 5)
+    assert (change > 0).all()
+    assert document["output_change"]["options"]["newest chunk"] == [0, 3]
     roles = [role for row in document["roles"] for role in row]
     assert len(roles) == 4
     assert roles.count("dummy") == 2
@@ -71,6 +75,8 @@ def test_the_picture(made) -> None:
         r"  across AR steps +[01]\.\d\d +\(paper: 0\.92\)",
         r"  across timesteps +[01]\.\d\d +\(paper: 0\.85\)",
         r"  across prompts +[01]\.\d\d +\(paper: 0\.76\)",
+        r"heads whose output changes most without far frames \(mean over all \d\.\d{4}\):",
+        r"  layer [01] +head [01] +\d\.\d{4}",
         r"wrote .*p\.json",
         r"wrote .*map\.png",
     ],

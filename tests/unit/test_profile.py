@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from dummyforcing_core.errors import OutputError, PlanError
+from dummyforcing_core.kv.output_change import OutputChange, memory_options
 from dummyforcing_core.kv.scoring import HeadScores
 from dummyforcing_core.policies.head_programming import NEIGHBOUR, SINK, assign_roles
 from dummyforcing_core.policies.profile import FORMAT, VERSION, HeadProfile
@@ -20,9 +22,15 @@ def scores(layers: int = 3, heads: int = 2) -> HeadScores:
     return HeadScores(torch.rand(layers, heads, 3, generator=torch.Generator().manual_seed(0)).softmax(-1))
 
 
+def changes(layers: int = 3, heads: int = 2) -> OutputChange:
+    options = memory_options(3)
+    numbers: Tensor = torch.rand(layers, heads, len(options), generator=torch.Generator().manual_seed(1))
+    return OutputChange(options, numbers)
+
+
 @pytest.fixture
 def profile() -> HeadProfile:
-    return HeadProfile(scores(), "demo", "abc123", {"prompts": 2, "note": "Grüße"})
+    return HeadProfile(scores(), "demo", "abc123", {"prompts": 2, "note": "Grüße"}, changes())
 
 
 @pytest.fixture
@@ -36,18 +44,33 @@ def test_a_profile_comes_back_as_it_was(profile: HeadProfile, path: Path) -> Non
     torch.testing.assert_close(read.scores.mass, profile.scores.mass, rtol=0, atol=1e-7)
     assert read.scores.mass.dtype == torch.float32
     assert (read.family, read.fingerprint, read.conditions) == ("demo", "abc123", profile.conditions)
+    assert read.changes.options == profile.changes.options
+    torch.testing.assert_close(read.changes.change, profile.changes.change, rtol=0, atol=1e-7)
+    torch.testing.assert_close(read.changes.far, profile.changes.change[..., 2], rtol=0, atol=1e-7)
     read.write(path, ROLES)
     assert torch.equal(HeadProfile.read(path).scores.mass, read.scores.mass)
 
 
 def test_the_file_says_what_it_is(path: Path) -> None:
     document = json.loads(path.read_text(encoding="utf-8"))
-    assert (document["format"], document["version"]) == (FORMAT, VERSION) == ("dummyforcing.head_profile", 1)
+    assert (document["format"], document["version"]) == (FORMAT, VERSION) == ("dummyforcing.head_profile", 2)
     assert (document["layers"], document["heads"], document["family"]) == (3, 2, "demo")
     assert document["fingerprint"] == "abc123"
     assert document["regions"] == ["sink", "neighbour", "current"]
     assert document["roles"] == ROLES
     assert torch.tensor(document["scores"]).shape == (3, 2, 3)
+
+
+def test_a_file_of_version_1_is_read_and_says_what_it_lacks(profile: HeadProfile, path: Path) -> None:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    del document["output_change"]
+    path.write_text(json.dumps({**document, "version": 1}), encoding="utf-8")
+    read = HeadProfile.read(path)
+    assert read.changes is None
+    assert repr(read).endswith(", no output change)")
+    assert "output change" not in repr(profile)
+    torch.testing.assert_close(read.scores.mass, profile.scores.mass, rtol=0, atol=1e-7)
+    assert read.digest != profile.digest
 
 
 def test_conditions_may_be_missing(path: Path) -> None:
@@ -72,8 +95,18 @@ DAMAGES = {
     "no layers": (remove("layers"), "damaged head profile"),
     "no format": (remove("format"), "not a head profile"),
     "no version": (remove("version"), "not a head profile"),
-    "another format": (put(format="dummyforcing.head_plan"), "'dummyforcing.head_plan', version 1; known"),
-    "a later version": (put(version=2), "version 2; known: 'dummyforcing.head_profile', 1"),
+    "another format": (put(format="dummyforcing.head_plan"), "'dummyforcing.head_plan', version 2; known"),
+    "a later version": (put(version=3), "version 3; known: 'dummyforcing.head_profile', 1 and 2"),
+    "changes of other heads": (
+        lambda d: d["output_change"].update(change=[[[0] * 5]]),
+        "as many layers and heads as the masses",
+    ),
+    "changes below zero": (lambda d: d["output_change"]["change"][0][0].__setitem__(0, -1), "numbers from 0 up"),
+    "changes in words": (lambda d: d["output_change"].update(change="x"), "damaged head profile"),
+    "fewer options than changes": (lambda d: d["output_change"]["options"].pop("nothing"), "expected changes"),
+    "an option of no frames": (lambda d: d["output_change"]["options"].update(nothing=["a", 0]), "whole numbers"),
+    "options that are a list": (lambda d: d["output_change"].update(options=[1]), "damaged head profile"),
+    "changes that are a list": (put(output_change=[1]), "damaged head profile"),
     "a version in words": (put(version="1"), "version '1'"),
     "ragged scores": (put(scores=[[[1, 0, 0]], [[1, 0, 0], [1, 0, 0]]]), "damaged head profile"),
     "words for scores": (put(scores=[[["a", "b", "c"]]]), "damaged head profile"),

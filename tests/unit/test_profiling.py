@@ -1,5 +1,6 @@
 """Taking a profile: which passes are scored, and how stable the choice of dummy heads is across them."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from dummyforcing_core.evaluation.profiling import (
     dummy_set,
     overlap,
     overlaps,
+    take_changes,
     take_samples,
 )
 from dummyforcing_core.geometry import LatentShape
@@ -187,3 +189,39 @@ def test_a_longer_neighbour_window_draws_more_mass(denoise: WanDenoiser) -> None
         for n in (1, 3)
     )
     assert far.scores.mass[..., 1].mean() > near.scores.mass[..., 1].mean()
+
+
+# -- output changes --------------------------------------------------------------------------------------------------
+
+
+def test_every_chunk_with_far_frames_is_observed_once(denoise: WanDenoiser) -> None:
+    plan = ProfilePlan([prompt(0), prompt(1)], [5], shape(12))
+    found = list(take_changes(denoise, FAMILY, plan))
+    assert len(found) == 2 * 2  # chunks 2 and 3 of two clips
+    for one in found:
+        assert one.change.shape == (2, 2, 5)
+        assert (one.far > 0).all()
+    assert len(torch.unique(torch.stack([one.change for one in found]).flatten(1), dim=0)) == len(found)
+    assert list(take_changes(denoise, FAMILY, replace(plan, shape=shape(6)))) == []
+
+
+def test_another_step_gives_other_changes_and_watching_changes_nothing(denoise: WanDenoiser) -> None:
+    plan = ProfilePlan([prompt(0)], [5], shape(9))
+    (first,), (second,) = (list(take_changes(denoise, FAMILY, plan, step)) for step in (0, 1))
+    assert (first.change - second.change).abs().max() > 1e-4
+    (again,) = take_changes(denoise, FAMILY, plan)
+    assert torch.equal(again.change, first.change)
+
+
+def test_a_head_whose_projection_is_zero_changes_nothing_and_a_planted_one_leads(denoise: WanDenoiser) -> None:
+    """Mass cannot tell these heads apart: they look at the same keys, and only what is done with it differs."""
+    model = copy.deepcopy(denoise.model)
+    head_dim = model.config.head_dim
+    with torch.no_grad():
+        for block in model.blocks:
+            block.self_attn.o.weight[:, :head_dim] = 0
+        model.blocks[1].self_attn.o.weight[:, head_dim:] *= 50
+    (found,) = take_changes(WanDenoiser(model), FAMILY, ProfilePlan([prompt(0)], [5], shape(9)))
+    assert found.far[:, 0].tolist() == [0, 0]
+    assert found.far.flatten().argmax() == 3
+    assert found.far[1, 1] > 5 * found.far[0, 1] > 0

@@ -135,8 +135,8 @@ def observed(observation: Observation, layers: int = 1) -> Tensor:
     bounds = [(2, 4), (4, 7), (0, 2)]
     for layer in range(layers):
         q, k = tensors(layer, 2, 10, 7, 3, 8)
-        observation(layer, [1], q[:, :, 1:2], k[:, :, 1:2], regions_of(bounds))
-        observation(layer, [2, 0], q[:, :, [2, 0]], k[:, :, [2, 0]], regions_of(bounds))
+        observation(layer, [1], q[:, :, 1:2], k[:, :, 1:2], k[:, :, 1:2], regions_of(bounds))
+        observation(layer, [2, 0], q[:, :, [2, 0]], k[:, :, [2, 0]], k[:, :, [2, 0]], regions_of(bounds))
     return observation.scores().mass
 
 
@@ -185,7 +185,7 @@ def test_unseen_layers_and_heads_are_refused() -> None:
         observed(Observation(2, 3), layers=1)
     half = Observation(1, 3)
     q, k = tensors(0, 1, 4, 7, 2, 8)
-    half(0, [0, 2], q, k, regions_of([(2, 4), (4, 7), (0, 2)]))
+    half(0, [0, 2], q, k, k, regions_of([(2, 4), (4, 7), (0, 2)]))
     with pytest.raises(PlanError, match="layer 0 was not observed"):
         half.scores()
 
@@ -200,10 +200,10 @@ def test_regions_come_from_the_cache_also_where_its_ring_has_wrapped() -> None:
         q, k = tensors(start, 1, 2 * tokens, 2 * tokens, heads, dim)
         observation = Observation(1, heads)
 
-        def observe(layer, group, q, k, regions, observation=observation):
+        def observe(layer, group, q, k, v, regions, observation=observation):
             places = {f: (r.name, r.start_token + i * tokens) for r in regions for i, f in enumerate(r.frames)}
             seen.update(q=q.clone(), k=k.clone(), frames=places)  # the cache will write over k
-            observation(layer, group, q, k, regions)
+            observation(layer, group, q, k, v, regions)
 
         cache.begin(start, 2, observe)
         cache(0, q, k, k)
