@@ -14,6 +14,7 @@ from ...dummyforcing_core.clips.doubts import doubts
 from ...dummyforcing_core.errors import DummyForcingError, shown
 from ...dummyforcing_core.rates import speed_note
 from .clip_job import ClipJob
+from .patches import patch_notes
 from .prompts import prompt_notes
 from .unread import unread_notes
 
@@ -28,7 +29,7 @@ def notes_of(job: ClipJob, hidden: Any) -> list[str]:
     loras = [*_lora_notes(job.model, hidden.prompt, hidden.unique_id)]
     no_vae = [] if job.vae is not None else [NO_VAE]
     speed = [line for line in (speed_note(job.fps),) if line]
-    unread = unread_notes(job.conditioning)
+    unread = [*unread_notes(job.conditioning), *patch_notes(job.model, own_levels=job.sigmas is None)]
     return [*no_vae, *job.notes, *said, *unread, *loras, *speed, *doubts(job.family, switches, job.start)]
 
 
