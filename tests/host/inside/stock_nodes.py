@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from unittest.mock import MagicMock
 
+import pytest
+
 SMALL = {"width": 64, "height": 64, "length": 5, "video_length": 5, "batch_size": 1}
 """Sizes of stock nodes are a film's by default."""
 
@@ -45,3 +47,13 @@ def _kinds(node: Any) -> dict[str, str]:
 
 def _outputs(node: Any) -> tuple[str, ...]:
     return tuple(getattr(node, "RETURN_TYPES", ()))
+
+
+def known(name: str) -> None:
+    """Skips the test unless the host has this node, and says so."""
+    from comfyui_version import __version__
+
+    import nodes
+
+    if name not in nodes.NODE_CLASS_MAPPINGS:
+        pytest.skip(f"ComfyUI {__version__} has no {name}")
