@@ -118,6 +118,44 @@ def test_no_stock_node_is_silently_without_effect(
     assert {name: seen.get(name) for name in expected} == expected
 
 
+def test_no_stock_node_puts_something_on_a_prompt_in_silence(
+    part: Any, call: Any, demo: Any, given: Any, prompt: Any, streamed: Any, custom: Any, canvas: Any
+) -> None:
+    own: type[Exception] = part("dummyforcing_core.errors").DummyForcingError
+    other = call("CLIPTextEncode", clip=demo[1], text="a blue square").outputs[0]
+    values = {**given, "conditioning_from": other, "conditioning_2": other}
+    euler = call("KSamplerSelect", sampler_name="euler").outputs[0]
+
+    def sampled(text: Any) -> torch.Tensor:
+        return custom(demo[0], euler, LEVELS, canvas(3), cond=text)
+
+    def stream_of(text: Any) -> tuple[torch.Tensor, list[str]]:
+        return streamed(demo[0], conditioning=text, latent=canvas(3))
+
+    plain, stock = stream_of(prompt)[0], sampled(prompt)
+    tried, wrong = set(), []
+    for name in stock_nodes("CONDITIONING", "CONDITIONING"):
+        changed = outcome(lambda _, name=name: call(name, **small_inputs(name, values)).outputs[0], None)
+        if isinstance(changed, Exception):  # it wants another VAE, a file, or what a mock is not
+            continue
+        tried.add(name)
+        theirs, ours = outcome(sampled, changed), outcome(stream_of, changed)
+        effect = not isinstance(theirs, Exception) and not torch.equal(theirs, stock)
+        if isinstance(ours, Exception):
+            fine = isinstance(ours, own) or type(ours) is type(theirs)
+        else:
+            fine = bool(ours[1]) or not torch.equal(ours[0], plain) or not effect
+        if not fine:
+            wrong.append(f"{name}: {ours!r}; in the host's own sampler {theirs!r}")
+    assert not wrong, "\n".join(wrong)
+    assert {
+        "ConditioningConcat",
+        "ConditioningSetMask",
+        "FluxGuidance",
+        "WanVaceToVideo",
+    } <= tried
+
+
 @pytest.mark.parametrize(
     ("node", "inputs", "words"),
     [
