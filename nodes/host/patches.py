@@ -22,7 +22,7 @@ def check_patches(model: Any) -> None:
         "an image for ComfyUI's own AR sampler (AR Video I2V): encode it with VAE Encode and connect it to the "
         "Streaming Sampler's start_latent": "ar_config" in inner,
         "guidance between two predictions a step (APG, Rescale CFG and the like), of which a stream makes one: take "
-        "it out": "sampler_pre_cfg_function" in options or "sampler_cfg_function" in options,
+        "it out": bool(options.get("sampler_pre_cfg_function") or options.get("sampler_cfg_function")),
         "copies for several GPUs (MultiGPU CFG Split) that share two predictions a step, of which a stream makes one: "
         "take it out": bool(model.get_additional_models_with_key("multigpu")),
         "noise levels of another kind of model (ModelSampling): take it out": not isinstance(
