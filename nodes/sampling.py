@@ -106,7 +106,7 @@ class StreamingSampler(io.ComfyNode):
                 io.Video.Output(display_name="VIDEO", is_output_list=True),
                 io.String.Output(display_name="report"),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.dynprompt],
             is_output_node=True,
         )
 

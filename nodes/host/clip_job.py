@@ -23,6 +23,7 @@ from ...dummyforcing_core.schedule import Schedule
 from .decoder import check_vae, streams
 from .denoiser import check_shape, geometry_of
 from .memory import Needs, check_fits, check_main_memory, fits_together, needs_of
+from .patches import check_patches
 from .prompt_words import PromptWords
 from .settings import family_of, settings_of
 from .shown import Shown, extended, made_side, shown_of
@@ -107,6 +108,7 @@ def clip_job(
 ) -> ClipJob:
     """The job of a Streaming Sampler's inputs; DummyForcingError if it cannot be done."""
     family, known_from = family_of(model)
+    check_patches(model)
     schedule = schedule_by(sigmas, family.schedule)
     shown, shape = _made(latent, fps, family, schedule)
     start = None if start_latent is None else _checked_start(start_latent["samples"], shape, fps)

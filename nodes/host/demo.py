@@ -10,12 +10,34 @@ import comfy.sd
 import comfy.supported_models
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ...dummyforcing_core.clips.demo_assets import load_demo_codec
+from ...dummyforcing_core.errors import DummyForcingError, OutputError
 from ...dummyforcing_core.models.checkpoints import DEMO_PATH, read_checkpoint
 from ...dummyforcing_core.models.families import DEMO, get_family
 from ...dummyforcing_core.vae.demo_codec import DemoCodec, DemoDecoderStream
 from .settings import with_settings
+
+SMALLEST = {
+    "embed_dim": 1,
+    "ddconfig": {
+        "ch": 32,
+        "ch_mult": [1],
+        "num_res_blocks": 1,
+        "attn_resolutions": [],
+        "resolution": 8,
+        "in_channels": 3,
+        "out_ch": 3,
+        "z_channels": 1,
+        "double_z": True,
+    },
+}
+"""An image VAE of the host, as small as it builds them."""
+
+
+class NotInCodec(DummyForcingError, AttributeError):
+    """What a node of other models asks of the demo's codec; an AttributeError, as hasattr must say no."""
 
 
 class DemoLatents(comfy.latent_formats.LatentFormat):
@@ -90,47 +112,78 @@ class DemoVAEModel(nn.Module):
         super().__init__()
         self.codec = codec
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise NotInCodec(
+                f"the demo model's VAE has no {name}: it is a codec of small videos; connect the VAE that this node is "
+                "made for"
+            ) from None
+
     def decoder_stream(self) -> DemoDecoderStream:
         return self.codec.decoder_stream()
 
-    def decode(self, latents: Tensor, **kwargs: Any) -> Tensor:
+    def decode(self, latents: Tensor, **options: Any) -> Tensor:
+        """Latents (B, 16, t, h, w) -> pixels (B, 3, 4t - 3, 8h, 8w) in [-1, 1]; OutputError for anything else."""
+        if latents.ndim != 5 or options:
+            asked = "".join(f" with {name}" for name in options)
+            raise OutputError(
+                f"expected latents (batch, 16, frames, h, w) for the demo model's VAE, got shape "
+                f"{tuple(latents.shape)}{asked}; connect the latents of the demo model"
+            )
         return self.codec.decoder_stream().push(latents)
 
-    def encode(self, pixels: Tensor, **kwargs: Any) -> Tensor:
-        """A batch of images is a clip; frames past the last 4n + 1 are left out, as the host's Wan VAE does."""
-        frames = 1 + (pixels.shape[2] - 1) // 4 * 4
-        height, width = (side // 16 * 16 for side in pixels.shape[3:])
-        return self.codec.encode(pixels[:, :, :frames, :height, :width])
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, f, H, W) in [-1, 1] -> latents (B, 16, t, H/8, W/8); OutputError for other pixels.
+
+        A batch of images is a clip; frames past the last 4n + 1 are left out, as the host's Wan VAE does.
+        """
+        if pixels.ndim != 5 or pixels.shape[1] != 3 or not pixels.numel():
+            raise OutputError(
+                f"expected pixels (batch, 3, frames, height, width) for the demo model's VAE, got shape "
+                f"{tuple(pixels.shape)}; connect images of three colours"
+            )
+        frames, height, width = 1 + (pixels.shape[2] - 1) // 4 * 4, *pixels.shape[3:]
+        # The codec takes whole pairs of patches; each patch is encoded by itself, so that what is added changes none.
+        pixels = F.pad(pixels[:, :, :frames], (0, -width % 16, 0, -height % 16))
+        return self.codec.encode(pixels)[..., : height // 8, : width // 8]
 
 
 class DemoVAE(comfy.sd.VAE):
-    """A host VAE around the demo codec; the base class would look for a known set of weights."""
+    """The host's own VAE class around the demo codec: what the host gives to every VAE, this one has too.
+
+    The host builds the network whose weights it recognises. It does not know these, so it is given the configuration of
+    a small one, and the codec stands in its place.
+    """
 
     def __init__(self) -> None:
-        device = comfy.model_management.vae_device()
-        self.first_stage_model = DemoVAEModel(load_demo_codec()).eval()
-        self.patcher = comfy.model_patcher.ModelPatcher(
-            self.first_stage_model, load_device=device, offload_device=comfy.model_management.vae_offload_device()
-        )
-        self.device, self.vae_dtype = device, torch.float32
-        self.output_device = comfy.model_management.intermediate_device()
+        self._network = DemoVAEModel(load_demo_codec())
+        super().__init__(sd=self._network.state_dict(), config={"params": SMALLEST}, dtype=torch.float32)
+        # Nodes that need a second copy (multi-GPU) make it through this.
+        self.patcher.cached_patcher_init = (_vae_patcher, ())
         self.working_dtypes = [torch.float32]
-        self.latent_channels, self.latent_dim, self.output_channels = 16, 3, 3
+        self.latent_channels, self.latent_dim = 16, 3
         self.upscale_ratio = (lambda t: max(0, 4 * t - 3), 8, 8)
         self.downscale_ratio = (lambda f: max(0, math.floor((f + 3) / 4)), 8, 8)
         self.upscale_index_formula = self.downscale_index_formula = (4, 8, 8)
         self.memory_used_decode = lambda shape, dtype: 4 * 2000 * shape[-3] * shape[-2] * shape[-1]
         self.memory_used_encode = lambda shape, dtype: 4 * 20 * shape[-3] * shape[-2] * shape[-1]
-        self.process_input = lambda image: image * 2.0 - 1.0
-        self.process_output = lambda image: image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
-        self.disable_offload = self.not_video = False
-        self.crop_input = True
-        self.pad_channel_value = self.extra_1d_channel = self.size = self.format_encoded = None
 
-    def vae_output_dtype(self) -> torch.dtype:
-        return torch.float32
+    @property
+    def first_stage_model(self) -> DemoVAEModel:
+        return self._network
+
+    @first_stage_model.setter
+    def first_stage_model(self, network: nn.Module) -> None:
+        if isinstance(network, DemoVAEModel):  # a copy for another device
+            self._network = network
 
 
 def demo_vae() -> DemoVAE:
     """The demo's VAE."""
     return DemoVAE()
+
+
+def _vae_patcher(disable_dynamic: bool = False) -> Any:
+    return DemoVAE().patcher

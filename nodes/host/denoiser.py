@@ -89,6 +89,16 @@ def host_attention(transformer_options: Mapping[str, Any]) -> AttentionFn:
     return interruptible(attend, comfy.model_management.throw_exception_if_processing_interrupted)
 
 
+def check_cfg(guider: Any) -> None:
+    """DummyForcingError if a guider mixes two predictions; nodes on the MODEL may have it do so for some steps only."""
+    cfg = getattr(guider, "cfg", 1.0)
+    if cfg != 1.0:
+        raise DummyForcingError(
+            f"expected cfg 1, got {cfg:g}; few-step autoregressive models are sampled without guidance: set cfg to 1, "
+            "or use a Basic Guider"
+        )
+
+
 class HostDenoiser:
     """Predicts the clean chunk through a guider; made for one run, dead when it ends.
 
@@ -104,6 +114,7 @@ class HostDenoiser:
             Wrappers.DIFFUSION_MODEL, KEY, self._run, self._options, is_model_options=True
         )
         self._call: tuple[Tensor, Tensor, Step] | None = None
+        self._answered = False
 
     def __call__(self, x: Tensor, sigma: Tensor, context: Tensor, step: Step) -> Tensor | None:
         """x0 of x (B, C, T, h, w) at noise levels sigma (B, T); None if the step's output is not read."""
@@ -113,11 +124,16 @@ class HostDenoiser:
         # A window of chunks under two prompts brings features of its own; the call is the host's all the same.
         condition = self._conditions.get(id(context)) or next(iter(self._conditions.values()))
         self._guider.conds = {"positive": [condition]}
-        self._call = sigma, context, step
+        self._call, self._answered = (sigma, context, step), False
         try:
             x0 = self._guider(x, to_device(level.to(x.dtype), x.device), model_options=self._options, seed=self._seed)
         finally:
             self._call = None
+        if not self._answered:
+            raise DummyForcingError(
+                "another node on this MODEL skips steps in the model's place, which leaves holes in a stream's memory; "
+                "take it out and use TeaCache (AR)"
+            )
         if not step.output:
             return None
         return x0_from_velocity(x, x - x0, sigma) if mixed else x0
@@ -132,6 +148,13 @@ class HostDenoiser:
     def _run(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self._call is None:
             return executor(x, *args, **kwargs)
+        if self._answered:
+            raise DummyForcingError(
+                "another node on this MODEL asks for a second prediction in a step (guidance by attention or by "
+                "skipped layers), which a stream cannot make; take it out"
+            )
+        check_cfg(self._guider)
+        self._answered = True
         sigma, context, step = self._call
         velocity = self._core.velocity(x, sigma, context, step)
         return torch.zeros_like(x) if velocity is None else velocity

@@ -125,7 +125,7 @@ class LiveView:
         self._worker, self._encoding = ThreadPoolExecutor(1), threading.Lock()
         self._began = time.perf_counter()
         self._frames = 0  # pixel frames so far
-        self._bar = comfy.utils.ProgressBar(calls, node_id=node or None)
+        self._bar = comfy.utils.ProgressBar(calls)
 
     def tell(self, notes: Sequence[str]) -> None:
         """Shows what the report will say of the clip while its first chunk is made."""

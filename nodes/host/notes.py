@@ -14,21 +14,25 @@ from ...dummyforcing_core.clips.doubts import doubts
 from ...dummyforcing_core.errors import DummyForcingError, shown
 from ...dummyforcing_core.rates import speed_note
 from .clip_job import ClipJob
+from .patches import patch_notes
 from .prompts import prompt_notes
 from .unread import unread_notes
 
 NO_VAE = "no VAE is connected: only LATENT was made, VIDEO is empty"
 
 
-def notes_of(job: ClipJob, hidden: Any) -> list[str]:
-    """The job's own lines, those of its prompts, of LoRA nodes before it, and what the model was not made for."""
+def notes_of(job: ClipJob, prompt: Any, node: str | None) -> list[str]:
+    """The job's own lines, those of its prompts, of LoRA nodes before it, and what the model was not made for.
+
+    prompt, node -- the queued graph, and the id in it of the node that makes the clip
+    """
     said = prompt_notes(options for _, options in job.conditioning)
     features = [tensor for tensor, _ in job.conditioning]
     switches = any(not torch.equal(features[0], other) for other in features[1:])
-    loras = [*_lora_notes(job.model, hidden.prompt, hidden.unique_id)]
+    loras = [*_lora_notes(job.model, prompt, node)]
     no_vae = [] if job.vae is not None else [NO_VAE]
     speed = [line for line in (speed_note(job.fps),) if line]
-    unread = unread_notes(job.conditioning)
+    unread = [*unread_notes(job.conditioning), *patch_notes(job.model, own_levels=job.sigmas is None)]
     return [*no_vae, *job.notes, *said, *unread, *loras, *speed, *doubts(job.family, switches, job.start)]
 
 

@@ -20,8 +20,9 @@ from ...dummyforcing_core.noise import SeededNoise
 from ...dummyforcing_core.policies import own_policy
 from ...dummyforcing_core.prompts import PromptSchedule
 from ...dummyforcing_core.schedule import Schedule
-from .denoiser import HostDenoiser, check_shape, host_attention, wan_of
+from .denoiser import HostDenoiser, check_cfg, check_shape, host_attention, wan_of
 from .memory import reserve
+from .patches import check_patches, patch_notes
 from .prompts import check_features, prompt_notes, prompts_of
 from .settings import ARSettings, StreamingSamplerBase, family_of, settings_of
 from .sigmas import schedule_by, sigmas_of
@@ -36,7 +37,7 @@ class Session:
     latent   -- that latent, None if it is empty
     scaled   -- turns noise and a latent into a chunk's first input
     callback -- ComfyUI's progress callback, and how many steps it counts
-    notes    -- what the prompts' makers say of them
+    notes    -- what the prompts' makers say of them, and what on the MODEL has no effect
     """
 
     denoise: Denoiser
@@ -127,19 +128,15 @@ class ARSampler(StreamingSamplerBase, comfy.samplers.Sampler):
                 scaled=_scaled(model, model_wrap, sigmas),
                 callback=callback,
                 steps=len(sigmas) - 1,
-                notes=prompt_notes(conditions.values()),
+                notes=(*prompt_notes(conditions.values()), *patch_notes(patcher, own_levels=False)),
             )
         )
 
 
 def _check_call(guider: Any, noise: Tensor, mask: Tensor | None) -> None:
     """DummyForcingError for what a guider may ask and a stream cannot do."""
-    cfg = getattr(guider, "cfg", 1.0)
-    if cfg != 1.0:
-        raise DummyForcingError(
-            f"expected cfg 1, got {cfg:g}; few-step autoregressive models are sampled without guidance: set cfg to 1, "
-            "or use a Basic Guider"
-        )
+    check_cfg(guider)
+    check_patches(guider.model_patcher)
     if type(guider).predict_noise is not comfy.samplers.CFGGuider.predict_noise:
         raise DummyForcingError(
             f"expected a guider that reads one prompt, got a {type(guider).__name__}; use a Basic Guider"

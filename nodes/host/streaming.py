@@ -44,6 +44,12 @@ class Destination:
     prefix: str
     hidden: Any
 
+    @property
+    def node(self) -> str | None:
+        """The node as the page has it: a loop runs copies of it, under ids that only the host knows."""
+        graph, node = self.hidden.dynprompt, self.hidden.unique_id
+        return graph.get_display_node_id(node) if graph is not None else node
+
 
 def empty_clip(size: tuple[int, int], seconds: float, batch: int) -> dict[str, Any]:
     """A LATENT of zeros for a clip of this size and length, (batch, 16, frames, h, w) as 16 frames per second take."""
@@ -69,12 +75,12 @@ def sample_clip(job: ClipJob, seed: int, to: Destination) -> Sampled:
     """One clip, streamed."""
     began = time.perf_counter()
     logging.info("Dummy Forcing: predicted memory: %s", job.needs)
-    known = notes_of(job, to.hidden)
-    words = words_of(job.conditioning, to.hidden.prompt, to.hidden.unique_id)
+    known = notes_of(job, to.hidden.prompt, to.node)
+    words = words_of(job.conditioning, to.hidden.prompt, to.node)
     report, chunks = RunReport(job.conditions(seed, words)), len(job.spans)
     with contextlib.ExitStack() as stack:
         about = {"memory": policy_text(job.policy).replace("_", " "), "prompt": words.texts[0]}
-        view = stack.enter_context(live_view(to.hidden.unique_id, chunks, job.calls, to.fps, **about))
+        view = stack.enter_context(live_view(to.node, chunks, job.calls, to.fps, **about))
         view.tell(known)
         caught = stack.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("always")

@@ -14,6 +14,7 @@ UNREAD = {
     "clip_vision_output": "an image (CLIP Vision)",
     "reference_latents": "a reference latent",
     "time_dim_concat": "a reference video",
+    "context_latents": "reference pictures (Bernini)",
     "vace_frames": "a VACE control video",
     "camera_conditions": "a camera path",
     "audio_embed": "sound",

@@ -143,51 +143,50 @@ def test_what_a_stream_reads_past_on_a_prompt(told: Any, call: Any, demo: Any, c
     assert told(conditioning=same, latent=canvas(1)) == []
 
 
-class TestStockLoras:
-    """The stock loader only logs what it leaves out; the report names it."""
+@pytest.fixture(scope="module")
+def loras(base: Path) -> None:
+    folder = base / "models" / "loras"
+    folder.mkdir(parents=True, exist_ok=True)
+    pair = {"lora_A.weight": torch.randn(4, 256), "lora_B.weight": torch.randn(256, 4)}
+    fits = {f"diffusion_model.blocks.0.self_attn.q.{side}": part for side, part in pair.items()}
+    other = {f"diffusion_model.double_blocks.0.img_attn.{side}": part for side, part in pair.items()}
+    save_file(fits, folder / "note_fits.safetensors")
+    save_file(fits | other, folder / "note_half.safetensors")
+    save_file(other, folder / "note_flux.safetensors")
+    peft = {f"base_model.model.blocks.0.self_attn.q.{side[:6]}.default.weight": part for side, part in pair.items()}
+    torch.save({"generator_lora": peft}, folder / "note_lora.pt")
 
-    @pytest.fixture(scope="class")
-    def loras(self, base: Path) -> None:
-        folder = base / "models" / "loras"
-        folder.mkdir(parents=True, exist_ok=True)
-        pair = {"lora_A.weight": torch.randn(4, 256), "lora_B.weight": torch.randn(256, 4)}
-        fits = {f"diffusion_model.blocks.0.self_attn.q.{side}": part for side, part in pair.items()}
-        other = {f"diffusion_model.double_blocks.0.img_attn.{side}": part for side, part in pair.items()}
-        save_file(fits, folder / "note_fits.safetensors")
-        save_file(fits | other, folder / "note_half.safetensors")
-        save_file(other, folder / "note_flux.safetensors")
-        peft = {f"base_model.model.blocks.0.self_attn.q.{side[:6]}.default.weight": part for side, part in pair.items()}
-        torch.save({"generator_lora": peft}, folder / "note_lora.pt")
 
-    @pytest.mark.parametrize(
-        ("name", "words"),
-        [
-            ("note_fits.safetensors", ""),
-            ("note_half.safetensors", "2 of its 4 tensors do not fit"),
-            ("note_flux.safetensors", "changes nothing: none of its 2 tensors fit"),
-            ("note_lora.pt", "LongLive's lora.pt, goes into Load AR Model"),
-        ],
-    )
-    def test_what_does_not_fit_is_named(
-        self, call: Any, ar_model: Any, conditioning: Any, canvas: Any, loras: None, name: str, words: str
-    ) -> None:
-        model = call("LoraLoaderModelOnly", model=ar_model(), lora_name=name, strength_model=1.0).outputs[0]
-        graph = {
-            "3": {"class_type": "LoraLoaderModelOnly", "inputs": {"model": ["2", 0], "lora_name": name}},
-            "5": {"class_type": "DummyForcingApplyCacheWindow", "inputs": {"model": ["3", 0]}},
-            "1": {"class_type": "DummyForcingStreamingSampler", "inputs": {"model": ["5", 0], "seed": 1}},
-            "9": {"class_type": "LoraLoaderModelOnly", "inputs": {"model": ["2", 0], "lora_name": "elsewhere"}},
-        }
-        inputs = {"conditioning": conditioning(1), "latent": canvas(1), "seed": 1}
-        made = notes(call("DummyForcingStreamingSampler", model=model, prompt=graph, **inputs))
-        assert [words in note and name in note for note in made] == ([True] if words else [])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("note_fits.safetensors", ""),
+        ("note_half.safetensors", "2 of its 4 tensors do not fit"),
+        ("note_flux.safetensors", "changes nothing: none of its 2 tensors fit"),
+        ("note_lora.pt", "LongLive's lora.pt, goes into Load AR Model"),
+    ],
+)
+def test_what_of_a_stock_lora_does_not_fit_is_named(
+    call: Any, ar_model: Any, conditioning: Any, canvas: Any, loras: None, name: str, words: str
+) -> None:
+    model = call("LoraLoaderModelOnly", model=ar_model(), lora_name=name, strength_model=1.0).outputs[0]
+    graph = {
+        "3": {"class_type": "LoraLoaderModelOnly", "inputs": {"model": ["2", 0], "lora_name": name}},
+        "5": {"class_type": "DummyForcingApplyCacheWindow", "inputs": {"model": ["3", 0]}},
+        "1": {"class_type": "DummyForcingStreamingSampler", "inputs": {"model": ["5", 0], "seed": 1}},
+        "9": {"class_type": "LoraLoaderModelOnly", "inputs": {"model": ["2", 0], "lora_name": "elsewhere"}},
+    }
+    inputs = {"conditioning": conditioning(1), "latent": canvas(1), "seed": 1}
+    made = notes(call("DummyForcingStreamingSampler", model=model, prompt=graph, **inputs))
+    assert [words in note and name in note for note in made] == ([True] if words else [])
 
-    def test_a_strength_of_0_and_a_file_that_is_gone_say_nothing(self, part: Any, loras: None) -> None:
-        before = part("nodes.host.notes")._loras_before
-        graph = {
-            "1": {"inputs": {"model": ["2", 0]}},
-            "2": {"inputs": {"model": ["3", 0], "lora_name": "a", "strength_model": 0}},
-            "3": {"inputs": {"model": ["1", 0], "lora_name": "b"}},
-        }
-        assert list(before(graph, "1")) == ["b"]
-        assert list(part("nodes.host.notes")._lora_notes(None, graph, "1")) == []
+
+def test_loras_of_strength_0_and_files_that_are_gone_say_nothing(part: Any, loras: None) -> None:
+    before = part("nodes.host.notes")._loras_before
+    graph = {
+        "1": {"inputs": {"model": ["2", 0]}},
+        "2": {"inputs": {"model": ["3", 0], "lora_name": "a", "strength_model": 0}},
+        "3": {"inputs": {"model": ["1", 0], "lora_name": "b"}},
+    }
+    assert list(before(graph, "1")) == ["b"]
+    assert list(part("nodes.host.notes")._lora_notes(None, graph, "1")) == []

@@ -74,9 +74,39 @@ class ProbePreview(io.ComfyNode):
         return io.NodeOutput(ui={"probe": [picture]})  # not "images": the page would draw them a second time
 
 
+class ProbeLoop(io.ComfyNode):
+    """Runs the node behind its input again as a loop does: by copies that are shown at that node."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HarnessLoop",
+            display_name="Harness Loop",
+            category="harness",
+            inputs=[io.Latent.Input("latent", raw_link=True), io.Int.Input("times", default=3, min=1)],
+            outputs=[io.Latent.Output()],
+            hidden=[io.Hidden.dynprompt],
+            is_output_node=True,
+            enable_expand=True,
+        )
+
+    @classmethod
+    def execute(cls, latent: list, times: int) -> io.NodeOutput:
+        from comfy_execution.graph_utils import GraphBuilder
+
+        body, graph = cls.hidden.dynprompt.get_node(latent[0]), GraphBuilder()
+        last = latent
+        for number in range(1, times):
+            changed = {"seed": body["inputs"]["seed"] + number, "filename_prefix": f"loop/{number}"}
+            copy = graph.node(body["class_type"], **{**body["inputs"], **changed})
+            copy.set_override_display_id(latent[0])
+            last = copy.out(0)
+        return io.NodeOutput(last, expand=graph.finalize())
+
+
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [ProbeConditioning, ProbePreview]
+        return [ProbeConditioning, ProbePreview, ProbeLoop]
 
 
 def _write(step: int, steps: int, kind: str) -> dict[str, str]:
