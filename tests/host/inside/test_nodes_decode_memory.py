@@ -27,7 +27,8 @@ def video(part: Any, tiny_vae: Any) -> Callable[..., np.ndarray]:
         shape = part("dummyforcing_core.geometry").LatentShape(*latents.shape)
         shown = part("nodes.host.shown").shown_of({"samples": latents})
         encoding = part("dummyforcing_core.clips.encoding").Encoding()
-        to = part("nodes.host.files").Destination(16, "oom/clip", encoding, SimpleNamespace(prompt=None, extra_pnginfo={}))
+        hidden = SimpleNamespace(prompt=None, extra_pnginfo={})
+        to = part("nodes.host.files").Destination(16, "oom/clip", encoding, hidden)
         output = part("nodes.host.clip_output").ClipOutput(tiny_vae, shape, shown, to)
         with torch.inference_mode(), output:
             for piece in latents.split(cuts, 2):
