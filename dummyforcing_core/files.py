@@ -106,9 +106,13 @@ def real_path(path: str | os.PathLike[str]) -> Path:
 
 def output_error(path: str | os.PathLike[str], error: OSError, frames_written: int = 0) -> OutputError:
     """The one line a user gets for a failure of the file system, with what to do about it."""
-    advice = _ADVICE.get(error.errno or 0, error.strerror or str(error))
     after = f" (after {frames_written} frames)" if frames_written else ""
-    return OutputError(f"cannot write {path}: {advice}{after}")
+    return OutputError(f"cannot write {path}: {advice_on(error)}{after}")
+
+
+def advice_on(error: Any) -> str:
+    """What an error with an errno, the system's or FFmpeg's, means for a file that is written, and what to do."""
+    return _ADVICE.get(error.errno or 0, error.strerror or str(error))
 
 
 def make_folder(folder: Path) -> None:

@@ -4,9 +4,10 @@ from typing import Any
 
 from comfy_api.latest import InputImpl, io, ui
 
+from ..dummyforcing_core.clips.encoding import DEFAULT_CODEC, DEFAULT_CRF, Encoding
 from .host.comparison import compare
 from .host.files import workflow_tags
-from .schema import LOOK, schema
+from .schema import LOOK, encoding_inputs, schema
 
 
 class CompareClips(io.ComfyNode):
@@ -24,6 +25,7 @@ class CompareClips(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix", default="video/compare", advanced=True, tooltip="In the output folder."
                 ),
+                *encoding_inputs(),
             ],
             outputs=[io.Video.Output(display_name="VIDEO"), io.String.Output(display_name="report")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -31,8 +33,10 @@ class CompareClips(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, first: Any, second: Any, filename_prefix: str) -> io.NodeOutput:
-        file, report = compare(first, second, filename_prefix, workflow_tags(cls.hidden))
+    def execute(
+        cls, first: Any, second: Any, filename_prefix: str, codec: str = DEFAULT_CODEC, crf: int = DEFAULT_CRF
+    ) -> io.NodeOutput:
+        file, report = compare(first, second, filename_prefix, Encoding(codec, crf), workflow_tags(cls.hidden))
         shown = [ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output)]
         return io.NodeOutput(
             InputImpl.VideoFromFile(str(file.path)),

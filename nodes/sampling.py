@@ -5,14 +5,16 @@ from typing import Any
 import torch
 from comfy_api.latest import InputImpl, io, ui
 
+from ..dummyforcing_core.clips.encoding import DEFAULT_CODEC, DEFAULT_CRF, Encoding
 from ..dummyforcing_core.geometry import FPS, SIZES
 from ..dummyforcing_core.rates import rate_of
 from .host.chunks import full_clip_sampler
 from .host.clip_job import clip_job
+from .host.files import Destination
 from .host.live import early_ends
 from .host.notes import NO_VAE, check_video_unused
-from .host.streaming import Destination, decode_clip, empty_clip, sample_clip
-from .schema import LOOK, SAMPLE, schema
+from .host.streaming import decode_clip, empty_clip, sample_clip
+from .schema import LOOK, SAMPLE, encoding_inputs, schema
 
 RATE_STEP = 0.001  # the page shows, and keeps, as many digits as the step of an arrow has: 23.976
 VIDEO = 1  # the place of this output in the Streaming Sampler
@@ -100,6 +102,7 @@ class StreamingSampler(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix", default="video/streaming", advanced=True, tooltip="In the output folder."
                 ),
+                *encoding_inputs(),
             ],
             outputs=[
                 io.Latent.Output(display_name="LATENT"),
@@ -111,8 +114,16 @@ class StreamingSampler(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, seed: int, fps: float | None, filename_prefix: str, **kwargs: Any) -> int:
-        return early_ends[seed, None if fps is None else rate_of(fps), filename_prefix]
+    def fingerprint_inputs(
+        cls,
+        seed: int,
+        fps: float | None,
+        filename_prefix: str,
+        codec: str = DEFAULT_CODEC,
+        crf: int = DEFAULT_CRF,
+        **kwargs: Any,
+    ) -> int:
+        return early_ends[seed, None if fps is None else rate_of(fps), filename_prefix, codec, crf]
 
     @classmethod
     def execute(
@@ -126,12 +137,14 @@ class StreamingSampler(io.ComfyNode):
         vae: Any = None,
         start_latent: dict | None = None,
         sigmas: torch.Tensor | None = None,
+        codec: str = DEFAULT_CODEC,
+        crf: int = DEFAULT_CRF,
     ) -> io.NodeOutput:
-        rate = rate_of(fps)
+        to = Destination(rate_of(fps), filename_prefix, Encoding(codec, crf), cls.hidden)
         if vae is None:
             check_video_unused(cls.hidden, VIDEO)
-        job = clip_job(model, conditioning, latent, rate, vae, start_latent, sigmas)
-        made = sample_clip(job, seed, Destination(rate, filename_prefix, cls.hidden))
+        job = clip_job(model, conditioning, latent, to.fps, vae, start_latent, sigmas)
+        made = sample_clip(job, seed, to)
         videos: list = [InputImpl.VideoFromFile(str(file.path)) for file in made.files]
         if not videos:
             from comfy_execution.graph import ExecutionBlocker
@@ -177,6 +190,7 @@ class StreamingDecode(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix", default="video/streaming", advanced=True, tooltip="In the output folder."
                 ),
+                *encoding_inputs(),
             ],
             outputs=[io.Video.Output(display_name="VIDEO", is_output_list=True)],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -184,8 +198,17 @@ class StreamingDecode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, latent: dict, vae: Any, fps: float, filename_prefix: str) -> io.NodeOutput:
-        files = decode_clip(latent, vae, Destination(rate_of(fps), filename_prefix, cls.hidden))
+    def execute(
+        cls,
+        latent: dict,
+        vae: Any,
+        fps: float,
+        filename_prefix: str,
+        codec: str = DEFAULT_CODEC,
+        crf: int = DEFAULT_CRF,
+    ) -> io.NodeOutput:
+        to = Destination(rate_of(fps), filename_prefix, Encoding(codec, crf), cls.hidden)
+        files = decode_clip(latent, vae, to)
         shown = [ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output) for file in files]
         videos = [InputImpl.VideoFromFile(str(file.path)) for file in files]
         return io.NodeOutput(videos, ui=ui.PreviewVideo(shown))

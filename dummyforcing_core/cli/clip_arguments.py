@@ -1,11 +1,12 @@
-"""--size, --frames, --seconds and --fps: the clip that is asked for, and what a family makes for it."""
+"""The clip that is asked for (--size, --frames, --seconds, --fps, --codec, --crf), and what a family makes for it."""
 
 import argparse
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+from ..clips.encoding import CODECS, DEFAULT_CODEC, DEFAULT_CRF, DEFAULT_ENCODING, Encoding
 from ..clips.pipeline import is_demo
 from ..clips.render import shown_conditions
 from ..errors import OutputError, shown
@@ -38,6 +39,15 @@ def add_clip_arguments(parser: argparse.ArgumentParser, frames: str) -> None:
     )
 
 
+def add_encoding_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says how the video is coded."""
+    codecs = " or ".join(CODECS)
+    parser.add_argument("--codec", default=DEFAULT_CODEC, help=f"of the video, {codecs} (default: {DEFAULT_CODEC})")
+    parser.add_argument(
+        "--crf", type=whole, default=DEFAULT_CRF, help=f"0 is lossless, higher is smaller (default: {DEFAULT_CRF})"
+    )
+
+
 def size(text: str) -> tuple[int, int]:
     """ "WxH" or a size's name as (width, height) shown."""
     name = text.strip().lower()
@@ -59,16 +69,17 @@ def rate(text: str) -> Fraction:
 
 @dataclass(frozen=True)
 class Asked:
-    """A video: width and height, frames, frames per second."""
+    """A video: width and height, frames, frames per second, and how it is coded."""
 
     size: tuple[int, int]
     frames: int
     fps: Fraction
+    encoding: Encoding = DEFAULT_ENCODING
 
     @property
     def conditions(self) -> dict[str, Any]:
         """As a report has them."""
-        return shown_conditions(self.size, self.frames, self.fps)
+        return shown_conditions(self.size, self.frames, self.fps) | {"codec": str(self.encoding)}
 
     def shape(self, family: Family) -> LatentShape:
         """Latents of what is made for it: sides of 16 pixels, and as many frames as the family's loop needs."""
@@ -93,3 +104,10 @@ def asked_clip(args: argparse.Namespace, default_frames: int = DEFAULT_FRAMES) -
             "several clips"
         )
     return Asked(wanted, frames, args.fps)
+
+
+def asked_video(args: argparse.Namespace) -> Asked:
+    """The same of a command that writes it. OutputError also for a codec or crf that no encoder here has."""
+    encoding = Encoding(args.codec, args.crf)
+    encoding.check_encoder()
+    return replace(asked_clip(args), encoding=encoding)

@@ -16,7 +16,7 @@ from ..evaluation.comparison import Row, compare_row, side_by_side, table, write
 from ..files import check_regular
 from ..ownership import owned
 from ..policies import POLICIES, Policy, get_policy
-from .clip_arguments import asked_clip
+from .clip_arguments import add_encoding_arguments, asked_video
 from .common import add_run_arguments, load
 from .generate import make_clip
 from .names import named
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", required=True, help="text of the clip")
     parser.add_argument("--policies", default="window,dummy", metavar="LIST", help="the first is the reference")
     add_run_arguments(parser)
+    add_encoding_arguments(parser)
     add_policy_options(parser)
     parser.add_argument("--out", type=named, required=True, metavar="DIR", help="folder to write")
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
             f"--policies '{shown(args.policies)}' names no policy; give some of {', '.join(POLICIES)}"
         )
     refuse_surplus(args, [get_policy(name) for name in names])
-    asked, known = asked_clip(args), known_model(args)
+    asked, known = asked_video(args), known_model(args)
     shape, policies = asked.shape(known.family), [pick_policy(args, known, name) for name in names]
     for policy in policies:
         check_run(known, Wanted(shape, policy, keeps=True))
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     with claimed_clips(args, stems):
         pipeline = load(args, [args.prompt])
         clip = Clip(Script.constant(args.prompt), shape, args.seed, policies[0])
-        clip = replace(clip, crop=asked.size, frames=asked.frames, fps=asked.fps)
+        clip = replace(clip, crop=asked.size, frames=asked.frames, fps=asked.fps, encoding=asked.encoding)
         compare(pipeline, clip, policies, args.out, stems)
     return 0
 
@@ -83,7 +84,7 @@ def compare(
         for row in _rows(pipeline, clip, policies, clips, maps):
             rows.append(row)
             write_rows(rows, folder / FIGURES)  # one by one: what is measured stays if a later step fails
-        side_by_side([outputs.video for outputs in clips], folder / BOTH, clip.fps)
+        side_by_side([outputs.video for outputs in clips], folder / BOTH, clip.fps, clip.encoding)
     except DummyForcingError as error:
         if not rows:
             raise

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..clips.encoding import DEFAULT_ENCODING
 from ..clips.video import frame_count
 from ..errors import OutputError, shown
 from ..reading import parse_json, read_text
 
-LEFT_OUT: dict[str, Any] = {"switches": [], "blend chunks": 0, "fps": "16"}  # what a report without them means
+# What a report without them means.
+LEFT_OUT: dict[str, Any] = {"switches": [], "blend chunks": 0, "fps": "16", "codec": str(DEFAULT_ENCODING)}
 NO_FILES = dict.fromkeys(("lora", "vae", "text encoder", "text embedding", "start image", "start latents"), "none")
 
 

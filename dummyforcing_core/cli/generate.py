@@ -21,7 +21,7 @@ from ..loops.table import loop_of
 from ..models.families import DEMO
 from ..models.stepcache import NO_STEPS, StepCache
 from ..policies import get_policy
-from .clip_arguments import Asked, asked_clip
+from .clip_arguments import Asked, add_encoding_arguments, asked_video
 from .common import (
     Progress,
     add_run_arguments,
@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --schedule: chunks that a switch takes (default: 0, at once)",
     )
     add_run_arguments(parser)
+    add_encoding_arguments(parser)
     add_policy_arguments(parser)
     add_step_arguments(parser)
     parser.add_argument("--out", type=named, required=True, help="video to write (a folder with --prompts)")
@@ -73,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Makes the clips and prints a report for each."""
-    asked = asked_clip(args)
+    asked = asked_video(args)
     get_policy(args.policy)  # an unknown name must not cost a look at the model
     scripts, into_folder = _scripts(args)
     with _claimed(args, scripts if into_folder else []):
@@ -102,7 +103,7 @@ def _make(args: argparse.Namespace, asked: Asked, jobs: list[Job], there: list[P
     dtype = pipeline.denoiser.geometry.dtype
     _check_there(there, made_by(pipeline.fingerprint, pipeline.family, policy, steps, dtype))
     latents = None if start is None else _started(args, start, pipeline)
-    how = (policy, steps, latents, asked.size, asked.frames, asked.fps, files_of(args))
+    how = (policy, steps, latents, asked.size, asked.frames, asked.fps, files_of(args), asked.encoding)
     long = LongRun(len(jobs), warn, "these clips take", "clips")
     for number, (script, outputs) in enumerate(jobs):
         long.call(number)

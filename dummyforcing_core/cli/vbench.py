@@ -21,8 +21,7 @@ from ..evaluation.vbench import SAMPLES, Sample, Shard, Suite, pair_up
 from ..evaluation.vbench_folder import ClipFolder
 from ..models.stepcache import NO_STEPS, StepCache
 from ..policies import Policy, get_policy
-from ..rates import rate_text
-from .clip_arguments import Asked, asked_clip
+from .clip_arguments import Asked, add_encoding_arguments, asked_video
 from .common import add_run_arguments, files_of, load, pick_device, read_prompts, warn
 from .finished import NO_FILES, check_frames
 from .names import check_folder, named
@@ -44,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--samples", type=whole, default=SAMPLES, help=f"clips per prompt (default: {SAMPLES})")
     add_run_arguments(parser)
+    add_encoding_arguments(parser)
     add_policy_arguments(parser)
     add_step_arguments(parser)
     parser.add_argument("--out", type=named, required=True, metavar="DIR", help="folder; clips go into DIR/videos")
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """Samples what is missing of this rank's share, one line per clip."""
     if args.samples < 1:
         raise DummyForcingError(f"expected --samples of 1 or more, got {args.samples}; give at least 1")
-    asked = asked_clip(args)
+    asked = asked_video(args)
     get_policy(args.policy)  # an unknown name must not cost a model load
     extended = read_prompts(args.extended) if args.extended else None
     suite = pair_up(read_prompts(args.prompts), extended, args.samples)
@@ -99,7 +99,8 @@ def _sample_share(
 
     def make(sample: Sample, video: Path) -> RunReport:
         script, seed = Script.constant(sample.text), sample.seed(args.seed)
-        clip = Clip(script, shape, seed, policy, steps, None, asked.size, asked.frames, asked.fps)
+        how = (policy, steps, None, asked.size, asked.frames, asked.fps)
+        clip = Clip(script, shape, seed, *how, encoding=asked.encoding)
         return render(pipeline, clip, Outputs(video, keep_unfinished=False)).report
 
     _sample(jobs, folder, shard, make)
@@ -144,9 +145,7 @@ def _seeds(prompt: str, args: argparse.Namespace) -> list[int]:
 def _asked(args: argparse.Namespace, asked: Asked) -> dict[str, Any]:
     """Conditions that the arguments alone settle, so that a wrong folder costs no model load. Names, no paths."""
     return {
-        "size": "{}x{}".format(*asked.size),
-        "frames": asked.frames,
-        "fps": rate_text(asked.fps),
+        **asked.conditions,
         "seed": args.seed,
         **(NO_FILES | files_of(args)),
     }

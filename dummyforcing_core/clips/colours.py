@@ -1,4 +1,4 @@
-"""RGB to what h264 holds and back, without a drift: BT.709 in limited range, rounded instead of cut off."""
+"""RGB to what a video holds and back, without a drift: BT.709 in limited range, rounded instead of cut off."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _EXACT = _FULL_CHROMA_INT | _FULL_CHROMA_INPUT | _ACCURATE
 
 
 # A chroma sample lies in the middle of its four pixels; h264 files that do not say so have it at their left edge.
-_X264 = {"x264-params": "chromaloc=1"}
+# An option of libx264; AV1 has no word for the middle.
+CHROMA_IN_THE_MIDDLE = {"x264-params": "chromaloc=1"}
 
 
-def tag(context: Any, options: dict[str, str]) -> None:
-    """Says in a libx264 stream what `to_yuv` makes; `options` are the encoder's others."""
-    context.options = options | _X264
+def tag(context: Any) -> None:
+    """Says in an encoder's stream what `to_yuv` makes."""
     context.pix_fmt = "yuv420p"
     context.color_primaries = context.color_trc = context.colorspace = _BT709
     context.color_range = _LIMITED_RANGE

@@ -37,6 +37,7 @@ from ..transfer import wait_for
 from ..vae.streaming import to_uint8
 from .contact_sheet import ContactSheet
 from .doubts import warn_doubts
+from .encoding import DEFAULT_ENCODING, Encoding
 from .memory_use import MemoryUse
 from .pipeline import Pipeline
 from .report import RunReport, ms_since
@@ -53,6 +54,7 @@ class Clip:
     frames -- pixel frames that are shown of what is decoded; None: all. Latents are kept whole
     fps    -- of the video; motion is made for 16
     files  -- what else it is made with, by name, for the report
+    encoding -- of the video: codec and quality
     """
 
     script: Script
@@ -65,6 +67,7 @@ class Clip:
     frames: int | None = None
     fps: Fraction = OWN_RATE
     files: Mapping[str, str] = field(default_factory=dict)
+    encoding: Encoding = DEFAULT_ENCODING
 
     @property
     def shown_frames(self) -> int:
@@ -289,6 +292,7 @@ def _writer(pipeline: Pipeline, clip: Clip, path: Path) -> VideoWriter:
         path,
         *clip.size,
         clip.fps,
+        clip.encoding,
         scale=pipeline.video_scale,
         metadata={"title": clip.script.title, "comment": comment},
     )
@@ -343,6 +347,7 @@ def conditions(pipeline: Pipeline, clip: Clip) -> dict[str, Any]:
         **clip.files,
         **script_conditions(clip.script),
         **shown_conditions(clip.size, clip.shown_frames, clip.fps),
+        "codec": str(clip.encoding),
         "seed": clip.seed,
         **made_conditions(clip.size, clip.shown_frames, clip.fps, clip.shape),
         "device": device_name(model.device),

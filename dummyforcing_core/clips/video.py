@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -15,17 +16,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import OutputError
-from ..files import output_error
+from ..files import advice_on, output_error
 from ..rates import rate_of, rate_text
 from ..reading import unreadable
-from .colours import tag, to_rgb, to_yuv
-
-_KEYFRAME_SECONDS = 2
-_KNOWN_TAGS = frozenset({"title", "artist", "album", "comment", "genre", "copyright", "date", "description"})
+from .colours import CHROMA_IN_THE_MIDDLE, tag, to_rgb, to_yuv
+from .encoding import DEFAULT_ENCODING, Encoding, import_av
+from .mp4 import Fragments, make_plain
 
 
 class VideoWriter:
-    """Writes one clip as h264 in a fragmented mp4, each write() a piece that plays on its own.
+    """Writes one clip as an mp4 that grows in fragments, each write() a piece that plays on its own.
 
         with VideoWriter("clip.mp4", width=832, height=480) as video:
             for frames in chunks:          # (f, 480, 832, 3) uint8, RGB
@@ -33,13 +33,15 @@ class VideoWriter:
 
     The file stands under its final name from the first chunk on, and a killed process loses nothing that was
     written. An existing file is replaced by the first chunk, not before; a writer that fails before it leaves no
-    new file behind. The same frames give the same bytes, whatever the number of cores.
+    new file behind. At a good end, finish() or that of the block, it becomes a plain mp4 with its index in front, for
+    which the disk must hold it twice for a moment. The same frames give the same bytes, whatever the number of cores.
 
     Colours: RGB is converted with, and tagged as, BT.709 in limited range. The sides, times `scale` (an integer
     nearest-neighbour enlargement), must be even. `metadata` takes the tags mp4 knows (title, artist, comment, ...) and
     any other key, such as a workflow.
 
-    Raises OutputError, one line each: no PyAV, no libx264, odd sides, a folder that cannot be written, a full disk.
+    Raises OutputError, one line each: no PyAV, no such encoder, odd sides, a folder that cannot be written, a full
+    disk.
     """
 
     def __init__(
@@ -48,30 +50,21 @@ class VideoWriter:
         width: int,
         height: int,
         fps: Fraction | int = 16,
-        crf: int = 16,
+        encoding: Encoding = DEFAULT_ENCODING,
         *,
         scale: int = 1,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self.path = Path(path)
-        self.width, self.height, self.crf, self.scale = width, height, crf, scale
+        self.width, self.height, self.encoding, self.scale = width, height, encoding, scale
         self.fps = rate_of(fps)
         self.frames_written = 0
         self._metadata = dict(metadata or {})
         self._closed = False
         self._check_numbers()
-        self._av = _import_av()
-        self._check_encoder()
-        try:
-            # The encoder lives on through the clip, in a container of its own that nothing is muxed into.
-            _, self._home, self._encoder = self._new_container(index=1)
-            self._encoder.codec_context.open()
-        except self._av.error.FFmpegError as error:
-            raise OutputError(
-                f"cannot write {self.path}: libx264 refuses {width * scale}x{height * scale} pixels at "
-                f"{rate_text(self.fps)} fps ({error.strerror}); choose another size"
-            ) from error
-        self._fragments = 0
+        self._av = import_av()
+        self._encoder = self._open_encoder()
+        self._fragments = Fragments(self._add_stream, self._metadata)
         self._good_bytes = 0
         self._torn = False
         try:
@@ -101,12 +94,31 @@ class VideoWriter:
         self._append(packets)
         self.frames_written += len(frames)
 
+    def finish(self) -> None:
+        """Close a clip that is whole and put its index in front; a closed one is left as it is.
+
+        If that cannot be done, on a full disk say, the file stays as it grew, and a warning says so.
+        """
+        if self._closed:
+            return
+        self.close()
+        if not self.frames_written:
+            return
+        try:
+            make_plain(self.path, self.frames_written, self.fps, self._metadata)
+        except (OSError, self._av.error.FFmpegError) as error:
+            warnings.warn(
+                "the video plays, but not every program seeks in it or takes it: its index could not be put in front "
+                f"({advice_on(error)})",
+                stacklevel=2,
+            )
+
     def close(self) -> None:
-        """Finish the file; a clip without a single frame leaves none. Calling it again does nothing."""
+        """Let go of the file as it grew; a clip without a single frame leaves none. Calling it again does nothing."""
         if self._closed:
             return
         try:
-            if self.frames_written:
+            if self.frames_written and not self._torn:
                 self._append(self._encoder.encode(None))
                 self._check_size()
         finally:
@@ -118,7 +130,14 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        if kind is None:
+            self.finish()
+        else:
+            self.close()
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.width * self.scale, self.height * self.scale
 
     def _check_numbers(self) -> None:
         if min(self.width, self.height, self.scale) < 1:
@@ -126,48 +145,22 @@ class VideoWriter:
                 f"cannot write {self.path}: {self.width}x{self.height}, scale {self.scale}; "
                 "all of them must be at least 1"
             )
-        if not 0 <= self.crf <= 51:
-            raise OutputError(
-                f"cannot write {self.path}: expected crf 0 (lossless) to 51 (worst), got {self.crf}; try 16"
-            )
-        width, height = self.width * self.scale, self.height * self.scale
-        if width % 2 or height % 2:
-            raise OutputError(
-                f"cannot write {self.path}: {width}x{height} pixels, but both sides of a video must be even numbers; "
-                "crop it or choose another size"
-            )
+        self.encoding.check_size(*self._size)
 
-    def _check_encoder(self) -> None:
+    def _open_encoder(self) -> Any:
+        """An opened encoder, which lives on through the clip."""
+        self.encoding.check_encoder()
+        self._home = self._av.open(io.BytesIO(), "w", format="mp4")  # nothing is muxed into it
         try:
-            self._av.codec.Codec("libx264", "w")
-        except ValueError as error:
+            return self._add_stream(self._home)
+        except self._av.error.FFmpegError as error:
             raise OutputError(
-                f"cannot write {self.path}: this build of PyAV has no h264 encoder (libx264); "
-                "the build on PyPI has it: pip install --force-reinstall av"
+                f"cannot write {self.path}: {self.encoding.encoder} refuses {'{}x{}'.format(*self._size)} pixels at "
+                f"{rate_text(self.fps)} fps ({error.strerror}); choose another size"
             ) from error
 
-    def _new_container(self, index: int) -> tuple[io.BytesIO, Any, Any]:
-        """An mp4 in memory, (bytes, container, its h264 stream); its next fragment has the number `index`."""
-        memory = io.BytesIO()
-        # Keys that mp4 does not know, such as a workflow, are dropped unless all are written as free tags.
-        free = "+use_metadata_tags" if set(self._metadata) - _KNOWN_TAGS else ""
-        options = {
-            "movflags": f"frag_keyframe+empty_moov+default_base_moof+frag_discont{free}",
-            "fragment_index": str(index),
-            "avoid_negative_ts": "disabled",  # or a fragment that starts later would be moved to time 0
-        }
-        container = self._av.open(memory, "w", format="mp4", options=options)
-        container.metadata.update(self._metadata)
-        stream = container.add_stream("libx264", rate=self.fps)
-        context = stream.codec_context
-        context.width, context.height = self.width * self.scale, self.height * self.scale
-        context.gop_size = max(1, round(self.fps * _KEYFRAME_SECONDS))
-        # One thread: x264's output depends on the number of threads, and this is far from the slow part.
-        context.thread_count = 1
-        # zerolatency: every frame that goes in comes out at once, so a chunk is complete when it is written.
-        # veryfast: generation waits for it, and at crf 16 slower presets gave files of the same size.
-        tag(context, {"crf": str(self.crf), "preset": "veryfast", "tune": "zerolatency"})
-        return memory, container, stream
+    def _add_stream(self, container: Any) -> Any:
+        return self.encoding.add_stream(container, *self._size, self.fps)
 
     def _encode(self, frame: np.ndarray, index: int) -> list[Any]:
         if self.scale > 1:
@@ -177,25 +170,14 @@ class VideoWriter:
         return list(self._encoder.encode(yuv))
 
     def _append(self, packets: list[Any]) -> None:
-        """Mux packets into fragments in memory and put them at the end of the file, whole or not at all."""
+        """Put packets at the end of the file, whole or not at all."""
         if not packets:
             return
-        # A muxer holds its newest fragment back until the next one begins; closing one per chunk brings it out.
-        memory, container, stream = self._new_container(self._fragments + 1)
-        for packet in packets:
-            packet.stream = stream
-            packet.duration = 1  # in frames; without it a chunk of one frame has no length
-            container.mux(packet)
-        container.close()
-        data = memory.getvalue()
-        kept = (b"moof", b"mdat") if self._fragments else (b"ftyp", b"moov", b"moof", b"mdat")
-        boxes = [box for kind, box in _boxes(data) if kind in kept]
         try:
-            self._write_bytes(b"".join(boxes))
+            self._write_bytes(self._fragments.of(packets))
         except OSError as error:
             self._release()
             raise output_error(self.path, error, self.frames_written) from error
-        self._fragments += sum(box[4:8] == b"moof" for box in boxes)
 
     def _write_bytes(self, data: bytes) -> None:
         if self._good_bytes:
@@ -221,6 +203,8 @@ class VideoWriter:
 
     def _release(self) -> None:
         """Let go of the file, and drop a fragment of which only a part was written."""
+        if self._closed:
+            return
         self._closed = True
         self._home = self._encoder = None
         with contextlib.suppress(OSError):
@@ -252,7 +236,7 @@ def frame_count(path: str | os.PathLike[str]) -> int:
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     """A container with a video in it; OutputError, also for what fails while it is read."""
-    av = _import_av()
+    av = import_av()
     if why := unreadable(path):
         raise OutputError(f"cannot read {path}: {why}")
     try:
@@ -269,7 +253,7 @@ def clip_bytes(frames: np.ndarray, fps: Fraction | int, longest_px: int = 512) -
 
     Sides are reduced until none is above `longest_px`, and made even.
     """
-    av = _import_av()
+    av = import_av()
     height, width = frames.shape[1:3]
     ratio = min(1.0, longest_px / max(height, width))
     width, height = (max(2, round(side * ratio) // 2 * 2) for side in (width, height))
@@ -277,25 +261,10 @@ def clip_bytes(frames: np.ndarray, fps: Fraction | int, longest_px: int = 512) -
     with av.open(memory, "w", format="mp4", options={"movflags": "frag_keyframe+empty_moov"}) as container:
         stream = container.add_stream("libx264", rate=fps)
         stream.width, stream.height = width, height
-        tag(stream.codec_context, {"crf": "26", "preset": "ultrafast", "tune": "zerolatency"})
+        tag(stream.codec_context)
+        options = {"crf": "26", "preset": "ultrafast", "tune": "zerolatency"}
+        stream.codec_context.options = options | CHROMA_IN_THE_MIDDLE
         for frame in frames:
             container.mux(stream.encode(to_yuv(av, frame, (width, height))))
         container.mux(stream.encode(None))
     return memory.getvalue()
-
-
-def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The top-level boxes of an mp4: (kind, the whole box)."""
-    start = 0
-    while start < len(data):
-        size = int.from_bytes(data[start : start + 4], "big")
-        yield data[start + 4 : start + 8], data[start : start + size]
-        start += size
-
-
-def _import_av() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise OutputError("video files need PyAV, which is not installed: pip install av") from error
-    return av

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load
 
+from ..clips.encoding import DEFAULT_ENCODING, Encoding
 from ..clips.pipeline import Pipeline
 from ..clips.render import Clip, clip_run, part_of, prompt_schedule
 from ..clips.report import RunReport
@@ -109,7 +110,9 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
     write_atomic(path, (json.dumps([row.to_dict() for row in rows], indent=1) + "\n").encode("utf-8"))
 
 
-def side_by_side(videos: Sequence[Path], out: Path, fps: Fraction = OWN_RATE) -> None:
+def side_by_side(
+    videos: Sequence[Path], out: Path, fps: Fraction = OWN_RATE, encoding: Encoding = DEFAULT_ENCODING
+) -> None:
     """One video of all, left to right, frame by frame; it gets its name when it is whole."""
     part = part_of(out)
     with contextlib.ExitStack() as stack:
@@ -117,10 +120,11 @@ def side_by_side(videos: Sequence[Path], out: Path, fps: Fraction = OWN_RATE) ->
         writer: VideoWriter | None = None
         for joined, _ in joined_frames([read_frames(video) for video in videos]):
             if writer is None:
-                writer = stack.enter_context(VideoWriter(part, joined.shape[1], joined.shape[0], fps))
+                height, width = joined.shape[:2]
+                writer = stack.enter_context(VideoWriter(part, width, height, fps, encoding))
             writer.write(joined[None])
         if writer is not None:
-            writer.close()
+            writer.finish()
         rename_whole(part, out)
 
 

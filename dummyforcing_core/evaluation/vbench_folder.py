@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..clips.encoding import DEFAULT_ENCODING
 from ..errors import OutputError, shown
 from ..files import json_text, make_folder, output_error, rename_whole, write_atomic
 from ..ownership import behind_lock, free_of_owners, shared, shares
@@ -23,7 +24,7 @@ from .vbench import SEED_RULE, Sample, Shard, Suite
 
 FORMAT = "dummyforcing.vbench"
 VERSION = 1
-LEFT_OUT = {"fps": "16"}  # what a manifest without it means
+LEFT_OUT = {"fps": "16", "codec": str(DEFAULT_ENCODING)}  # what a manifest without it means
 
 
 class ClipFolder:

@@ -127,22 +127,9 @@ def clip_job(
         live, needs = False, needs_of(*clip, None)
     check_fits(model, needs, shape, policy, family)
     return ClipJob(
-        model,
-        conditioning,
-        extended(latent["samples"], shape),
-        shown,
-        fps,
-        start,
-        family,
-        known_from,
-        policy,
-        sigmas,
-        schedule,
-        vae,
-        live,
-        needs,
-        notes,
-    )
+        model, conditioning, extended(latent["samples"], shape), shown, fps, start, family, known_from, policy, sigmas,
+        schedule, vae, live, needs, notes,
+    )  # fmt: skip
 
 
 def _check_canvas(latent: dict, schedule: Schedule) -> None:

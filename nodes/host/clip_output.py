@@ -3,8 +3,7 @@
 import logging
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from fractions import Fraction
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +15,7 @@ from ...dummyforcing_core.clips.video import VideoWriter
 from ...dummyforcing_core.geometry import LatentShape
 from ...dummyforcing_core.vae.streaming import to_uint8
 from .decoder import SMALL_TILE, check_vae, load, stream_of, wrong_kind
-from .files import OutputFile
+from .files import Destination, OutputFile, workflow_tags
 from .shown import Shown
 from .tiled_stream import TiledStream
 
@@ -26,7 +25,7 @@ LOOKBACK_FRAMES = 48  # latents; more than the Wan2.1 decoder's convolutions see
 class ClipOutput:
     """Decodes and writes a clip chunk by chunk; one file per batch item.
 
-        with ClipOutput(vae, shape, shown, fps, prefix, tags) as output:
+        with ClipOutput(vae, shape, shown, destination) as output:
             for chunk in ...:
                 pixels = output.add(latents)       # (B, f, H, W, 3) uint8, on disk and playable
             output.finish()
@@ -34,14 +33,15 @@ class ClipOutput:
     Leaving it without finish() keeps the playable part and names it in the log.
     """
 
-    def __init__(self, vae: Any, shape: LatentShape, shown: Shown, fps: Fraction, prefix: str, tags: Mapping[str, str]):
+    def __init__(self, vae: Any, shape: LatentShape, shown: Shown, to: Destination):
         check_vae(vae, shape.channels)
         self._vae, self._shape = vae, shape
         if line := wrong_kind(vae):
             warnings.warn(line, stacklevel=2)
         self.size, self._left = shown.size, shown.frames
-        self.files = [OutputFile(prefix, *self.size, item) for item in range(shape.batch)]
-        self._writers = [VideoWriter(file.part, *self.size, fps, metadata=tags) for file in self.files]
+        self.files = [OutputFile(to.prefix, *self.size, item) for item in range(shape.batch)]
+        tags = workflow_tags(to.hidden)
+        self._writers = [VideoWriter(file.part, *self.size, to.fps, to.encoding, metadata=tags) for file in self.files]
         self._stream = stream_of(vae)
         self._pushed: list[Tensor] = []  # on the CPU, as many as a second try with tiles needs of the past
         self._finished = False
@@ -59,7 +59,7 @@ class ClipOutput:
         """The pixels that were held back; the files get their names."""
         rest = self._written(self._retried(lambda: self._stream.flush(), self._pushed))
         for writer, file in zip(self._writers, self.files, strict=True):
-            writer.close()
+            writer.finish()
             file.finish()
         self._finished = True
         return rest

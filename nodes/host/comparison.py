@@ -10,15 +10,19 @@ from typing import Any
 import folder_paths
 import numpy as np
 
+from ...dummyforcing_core.clips.encoding import Encoding
 from ...dummyforcing_core.clips.video import VideoWriter, read_frames
 from ...dummyforcing_core.clips.video_metrics import VideoMetrics, metrics_table
 from ...dummyforcing_core.errors import OutputError
 from ...dummyforcing_core.evaluation.comparison import joined_frames
 from ...dummyforcing_core.rates import OWN_RATE, rate_of, rate_text, seconds_text
 from .files import OutputFile
+from .notes import told
 
 
-def compare(first: Any, second: Any, prefix: str, tags: Mapping[str, str]) -> tuple[OutputFile, str]:
+def compare(
+    first: Any, second: Any, prefix: str, encoding: Encoding, tags: Mapping[str, str]
+) -> tuple[OutputFile, str]:
     """Writes both beside each other to the output folder and tells how they differ. Holds one frame of each.
 
     They are compared by time: of two rates the higher is the file's, and the other clip's frames are shown longer.
@@ -28,22 +32,20 @@ def compare(first: Any, second: Any, prefix: str, tags: Mapping[str, str]) -> tu
         fps = max(side.fps for side in sides)
         difference: list[float] = []
         file = writer = None
-        try:
+        with told() as notes, contextlib.ExitStack() as stack:
             for joined, (a, b) in joined_frames([side.frames(fps) for side in sides]):
                 if writer is None:
                     height, width = joined.shape[:2]
                     file = OutputFile(prefix, width, height)
-                    writer = VideoWriter(file.part, width, height, fps, metadata=tags)
+                    writer = stack.enter_context(VideoWriter(file.part, width, height, fps, encoding, metadata=tags))
                 writer.write(joined[None])
                 if a is not None and b is not None and a.shape == b.shape:
                     difference.append(float(np.abs(a.astype(np.float32) - b).mean()))
-        finally:
-            if writer is not None:
-                writer.close()
         assert file is not None  # a VIDEO has a frame
         file.finish()
         metrics = dict(zip(("first", "second"), (side.metrics for side in sides), strict=True))
-        return file, "\n".join([*_unequal(*sides), metrics_table(metrics, difference, max(1, round(fps)))])
+        lines = [*(f"note: {note}" for note in notes), *_unequal(*sides)]
+        return file, "\n".join([*lines, metrics_table(metrics, difference, max(1, round(fps)))])
 
 
 class _Side:

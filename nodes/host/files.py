@@ -6,12 +6,15 @@ import json
 import logging
 import os
 import re
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 from comfy.cli_args import args
 
+from ...dummyforcing_core.clips.encoding import Encoding
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.files import rename_whole
 from ...dummyforcing_core.models.other_forms import SHARD
@@ -73,6 +76,23 @@ def _clean(prefix: str) -> str:
         )
     # The host cleans a prefix when it names files, but not when it counts those that are there.
     return os.path.normpath(prefix)
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a clip's videos go, and how they are coded. `hidden` is the node's: its id, prompt and workflow, which the
+    files carry."""
+
+    fps: Fraction
+    prefix: str
+    encoding: Encoding
+    hidden: Any
+
+    @property
+    def node(self) -> str | None:
+        """The node as the page has it: a loop runs copies of it, under ids that only the host knows."""
+        graph, node = self.hidden.dynprompt, self.hidden.unique_id
+        return graph.get_display_node_id(node) if graph is not None else node
 
 
 class OutputFile:

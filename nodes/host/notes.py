@@ -1,6 +1,7 @@
 """What a clip's report must say before it is made: settings, words and files that do not do what was hoped."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +35,16 @@ def notes_of(job: ClipJob, prompt: Any, node: str | None) -> list[str]:
     speed = [line for line in (speed_note(job.fps),) if line]
     unread = [*unread_notes(job.conditioning), *patch_notes(job.model, own_levels=job.sigmas is None)]
     return [*no_vae, *job.notes, *said, *unread, *loras, *speed, *doubts(job.family, switches, job.start)]
+
+
+@contextlib.contextmanager
+def told() -> Iterator[list[str]]:
+    """Lines of what is warned of while the block runs; they are there when it has ended well."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield notes
+    notes += [str(line.message) for line in caught if issubclass(line.category, UserWarning)]
 
 
 def check_video_unused(hidden: Any, output: int) -> None:

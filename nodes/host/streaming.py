@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import time
-import warnings
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -25,30 +24,15 @@ from ...dummyforcing_core.transfer import wait_for
 from .chunks import over_latent, stream
 from .clip_job import ClipJob, policy_text
 from .clip_output import ClipOutput
-from .files import OutputFile, workflow_tags
+from .files import Destination, OutputFile
 from .live import LiveView, live_view, remember_early_end
 from .memory import check_main_memory
-from .notes import notes_of
+from .notes import notes_of, told
 from .preview import preview_for
 from .prompt_words import PromptWords, words_of
 from .session import Session, Task, with_session
 from .shown import Shown, shown_of, with_shown
 from .stills import host_stills
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where a clip's videos go. `hidden` is the node's: its id, prompt and workflow, which the files carry."""
-
-    fps: Fraction
-    prefix: str
-    hidden: Any
-
-    @property
-    def node(self) -> str | None:
-        """The node as the page has it: a loop runs copies of it, under ids that only the host knows."""
-        graph, node = self.hidden.dynprompt, self.hidden.unique_id
-        return graph.get_display_node_id(node) if graph is not None else node
 
 
 def empty_clip(size: tuple[int, int], seconds: float, batch: int) -> dict[str, Any]:
@@ -82,12 +66,11 @@ def sample_clip(job: ClipJob, seed: int, to: Destination) -> Sampled:
         about = {"memory": policy_text(job.policy).replace("_", " "), "prompt": words.texts[0]}
         view = stack.enter_context(live_view(to.node, chunks, job.calls, to.fps, **about))
         view.tell(known)
-        caught = stack.enter_context(warnings.catch_warnings(record=True))
-        warnings.simplefilter("always")
+        notes = stack.enter_context(told())
         output = None
         if job.vae is not None:
-            tags = workflow_tags(to.hidden)
-            output = stack.enter_context(ClipOutput(job.vae, job.shape, job.shown, to.fps, to.prefix, tags))
+            report.conditions["codec"] = str(to.encoding)
+            output = stack.enter_context(ClipOutput(job.vae, job.shape, job.shown, to))
             view.part = output.files[0].shown_part
         watched = _Watched(job, words, output, view, report, began)
         latents = _sampled(job, seed, to.fps, watched)
@@ -95,9 +78,8 @@ def sample_clip(job: ClipJob, seed: int, to: Destination) -> Sampled:
             if not job.live:
                 _decode(latents, output, watched)
             output.finish()
-        notes = [str(line.message) for line in caught if issubclass(line.category, UserWarning)]
     if view.finish_asked.is_set() and len(report.chunks) < chunks:
-        remember_early_end(seed, to.fps, to.prefix)
+        remember_early_end(seed, to.fps, to.prefix, to.encoding.codec, to.encoding.crf)
         there = min(report.pixel_frames, job.shown.frames)
         report.conditions |= {"frames": f"{there} of {job.shown.frames}", "length": seconds_text(there, to.fps)}
         notes.append(f"ended early after {len(report.chunks)} of {chunks} chunks")
@@ -223,10 +205,12 @@ def decode_clip(latent: dict, vae: Any, to: Destination, piece_frames: int = 4) 
     if line := speed_note(to.fps):
         logging.warning("Dummy Forcing: %s", line)
     bar = comfy.utils.ProgressBar(shape.frames, node_id=to.hidden.unique_id)
-    with ClipOutput(vae, shape, shown, to.fps, to.prefix, workflow_tags(to.hidden)) as output:
+    with told() as notes, ClipOutput(vae, shape, shown, to) as output:
         for piece in samples.split(piece_frames, dim=2):
             comfy.model_management.throw_exception_if_processing_interrupted()
             output.add(piece)
             bar.update(piece.shape[2])
         output.finish()
+    for note in notes:
+        logging.warning("Dummy Forcing: %s", note)
     return output.files

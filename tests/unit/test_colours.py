@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dummyforcing_core.clips.colours import to_rgb, to_yuv
+from dummyforcing_core.clips.encoding import CODECS, Encoding
 from dummyforcing_core.clips.video import VideoWriter, clip_bytes, read_frames
 
 av = pytest.importorskip("av")
@@ -64,18 +65,22 @@ def test_writing_follows_the_formula() -> None:
     assert max(np.abs(blue - means[..., 0]).mean(), np.abs(red - means[..., 1]).mean()) < 0.6
 
 
-def test_a_video_is_as_bright_as_its_frames(tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_video_is_as_bright_as_its_frames(tmp_path: Path, codec: str) -> None:
     wanted = picture()
-    with VideoWriter(tmp_path / "clip.mp4", WIDTH, HEIGHT) as video:
+    with VideoWriter(tmp_path / "clip.mp4", WIDTH, HEIGHT, encoding=Encoding(codec)) as video:
         video.write(wanted[None])
     assert off(next(read_frames(tmp_path / "clip.mp4")), wanted).max() < 0.2
 
 
-def test_writing_and_reading_again_and_again_does_not_drift(tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", CODECS)
+def test_writing_and_reading_again_and_again_does_not_drift(tmp_path: Path, codec: str) -> None:
     wanted = frame = picture()
     for generation in range(5):
         path = tmp_path / f"{generation}.mp4"
-        with VideoWriter(path, WIDTH, HEIGHT, crf=0) as video:  # lossless: what is left is the conversion
+        with VideoWriter(
+            path, WIDTH, HEIGHT, encoding=Encoding(codec, crf=0)
+        ) as video:  # lossless: what is left is the conversion
             video.write(frame[None])
         frame = next(read_frames(path))
         assert off(frame, wanted).max() < 0.1, generation

@@ -31,19 +31,24 @@ class Node:
 
 def read_nodes(source: str) -> dict[str, Node]:
     """Every schema of a module by node id. Every field read here must be written out, not computed."""
-    nodes = {}
-    for call in ast.walk(ast.parse(source)):
+    nodes, tree = {}, ast.parse(source)
+    returned = {
+        one.name: one.body[-1].value
+        for one in ast.walk(tree)
+        if isinstance(one, ast.FunctionDef) and isinstance(one.body[-1], ast.Return)
+    }
+    for call in ast.walk(tree):
         if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "schema"):
             continue
         said = {keyword.arg: keyword.value for keyword in call.keywords}
         if "node_id" not in said:
             continue  # the definition's own call of io.Schema
         node = Node(ast.literal_eval(said["display_name"]), ast.literal_eval(said["description"]))
-        for put in elements(said["inputs"]):
+        for put in elements(said["inputs"], returned):
             options = {keyword.arg: keyword.value for keyword in put.keywords}
             name = ast.literal_eval(put.args[0])
             node.inputs[name] = ast.literal_eval(options["tooltip"]) if "tooltip" in options else None
-        for out in elements(said["outputs"]):
+        for out in elements(said["outputs"], returned):
             node.outputs.append(
                 next(ast.literal_eval(keyword.value) for keyword in out.keywords if keyword.arg == "display_name")
             )
@@ -51,11 +56,16 @@ def read_nodes(source: str) -> dict[str, Node]:
     return nodes
 
 
-def elements(node: ast.expr) -> Iterator[ast.Call]:
+def elements(node: ast.expr | None, returned: dict[str, ast.expr | None]) -> Iterator[ast.Call]:
+    """The calls in a list; *those() are what a function of that name returns."""
     assert isinstance(node, ast.List)
     for element in node.elts:
-        assert isinstance(element, ast.Call)
-        yield element
+        if isinstance(element, ast.Starred):
+            assert isinstance(element.value, ast.Call) and isinstance(element.value.func, ast.Name)
+            yield from elements(returned[element.value.func.id], returned)
+        else:
+            assert isinstance(element, ast.Call)
+            yield element
 
 
 NODE_SOURCES = "\n".join(module.read_text(encoding="utf-8") for module in sorted((ROOT / "nodes").glob("*.py")))

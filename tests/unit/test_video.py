@@ -198,6 +198,23 @@ def test_full_disk_keeps_whole_chunks_and_says_so(tmp_path):
     assert len(list(read_frames(path))) == 9
 
 
+def test_an_interruption_in_the_middle_of_a_chunk_drops_that_chunk_alone(tmp_path):
+    path = tmp_path / "clip.mp4"
+
+    class Interrupted(FullDisk):
+        def write(self, data) -> int:
+            super().write(data)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), VideoWriter(path, 64, 48) as writer:
+        writer.write(moving_square(9))
+        size = path.stat().st_size
+        writer._file = Interrupted(writer._file, room=100)
+        writer.write(moving_square(12))
+    assert path.stat().st_size == size
+    assert len(list(read_frames(path))) == 9
+
+
 def test_full_disk_on_the_first_chunk_leaves_nothing(tmp_path):
     with pytest.raises(OutputError, match="disk is full"), VideoWriter(tmp_path / "clip.mp4", 64, 48) as writer:
         writer._file = FullDisk(writer._file, room=100)
@@ -236,12 +253,10 @@ def test_read_only_folder(tmp_path):
 
 
 def test_bad_sizes_and_frames(tmp_path):
-    with pytest.raises(OutputError, match=r"64x47 .*even"):
+    with pytest.raises(OutputError, match=r"even sides .*64x47"):
         VideoWriter(tmp_path / "clip.mp4", 64, 47)
     with pytest.raises(OutputError, match="at least 1"):
         VideoWriter(tmp_path / "clip.mp4", 64, 48, scale=0)
-    with pytest.raises(OutputError, match=r"expected crf 0 .*got 99"):
-        VideoWriter(tmp_path / "clip.mp4", 64, 48, crf=99)
     with pytest.raises(OutputError, match="100000x100000"):
         VideoWriter(tmp_path / "clip.mp4", 100000, 100000)
     with VideoWriter(tmp_path / "clip.mp4", 64, 48) as writer:

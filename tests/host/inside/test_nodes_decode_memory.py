@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,10 @@ def video(part: Any, tiny_vae: Any) -> Callable[..., np.ndarray]:
     def make(latents: Tensor, cuts: list[int]) -> np.ndarray:
         shape = part("dummyforcing_core.geometry").LatentShape(*latents.shape)
         shown = part("nodes.host.shown").shown_of({"samples": latents})
-        output = part("nodes.host.clip_output").ClipOutput(tiny_vae, shape, shown, 16, "oom/clip", {})
+        encoding = part("dummyforcing_core.clips.encoding").Encoding()
+        hidden = SimpleNamespace(prompt=None, extra_pnginfo={})
+        to = part("nodes.host.files").Destination(16, "oom/clip", encoding, hidden)
+        output = part("nodes.host.clip_output").ClipOutput(tiny_vae, shape, shown, to)
         with torch.inference_mode(), output:
             for piece in latents.split(cuts, 2):
                 output.add(piece)
