@@ -1,7 +1,7 @@
 // The server lists a pack's templates in the order of its disk; the template browser shows them in the order of the list.
 import { app } from "../../scripts/app.js";
 
-const FIRST = /^1 Demo, /; // in the list of our pack, whatever its folder is called
+const FIRST = "1 Demo clip, nothing to download"; // by which our pack is known, whatever its folder is called
 
 app.registerExtension({
   name: "dummyforcing.templates",
@@ -9,7 +9,7 @@ app.registerExtension({
     const ask = app.api.getWorkflowTemplates;
     app.api.getWorkflowTemplates = async function () {
       const packs = await ask.apply(this, arguments);
-      for (const names of Object.values(packs)) if (names.some((name) => FIRST.test(name))) names.sort();
+      for (const names of Object.values(packs)) if (names.includes(FIRST)) names.sort();
       return packs;
     };
   },
