@@ -139,10 +139,10 @@ def image_start(graph: Graph) -> None:
     )
     start = graph.add("VAEEncode", pixels=scaled["IMAGE"], vae=vae["VAE"])
     policy = graph.add("DummyForcingApplyDummyForcing", model=model["MODEL"], local_chunks=6)
-    graph.group("Sample", 420)
+    graph.group("Sample", 330)
     prefix = "video/image_start"
     made = sampler(graph, policy, prompt, size, vae, start_latent=start["LATENT"], filename_prefix=prefix)
-    graph.group("Report", 440)
+    graph.group("Report", 530)
     report(graph, made)
 
 
@@ -156,9 +156,9 @@ def interactive_story_60s(graph: Graph) -> None:
     size = graph.add("DummyForcingClipSize", preset="480P", seconds=60.0)
     graph.row()
     policy = dummy_forcing(graph, model)
-    graph.group("Sample", 480)
+    graph.group("Sample", 430)
     made = sampler(graph, policy, prompt, size, vae, filename_prefix="video/story")
-    graph.group("Report", 480)
+    graph.group("Report", 530)
     report(graph, made)
 
 
@@ -169,9 +169,9 @@ def long_1080p(graph: Graph) -> None:
     prompt, size = prompt_and_size(graph, clip, LIGHTHOUSE, "1080P", 30.0)
     graph.row()
     policy = dummy_forcing(graph, model)
-    graph.group("Sample", 480)
+    graph.group("Sample", 430)
     made = sampler(graph, policy, prompt, size, vae, filename_prefix="video/long_1080p")
-    graph.group("Report", 480)
+    graph.group("Report", 530)
     report(graph, made)
 
 
@@ -220,9 +220,9 @@ def profile_heads_and_save(graph: Graph) -> None:
     graph.column(280)
     graph.add("PreviewImage", images=profile["IMAGE"], room=TEXT, title="Head map")
     policy = graph.add("DummyForcingApplyDummyForcing", model=model["MODEL"], head_profile=saved["HEAD_PROFILE"])
-    graph.group("Sample", 420)
+    graph.group("Sample", 330)
     made = sampler(graph, policy, prompt, size, vae, filename_prefix="video/profiled")
-    graph.group("Report", 440)
+    graph.group("Report", 530)
     report(graph, made)
 
 
@@ -234,9 +234,9 @@ def teacache_on_top(graph: Graph) -> None:
     graph.row()
     policy = dummy_forcing(graph, model)
     steps = graph.add("DummyForcingTeaCache", model=policy["MODEL"])
-    graph.group("Sample", 480)
+    graph.group("Sample", 430)
     made = sampler(graph, steps, prompt, size, vae, filename_prefix="video/teacache")
-    graph.group("Report", 480)
+    graph.group("Report", 530)
     report(graph, made)
 
 
