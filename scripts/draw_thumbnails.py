@@ -1,35 +1,45 @@
-"""Draws workflows/*.jpg: python scripts/draw_thumbnails.py DEMO_CLIP.mp4 HEAD_MAP.png
+"""Draws the templates' pictures, workflows/*.jpg: python scripts/draw_thumbnails.py [NAME ...]
 
-DEMO_CLIP is what the demo workflow wrote to the output folder, HEAD_MAP what this writes with the demo model:
-python -m dummyforcing_core profile --prompts prompts/demo_world.txt --out profile.json --picture map.png
-The other pictures are diagrams. None shows what a model has not made. Needs Pillow and PyAV.
+Run it after the demo model has changed. It needs Pillow and PyAV, no GPU, and a minute. Names are the keys of
+workflow_titles.py; without any, all are drawn. In a folder that is removed it runs, with this clone's demo model,
+
+    python -m dummyforcing_core generate --prompt DEMO_PROMPT --policy dummy --size 64x64 --frames 81 --seed 42 ...
+    python -m dummyforcing_core profile --prompts prompts/demo_world.txt ...
+
+for the first template's clip and the sixth one's head map. The others need checkpoints of gigabytes: their pictures
+are diagrams and say so. What moves is an animated WebP: the page asks for a .jpg, and browsers go by what is in it.
 """
 
+import json
+import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 from workflow_nodes import ROOT
-from workflow_prompts import STORY
+from workflow_prompts import DEMO_PROMPT, STORY
+from workflow_titles import TITLES
 
-WIDTH, HEIGHT = 512, 320
+SIDE, CLIP_SIDE = 512, 256  # pixels; the template browser shows 256
 SCALE = 2  # drawn larger, then shrunk: smooth edges
+MARGIN, TOP = 24, 76  # pixels; above TOP newer pages put a badge, on the left
 SINK, NEIGHBOUR, CURRENT, PACKED = (86, 156, 222), (92, 190, 126), (232, 150, 84), (150, 154, 168)
 BACKGROUND, EMPTY, TEXT, FAINT = (20, 21, 26), (46, 48, 58), (236, 238, 244), (150, 154, 168)
-MARGIN, TOP, BOTTOM = 20, 58, 286  # of the drawing between title and caption, pixels
+ROLES = {"sink": SINK, "neighbour": NEIGHBOUR, "dummy": CURRENT}
 
 Colour = tuple[int, int, int]
+Frames = list[Image.Image]
 
 
 class Card:
-    """A picture with a title above and a line below that says what it is."""
+    """A square picture with a line below that says what it is."""
 
-    def __init__(self, title: str, caption: str):
-        self.image = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), BACKGROUND)
+    def __init__(self, caption: str):
+        self.image = Image.new("RGB", (SIDE * SCALE, SIDE * SCALE), BACKGROUND)
         self.draw = ImageDraw.Draw(self.image)
-        self.text(MARGIN, 16, title, 22)
-        self.text(MARGIN, HEIGHT - 26, caption, 12, FAINT)
+        self.text(MARGIN, SIDE - 44, caption, 21, FAINT)
 
     def text(self, x: float, y: float, words: str, size: int, colour: Colour = TEXT) -> None:
         """Words with their upper left corner at (x, y)."""
@@ -40,92 +50,75 @@ class Card:
         corners = tuple(side * SCALE for side in (x, y, x + width, y + height))
         radius = min(width, height) * SCALE * 0.15
         fill, outline = (colour, None) if filled else (None, colour)
-        self.draw.rounded_rectangle(corners, radius, fill, outline, round(1.5 * SCALE))
-
-    def paste(self, picture: Image.Image, x: int, y: int, factor: float, nearest: bool = False) -> None:
-        """Another picture, `factor` times its size."""
-        how = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
-        size = (round(picture.width * factor * SCALE), round(picture.height * factor * SCALE))
-        self.image.paste(picture.resize(size, how), (x * SCALE, y * SCALE))
+        self.draw.rounded_rectangle(corners, radius, fill, outline, round(2 * SCALE))
 
     def done(self) -> Image.Image:
         """The card at its real size."""
-        return self.image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+        return self.image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
-def demo(clip: Path) -> Image.Image:
-    """Twelve frames of the demo workflow's own clip."""
+def core(*words: object) -> None:
+    """One command of the core."""
+    subprocess.run([sys.executable, "-m", "dummyforcing_core", *map(str, words)], cwd=ROOT, check=True)
+
+
+def demo() -> Frames:
+    """The demo workflow's own clip."""
     import av
 
-    with av.open(str(clip)) as container:
-        frames = [frame.to_image() for frame in container.decode(video=0)]
-    card = Card("Demo: nothing to download", "12 frames that this workflow made: 64x64 pixels, 5 seconds, on a CPU")
-    for index in range(12):
-        frame = frames[index * (len(frames) - 1) // 11]
-        card.paste(frame, MARGIN + index % 6 * 79, 76 + index // 6 * 94, 76 / frame.width, nearest=True)
-    return card.done()
+    with tempfile.TemporaryDirectory() as folder:
+        clip = Path(folder) / "demo.mp4"
+        size = ("--size", "64x64", "--frames", 81, "--seed", 42, "--device", "cpu")
+        core("generate", "--prompt", DEMO_PROMPT, "--policy", "dummy", *size, "--out", clip)
+        with av.open(str(clip)) as container:
+            frames = [frame.to_image() for frame in container.decode(video=0)]
+    return [frame.resize((CLIP_SIDE, CLIP_SIDE), Image.Resampling.LANCZOS) for frame in frames]
 
 
-def seen(head: int, frame: int, frames: int) -> Colour | None:
-    """What head 0..11 keeps of a past frame, coloured: six dummies, three sink, three neighbour heads."""
-    if head >= 6:
-        return PACKED if frame == frames - 1 else None
-    if head % 2:
-        return SINK if frame == 0 else None
-    return NEIGHBOUR if frame >= frames - 3 else None
+def image_start() -> Frames:
+    """One given latent frame, then the frames that are made, one by one."""
+    columns, pitch = 6, (SIDE - 2 * MARGIN) / 6
+    frames = []
+    for made in range(1, 22):
+        card = Card("diagram: 21 latent frames, 5 s")
+        for index in range(21):
+            x, y = MARGIN + (index + 3) % columns * pitch, TOP + (index + 3) // columns * pitch
+            colour = SINK if index == 0 else CURRENT if index == made - 1 else NEIGHBOUR if index < made else EMPTY
+            card.box(x, y, pitch - 8, pitch - 8, colour)
+        _picture(card, MARGIN, TOP, 3 * pitch - 8, pitch - 8)
+        card.text(MARGIN, SIDE - 112, "your picture, and how it goes on", 27)
+        frames.append(card.done())
+    return frames
 
 
-def dense_vs_dummy_forcing_480p() -> Image.Image:
-    """Heads by frames, twice."""
-    card = Card("Dense against Dummy Forcing", "Diagram: rows are attention heads, columns the latent frames they see")
-    panel, past, rows = (WIDTH - 3 * MARGIN) / 2, 18, 12
-    pitch_x, pitch_y = panel / (past + 3), 14
-    for side, name in enumerate(("dense: all 21 frames", "Dummy Forcing")):
-        left = MARGIN + side * (panel + MARGIN)
-        card.text(left, TOP, name, 15, FAINT)
-        for head in range(rows):
-            for frame in range(past + 3):
-                colour = CURRENT if frame >= past else NEIGHBOUR if side == 0 else seen(head, frame, past) or EMPTY
-                card.box(left + frame * pitch_x, TOP + 28 + head * pitch_y, pitch_x - 2, pitch_y - 3, colour)
-    return card.done()
+def _picture(card: Card, x: float, y: float, width: float, height: float) -> None:
+    """A landscape in a frame."""
+    card.box(x, y, width, height, SINK, filled=False)
+    hill = [(0.05, 0.95), (0.3, 0.35), (0.5, 0.75), (0.66, 0.5), (0.95, 0.95)]
+    card.draw.polygon([((x + a * width) * SCALE, (y + b * height) * SCALE) for a, b in hill], SINK)
+    sun = (x + 0.72 * width, y + 0.14 * height)
+    card.draw.ellipse([side * SCALE for side in (*sun, sun[0] + 20, sun[1] + 20)], SINK)
 
 
-def long_1080p() -> Image.Image:
-    """Thirty seconds of chunks, and what is still in memory at the last one."""
-    card = Card("30 seconds at 1080P", "Diagram: 41 chunks; coloured is what the heads still hold at the last one")
-    card.box(MARGIN, TOP + 4, 224, 126, FAINT, filled=False)
-    card.text(MARGIN + 58, TOP + 54, "1920 x 1080", 18, FAINT)
-    items = (
-        (SINK, "first frame: sink heads"),
-        (NEIGHBOUR, "last chunk: neighbour heads"),
-        (CURRENT, "chunk being made"),
-    )
-    for row, (colour, name) in enumerate(items):
-        card.box(MARGIN + 250, TOP + 16 + row * 36, 14, 14, colour)
-        card.text(MARGIN + 272, TOP + 14 + row * 36, name, 14)
-    chunks, pitch = 41, (WIDTH - 2 * MARGIN) / 41
-    for chunk in range(chunks):
-        colour = {0: SINK, chunks - 2: NEIGHBOUR, chunks - 1: CURRENT}.get(chunk, EMPTY)
-        card.box(MARGIN + chunk * pitch, 210, pitch - 2.5, 40, colour)
-    card.text(MARGIN, 256, "0 s", 13, FAINT)
-    card.text(WIDTH - MARGIN - 28, 256, "30 s", 13, FAINT)
-    return card.done()
-
-
-def interactive_story_60s() -> Image.Image:
-    """The workflow's own four prompts along a line of time."""
-    card = Card("A story of four prompts", "Diagram: 60 seconds, the workflow's prompts by their first words")
+def interactive_story_60s() -> Frames:
+    """The workflow's own four prompts, and where in the minute the clip is."""
+    scenes = [line.split(" | ") for line in STORY.splitlines()]
     colours = (SINK, NEIGHBOUR, CURRENT, (196, 120, 190))
-    part = (WIDTH - 2 * MARGIN) / 4
-    for index, (line, colour) in enumerate(zip(STORY.splitlines(), colours, strict=True)):
-        start, prompt = line.split(" | ")
-        card.box(MARGIN + index * part, TOP + 4, part - 4, 34, colour)
-        card.text(MARGIN + index * part + 8, TOP + 10, start, 16, BACKGROUND)
-        top = TOP + 56 + index * 42
-        card.box(MARGIN, top + 4, 10, 26, colour)
-        for row, words in enumerate(_lines(prompt, 62, 2)):
-            card.text(MARGIN + 22, top + 17 * row, words, 14, TEXT if row == 0 else FAINT)
-    return card.done()
+    part = (SIDE - 2 * MARGIN) / 4
+    frames = []
+    for step in range(24):
+        card = Card("diagram: 60 s, the template's own prompts")
+        for index, ((start, prompt), colour) in enumerate(zip(scenes, colours, strict=True)):
+            told = step // 6 == index
+            card.box(MARGIN + index * part, TOP, part - 6, 44, colour if step // 6 >= index else EMPTY)
+            card.text(MARGIN + index * part + 10, TOP + 8, start, 24, BACKGROUND if step // 6 >= index else FAINT)
+            top = TOP + 82 + index * 76
+            card.box(MARGIN, top, 10, 60, colour if told else EMPTY)
+            for row, words in enumerate(_lines(prompt, 36, 2)):
+                card.text(MARGIN + 26, top + 30 * row, words, 23, TEXT if told else FAINT)
+        card.box(MARGIN, TOP + 54, (step + 1) / 24 * (SIDE - 2 * MARGIN) - 6, 8, TEXT)
+        frames.append(card.done())
+    return frames
 
 
 def _lines(text: str, length: int, count: int) -> list[str]:
@@ -138,61 +131,130 @@ def _lines(text: str, length: int, count: int) -> list[str]:
     return [*rows[: count - 1], f"{rows[count - 1].strip()} ..."]
 
 
-def image_start() -> Image.Image:
-    """One given frame, then the frames that are made."""
-    card = Card("Start from an image", "Diagram: 1 given latent frame and 20 made ones are 81 frames, 5 seconds")
-    card.box(MARGIN, TOP + 10, 190, 110, SINK, filled=False)
-    hill = [(30, 168), (80, 108), (112, 146), (140, 120), (200, 168)]
-    card.draw.polygon([(x * SCALE, y * SCALE) for x, y in hill], SINK)
-    card.draw.ellipse(tuple(v * SCALE for v in (158, 82, 178, 102)), SINK)
-    card.text(232, TOP + 30, "your picture: the first frame", 16)
-    card.text(232, TOP + 58, "the prompt says how it moves", 16)
-    pitch = (WIDTH - 2 * MARGIN) / 21
-    for frame in range(21):
-        card.box(MARGIN + frame * pitch, 204, pitch - 3, 52, SINK if frame == 0 else CURRENT)
-    return card.done()
+def long_1080p() -> Frames:
+    """Thirty seconds of chunks, and what the heads still hold while each is made."""
+    chunks, columns = 41, 9
+    pitch = (SIDE - 2 * MARGIN) / columns
+    legend = ((CURRENT, "being made"), (NEIGHBOUR, "last chunk: kept"), (SINK, "first frame: kept"))
+    frames = []
+    for now in range(chunks):
+        card = Card("diagram: 41 chunks, 30 s")
+        card.text(SIDE - MARGIN - 200, MARGIN - 6, "1920 x 1080", 36)
+        held = {0: SINK, now - 1: NEIGHBOUR, now: CURRENT}
+        for chunk in range(chunks):
+            x, y = MARGIN + chunk % columns * pitch, TOP + 4 + chunk // columns * 46
+            seen = held.get(chunk)
+            card.box(x, y, pitch - 6, 40, seen or (FAINT if chunk < now else EMPTY), filled=bool(seen) or chunk > now)
+        for row, (colour, name) in enumerate(legend):
+            card.box(MARGIN, 338 + row * 38, 22, 22, colour)
+            card.text(MARGIN + 36, 332 + row * 38, name, 26)
+        frames.append(card.done())
+    return frames
 
 
-def profile_heads_and_save(head_map: Path) -> Image.Image:
-    """The head map of the demo model."""
-    card = Card("Profile heads and save", "The head map of the bundled demo model, as Profile Heads shows it")
-    with Image.open(head_map) as picture:
-        factor = min((WIDTH - 2 * MARGIN) / picture.width, (BOTTOM - TOP) / picture.height)
-        card.paste(picture.convert("RGB"), round((WIDTH - factor * picture.width) / 2), TOP, factor)
-    return card.done()
+def seen(head: int, frame: int, past: int) -> Colour | None:
+    """What head 0..11 keeps of a past frame, coloured: six dummies, three sink, three neighbour heads."""
+    if head >= 6:
+        return PACKED if frame == past - 1 else None
+    if head % 2:
+        return SINK if frame == 0 else None
+    return NEIGHBOUR if frame >= past - 3 else None
 
 
-def teacache_on_top() -> Image.Image:
+def dense_vs_dummy_forcing_480p() -> Frames:
+    """Heads by latent frames, twice, chunk after chunk."""
+    columns, rows, pitch_y = 21, 12, 12.5
+    pitch_x = (SIDE - 2 * MARGIN) / columns
+    frames = []
+    for past in range(0, columns, 3):
+        card = Card("diagram: rows are heads, columns frames")
+        for panel, name in enumerate(("dense: every head keeps all", "Dummy Forcing: heads keep little")):
+            top = TOP - 10 + panel * 200
+            card.text(MARGIN, top, name, 25)
+            for head in range(rows):
+                for frame in range(past + 3):
+                    kept = NEIGHBOUR if panel == 0 else seen(head, frame, past) or EMPTY
+                    colour = CURRENT if frame >= past else kept
+                    card.box(MARGIN + frame * pitch_x, top + 38 + head * pitch_y, pitch_x - 3, pitch_y - 3, colour)
+        frames.append(card.done())
+    return frames
+
+
+def profile_heads_and_save() -> Frames:
+    """The head map of the demo model: roles, and where the heads look."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "profile.json"
+        core("profile", "--prompts", ROOT / "prompts" / "demo_world.txt", "--device", "cpu", "--out", path)
+        profile = json.loads(path.read_text(encoding="utf-8"))
+    card = Card("the bundled demo model, layers by heads")
+    x = MARGIN
+    for name, colour in ROLES.items():
+        card.box(x, SIDE - 88, 22, 22, colour)
+        card.text(x + 32, SIDE - 93, name, 25)
+        x += 62 + 13 * len(name)
+    for box, role, mass in _cells(profile["roles"], profile["scores"]):
+        card.box(*box, ROLES[role])
+        left, top, width, height = box
+        for share, colour in zip(mass, ROLES.values(), strict=True):
+            card.box(left, top + height - 14, share * width, 14, tuple(c // 2 + 127 for c in colour))  # type: ignore
+            left += share * width
+    return [card.done()]
+
+
+def _cells(roles: list[list[str]], mass: list[list[list[float]]]) -> Iterator[tuple]:
+    """Box, role and masses of every head."""
+    pitch_x, pitch_y = (SIDE - 2 * MARGIN) / len(roles[0]), (SIDE - 96 - TOP) / len(roles)
+    for layer, row in enumerate(roles):
+        for head, role in enumerate(row):
+            box = (MARGIN + head * pitch_x, TOP + layer * pitch_y, pitch_x - 6, pitch_y - 6)
+            yield box, role, mass[layer][head]
+
+
+def teacache_on_top() -> Frames:
     """Passes of a few chunks, one step of each left out."""
-    card = Card("TeaCache on top", "Diagram: passes of six chunks; the report names the steps really skipped")
-    columns, pitch_x, pitch_y, left = 6, 63, 37, 112
-    rows = (("step 0", CURRENT), ("step 1", CURRENT), ("step 2", None), ("step 3", CURRENT), ("clean pass", NEIGHBOUR))
-    for row, (name, colour) in enumerate(rows):
-        top = TOP + 10 + row * pitch_y
-        card.text(MARGIN, top + 6, name, 14, FAINT)
-        for column in range(columns):
-            card.box(
-                left + column * pitch_x, top, pitch_x - 8, pitch_y - 8, colour or PACKED, filled=colour is not None
-            )
-            if colour is None:
-                card.text(left + column * pitch_x + 8, top + 7, "reused", 12, FAINT)
-    card.text(left, 254, "chunk 1, 2, 3 ...", 13, FAINT)
-    return card.done()
+    columns, left, top = 4, 150, TOP
+    pitch_x, pitch_y = (SIDE - MARGIN - left) / columns, 66
+    rows = (("step 0", CURRENT), ("step 1", CURRENT), ("step 2", None), ("step 3", CURRENT), ("clean", NEIGHBOUR))
+    frames = []
+    for done in range(1, columns * len(rows) + 1):
+        card = Card("diagram: the report names the steps")
+        card.text(SIDE - MARGIN - 200, MARGIN - 2, "chunk 1, 2, 3 ...", 27, FAINT)
+        for row, (name, colour) in enumerate(rows):
+            card.text(MARGIN, top + 12 + row * pitch_y, name, 27, FAINT)
+            for column in range(columns):
+                x, y, made = left + column * pitch_x, top + row * pitch_y, column * len(rows) + row < done
+                card.box(x, y, pitch_x - 8, pitch_y - 8, (colour or PACKED) if made else EMPTY, colour is not None)
+                if colour is None and made:
+                    card.text(x + 6, y + 16, "reused", 21, FAINT)
+        frames.append(card.done())
+    return frames
 
 
-def main(demo_clip: str, head_map: str) -> None:
-    """Draws all."""
-    made: dict[str, Callable[[], Image.Image]] = {
-        "demo": lambda: demo(Path(demo_clip)),
-        "profile_heads_and_save": lambda: profile_heads_and_save(Path(head_map)),
-    }
-    for make in (dense_vs_dummy_forcing_480p, long_1080p, interactive_story_60s, image_start, teacache_on_top):
-        made[make.__name__] = make
-    for name, draw in made.items():
-        draw().save(ROOT / "workflows" / f"{name}.jpg", quality=90, optimize=True)
+Drawing = tuple[Callable[[], Frames], int]
+DRAWINGS: dict[str, Drawing] = {  # with the milliseconds of a frame
+    "demo": (demo, 62),
+    "image_start": (image_start, 250),
+    "interactive_story_60s": (interactive_story_60s, 400),
+    "long_1080p": (long_1080p, 200),
+    "dense_vs_dummy_forcing_480p": (dense_vs_dummy_forcing_480p, 700),
+    "profile_heads_and_save": (profile_heads_and_save, 0),
+    "teacache_on_top": (teacache_on_top, 300),
+}
+
+
+def main(names: list[str]) -> None:
+    """Draws these, or all."""
+    for name in names or DRAWINGS:
+        draw, milliseconds = DRAWINGS[name]
+        first, *others = draw()
+        path = ROOT / "workflows" / f"{TITLES[name]}.jpg"
+        if others:
+            how = {"quality": 80, "method": 6} if name == "demo" else {"lossless": True}
+            first.save(path, "WEBP", save_all=True, append_images=others, duration=milliseconds, loop=0, **how)
+        else:
+            first.save(path, "JPEG", quality=90, optimize=True)
+        print(f"{path.name}: {1 + len(others)} frames, {path.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    main(*sys.argv[1:])
+    main(sys.argv[1:])

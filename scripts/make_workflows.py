@@ -1,6 +1,7 @@
 """Writes workflows/*.json: python scripts/make_workflows.py [--check]
 
-Every workflow is one function below. --check writes nothing and fails if a file is not what would be written.
+Every workflow is one function below; workflow_titles.py has the names of their files. --check writes nothing and fails
+if a file is not what would be written.
 Pictures are made by scripts/draw_thumbnails.py.
 """
 
@@ -8,14 +9,19 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from workflow_files import links, note_text
 from workflow_graph import Graph, Node
+from workflow_layout import Column
 from workflow_nodes import ROOT
 from workflow_prompts import CITY, DEMO_PROMPT, IMAGE_MOTION, LIGHTHOUSE, PANDA, STORY, SURFER
+from workflow_titles import TITLES
 
 WORKFLOWS = ROOT / "workflows"
 SEED = 42
+NOTE_WIDTH = 360
+PICTURE, TEXT, REPORT = 310, 120, 70  # pixels at least: our nodes' videos need 300
 
 TEXT_ENCODER, VAE = "umt5_xxl_fp8_e4m3fn_scaled.safetensors", "wan_2.1_vae.safetensors"
 SELF_FORCING, LONGLIVE, LONGLIVE_LORA = "self_forcing_dmd.pt", "longlive_base.pt", "lora.pt"
@@ -29,16 +35,16 @@ def main(words: list[str] | None = None) -> int:
     check = parser.parse_args(words).check
     stale = []
     for name, make in MAKERS.items():
-        graph = Graph(name)
+        graph = Graph(name, NOTE_WIDTH)
         make(graph)
-        graph.note(note_text(name, graph.files))
-        path = WORKFLOWS / f"{name}.json"
-        text = json.dumps(graph.document(), indent=2, ensure_ascii=False) + "\n"
+        path = WORKFLOWS / f"{TITLES[name]}.json"
+        saved = graph.document(TITLES[name].partition(" ")[2], note_text(name, graph.files))
+        text = json.dumps(saved, indent=2, ensure_ascii=False) + "\n"
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            stale.append(name)
+            stale.append(path.stem)
             if not check:
                 path.write_text(text, encoding="utf-8", newline="\n")
-    strangers = sorted({path.stem for path in WORKFLOWS.glob("*.json")} - MAKERS.keys())
+    strangers = sorted({path.stem for path in WORKFLOWS.glob("*.json")} - {TITLES[name] for name in MAKERS})
     if strangers:
         print(f"not made here: {', '.join(strangers)}", file=sys.stderr)
     if stale:
@@ -66,158 +72,182 @@ def load_vae(graph: Graph) -> Node:
 
 
 def loaders(graph: Graph, name: str, lora: str = "none") -> tuple[Node, Node, Node]:
-    """The first column: model, text encoder, VAE."""
-    graph.column("Models")
-    return load_model(graph, name, lora), load_text_encoder(graph), load_vae(graph)
+    """Model, text encoder, VAE."""
+    graph.group("Models", 290)
+    model = load_model(graph, name, lora)
+    graph.column(290)
+    return model, load_text_encoder(graph), load_vae(graph)
 
 
-def sampler(graph: Graph, model: Node, prompt: Node, size: Node, vae: Node, **more: object) -> Node:
+def sampler(graph: Graph, model: Node, prompt: Node, size: Node, vae: Node, **more: Any) -> Node:
     """A Streaming Sampler, tall enough for its picture."""
-    vae_wire = vae["VAE"]
-    wires = {"model": model["MODEL"], "conditioning": prompt["CONDITIONING"], "latent": size["LATENT"], "vae": vae_wire}
-    return graph.add("DummyForcingStreamingSampler", tall=650, **{"seed": SEED, **wires, **more})  # type: ignore
+    wires = {"model": model["MODEL"], "conditioning": prompt["CONDITIONING"], "latent": size["LATENT"]}
+    inputs = {"seed": SEED, **wires, "vae": vae["VAE"], **more}
+    return graph.add("DummyForcingStreamingSampler", room=PICTURE, **inputs)
 
 
-def report(graph: Graph, source: Node, title: str = "Report", tall: int = 420) -> Node:
+def report(graph: Graph, source: Node, title: str = "Report", column: Column | None = None) -> Node:
     """The report of a sampler or a comparison as text."""
-    return graph.add("PreviewAny", source=source["report"], title=title, tall=tall)
+    return graph.add("PreviewAny", source=source["report"], title=title, room=REPORT, column=column)
 
 
 def prompt_and_size(graph: Graph, clip: Node, text: str, preset: str, seconds: float) -> tuple[Node, Node]:
-    """The second column."""
-    graph.column("Prompt and size", 400)
-    prompt = graph.add("CLIPTextEncode", clip=clip["CLIP"], text=text, tall=240, title="Prompt")
+    """What the clip shows, how large and how long it is."""
+    graph.group("Prompt and size", 320)
+    prompt = graph.add("CLIPTextEncode", clip=clip["CLIP"], text=text, room=TEXT, title="Prompt")
+    graph.column(270)
     return prompt, graph.add("DummyForcingClipSize", preset=preset, seconds=seconds)
 
 
-# ---- the workflows
+def dummy_forcing(graph: Graph, model: Node, **more: Any) -> Node:
+    """The policy in a group of its own."""
+    graph.group("Memory of the heads", 280)
+    return graph.add("DummyForcingApplyDummyForcing", model=model["MODEL"], **more)
+
+
+# ---- the workflows: a row with what is given, a row with what is made
 
 
 def demo(graph: Graph) -> None:
     """Runs with nothing downloaded."""
-    graph.column("Model", 280)
+    graph.row()
+    graph.group("Model", 280)
     model = graph.add("DummyForcingLoadDemoModel")
-    graph.column("Prompt and size", 380)
-    prompt = graph.add("CLIPTextEncode", clip=model["CLIP"], text=DEMO_PROMPT, tall=140, title="Prompt")
+    graph.group("Prompt and size", 340)
+    prompt = graph.add("CLIPTextEncode", clip=model["CLIP"], text=DEMO_PROMPT, room=TEXT, title="Prompt")
+    graph.column(280)
     size = graph.add("DummyForcingClipSize", preset="custom", seconds=5.0, width=64, height=64)
-    graph.column("Memory of the heads")
-    policy = graph.add("DummyForcingApplyDummyForcing", model=model["MODEL"])
-    graph.column("Sample", 380)
+    graph.row()
+    policy = dummy_forcing(graph, model)
+    graph.group("Sample", 400)
     clip = sampler(graph, policy, prompt, size, model, filename_prefix="video/demo")
-    graph.column("Report", 520)
-    report(graph, clip, tall=560)
-
-
-def dense_vs_dummy_forcing_480p(graph: Graph) -> None:
-    """The same clip with and without Dummy Forcing."""
-    model, clip, vae = loaders(graph, SELF_FORCING)
-    prompt, size = prompt_and_size(graph, clip, SURFER, "480P", 5.0)
-    seed = graph.add("PrimitiveInt", value=SEED, title="Seed of both")
-    graph.column("Memory of the heads")
-    dense = graph.add("DummyForcingApplyCacheWindow", model=model["MODEL"], window=21, sink=0, title="Dense: 21 frames")
-    dummy = graph.add("DummyForcingApplyDummyForcing", model=model["MODEL"])
-    graph.column("Sample dense", 400)
-    first = sampler(graph, dense, prompt, size, vae, seed=seed["INT"], filename_prefix="video/dense")
-    report(graph, first, "Report, dense")
-    graph.column("Sample with Dummy Forcing", 400)
-    second = sampler(graph, dummy, prompt, size, vae, seed=seed["INT"], filename_prefix="video/dummy_forcing")
-    report(graph, second, "Report, Dummy Forcing")
-    graph.column("Compare", 640)
-    both = graph.add("DummyForcingCompareClips", first=first["VIDEO"], second=second["VIDEO"], tall=560)
-    report(graph, both, "How they differ")
-
-
-def long_1080p(graph: Graph) -> None:
-    """Thirty seconds at 1080P."""
-    model, clip, vae = loaders(graph, LONGLIVE, LONGLIVE_LORA)
-    prompt, size = prompt_and_size(graph, clip, LIGHTHOUSE, "1080P", 30.0)
-    graph.column("Memory of the heads")
-    policy = graph.add("DummyForcingApplyDummyForcing", model=model["MODEL"])
-    graph.column("Sample", 560)
-    made = sampler(graph, policy, prompt, size, vae, filename_prefix="video/long_1080p")
-    graph.column("Report", 520)
-    report(graph, made, tall=560)
-
-
-def interactive_story_60s(graph: Graph) -> None:
-    """Four prompts in a minute."""
-    model, clip, vae = loaders(graph, LONGLIVE, LONGLIVE_LORA)
-    graph.column("Story and size", 480)
-    prompt = graph.add("DummyForcingPromptSchedule", clip=clip["CLIP"], text=STORY, tall=460)
-    size = graph.add("DummyForcingClipSize", preset="480P", seconds=60.0)
-    graph.column("Memory of the heads")
-    policy = graph.add("DummyForcingApplyDummyForcing", model=model["MODEL"])
-    graph.column("Sample", 560)
-    made = sampler(graph, policy, prompt, size, vae, filename_prefix="video/story")
-    graph.column("Report", 520)
-    report(graph, made, tall=560)
+    graph.group("Report", 530)
+    report(graph, clip)
 
 
 def image_start(graph: Graph) -> None:
     """A clip that begins with a picture."""
-    graph.column("Models")
-    model, clip, vae = load_model(graph, FRAMEWISE), load_text_encoder(graph), load_vae(graph)
+    graph.row()
+    model, clip, vae = loaders(graph, FRAMEWISE)
     prompt, size = prompt_and_size(graph, clip, IMAGE_MOTION, "480P", 5.0)
-    graph.column("First frame", 320)
-    picture = graph.add("LoadImage", image="example.png", tall=340)
+    graph.row()
+    graph.group("First frame, memory of the heads", 280)
+    picture = graph.add("LoadImage", image="example.png", room=PICTURE)
+    graph.column(260)
     scaled = graph.add(
         "ImageScale", image=picture["IMAGE"], upscale_method="lanczos", width=832, height=480, crop="center"
     )
     start = graph.add("VAEEncode", pixels=scaled["IMAGE"], vae=vae["VAE"])
-    graph.column("Memory of the heads")
     policy = graph.add("DummyForcingApplyDummyForcing", model=model["MODEL"], local_chunks=6)
-    graph.column("Sample", 560)
-    made = sampler(graph, policy, prompt, size, vae, start_latent=start["LATENT"], filename_prefix="video/image_start")
-    graph.column("Report", 520)
-    report(graph, made, tall=560)
+    graph.group("Sample", 330)
+    prefix = "video/image_start"
+    made = sampler(graph, policy, prompt, size, vae, start_latent=start["LATENT"], filename_prefix=prefix)
+    graph.group("Report", 530)
+    report(graph, made)
+
+
+def interactive_story_60s(graph: Graph) -> None:
+    """Four prompts in a minute."""
+    graph.row()
+    model, clip, vae = loaders(graph, LONGLIVE, LONGLIVE_LORA)
+    graph.group("Story and size", 440)
+    prompt = graph.add("DummyForcingPromptSchedule", clip=clip["CLIP"], text=STORY, room=TEXT)
+    graph.column(270)
+    size = graph.add("DummyForcingClipSize", preset="480P", seconds=60.0)
+    graph.row()
+    policy = dummy_forcing(graph, model)
+    graph.group("Sample", 430)
+    made = sampler(graph, policy, prompt, size, vae, filename_prefix="video/story")
+    graph.group("Report", 530)
+    report(graph, made)
+
+
+def long_1080p(graph: Graph) -> None:
+    """Thirty seconds at 1080P."""
+    graph.row()
+    model, clip, vae = loaders(graph, LONGLIVE, LONGLIVE_LORA)
+    prompt, size = prompt_and_size(graph, clip, LIGHTHOUSE, "1080P", 30.0)
+    graph.row()
+    policy = dummy_forcing(graph, model)
+    graph.group("Sample", 430)
+    made = sampler(graph, policy, prompt, size, vae, filename_prefix="video/long_1080p")
+    graph.group("Report", 530)
+    report(graph, made)
+
+
+def dense_vs_dummy_forcing_480p(graph: Graph) -> None:
+    """The same clip with and without Dummy Forcing."""
+    graph.row()
+    model, clip, vae = loaders(graph, SELF_FORCING)
+    words = graph.group("Prompt, size and seed", 300)
+    prompt = graph.add("CLIPTextEncode", clip=clip["CLIP"], text=SURFER, room=TEXT, title="Prompt")
+    graph.column(260)
+    size = graph.add("DummyForcingClipSize", preset="480P", seconds=5.0)
+    seed = graph.add("PrimitiveInt", column=words, value=SEED, title="Seed of both")
+    graph.group("Memory of the heads", 270)
+    dense = graph.add("DummyForcingApplyCacheWindow", model=model["MODEL"], window=21, sink=0, title="Dense: 21 frames")
+    dummy = graph.add("DummyForcingApplyDummyForcing", model=model["MODEL"])
+    graph.row()
+    left, right = graph.group("Sample dense", 310), graph.group("Sample with Dummy Forcing", 310)
+    compared = graph.group("Compare", 380)
+    reports = graph.group("Reports", 380)
+    first = sampler(graph, dense, prompt, size, vae, seed=seed["INT"], filename_prefix="video/dense", column=left)
+    report(graph, first, "Report, dense", reports)
+    prefix = "video/dummy_forcing"
+    second = sampler(graph, dummy, prompt, size, vae, seed=seed["INT"], filename_prefix=prefix, column=right)
+    report(graph, second, "Report, Dummy Forcing", reports)
+    videos = {"first": first["VIDEO"], "second": second["VIDEO"]}
+    both = graph.add("DummyForcingCompareClips", room=PICTURE, column=compared, **videos)
+    report(graph, both, "How they differ", reports)
 
 
 def profile_heads_and_save(graph: Graph) -> None:
     """Scores the heads once and keeps the result."""
+    graph.row()
     model, clip, vae = loaders(graph, SELF_FORCING)
     prompt, size = prompt_and_size(graph, clip, PANDA, "480P", 5.0)
-    graph.column("Profile", 400)
+    graph.row()
+    graph.group("Profile, memory of the heads", 280)
     profile = graph.add(
         "DummyForcingProfileHeads",
         model=model["MODEL"],
         conditioning=prompt["CONDITIONING"],
         latent=size["LATENT"],
         seed=SEED,
-        tall=360,
+        room=TEXT,
     )
-    saved = graph.add(
-        "DummyForcingSaveHeadProfile", head_profile=profile["HEAD_PROFILE"], name="self_forcing_480p", tall=110
-    )
-    graph.add("PreviewImage", images=profile["IMAGE"], tall=420, title="Head map")
-    graph.column("Memory of the heads")
+    saved = graph.add("DummyForcingSaveHeadProfile", head_profile=profile["HEAD_PROFILE"], name="self_forcing_480p")
+    graph.column(280)
+    graph.add("PreviewImage", images=profile["IMAGE"], room=TEXT, title="Head map")
     policy = graph.add("DummyForcingApplyDummyForcing", model=model["MODEL"], head_profile=saved["HEAD_PROFILE"])
-    graph.column("Sample", 560)
+    graph.group("Sample", 330)
     made = sampler(graph, policy, prompt, size, vae, filename_prefix="video/profiled")
-    graph.column("Report", 520)
-    report(graph, made, tall=560)
+    graph.group("Report", 530)
+    report(graph, made)
 
 
 def teacache_on_top(graph: Graph) -> None:
     """Fewer heads with a history, and fewer steps."""
+    graph.row()
     model, clip, vae = loaders(graph, SELF_FORCING)
     prompt, size = prompt_and_size(graph, clip, CITY, "480P", 5.0)
-    graph.column("Memory and steps")
-    policy = graph.add("DummyForcingApplyDummyForcing", model=model["MODEL"])
+    graph.row()
+    policy = dummy_forcing(graph, model)
     steps = graph.add("DummyForcingTeaCache", model=policy["MODEL"])
-    graph.column("Sample", 560)
+    graph.group("Sample", 430)
     made = sampler(graph, steps, prompt, size, vae, filename_prefix="video/teacache")
-    graph.column("Report", 520)
-    report(graph, made, tall=560)
+    graph.group("Report", 530)
+    report(graph, made)
 
 
 MAKERS: dict[str, Callable[[Graph], None]] = {
     make.__name__: make
     for make in (
         demo,
-        dense_vs_dummy_forcing_480p,
-        long_1080p,
-        interactive_story_60s,
         image_start,
+        interactive_story_60s,
+        long_1080p,
+        dense_vs_dummy_forcing_480p,
         profile_heads_and_save,
         teacache_on_top,
     )

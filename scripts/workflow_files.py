@@ -17,8 +17,8 @@ FILES: dict[str, SourceFile] = {
 }
 
 NOT_RUN = (
-    "Made and tested with small random files of these names. We have not run the published checkpoints ourselves, so "
-    "nothing is claimed here about their pictures or their speed."
+    "We ran this with small random files of these names, not with the published checkpoints: nothing is claimed about "
+    "their pictures or speed."
 )
 
 
@@ -36,23 +36,16 @@ def _folder(file: SourceFile) -> str:
 
 
 def files_text(names: list[str]) -> str:
-    """The files of a workflow and how to fetch them."""
-    items, lines = [], []
+    """The files of a workflow: where to get each, its folder, size and licence."""
+    items = []
     for name in names:
         file = FILES[name]
         size = "" if file.size == UNKNOWN else f", {file.size}"
         terms = file.licence.name + (" (sources disagree)" if file.licence.commercial == DISAGREE else "")
-        licence = "licence not stated" if file.licence.name == UNKNOWN else f"weights: {terms}"
+        licence = "licence not stated" if file.licence.name == UNKNOWN else terms
         items.append(f"- [{name}]({_address(file)}) in `{file.folder}`{size}; {licence}")
-        lines.append(file.download)
-        if file.landing != f"{file.folder}/{name}":
-            lines.append(f"mv {file.landing} {file.folder}/")
-    listed, commands = "\n".join(items), "\n".join(lines)
-    return (
-        f"## Files\n\nClick a link and save the file into the folder named.\n\n{listed}\n\n"
-        "Or by command, in ComfyUI's folder (`hf` comes with `pip install huggingface_hub`; on Windows `move` in place "
-        f"of `mv`):\n\n```\n{commands}\n```"
-    )
+    listed = "\n".join(items)
+    return f"## Files\n\n{listed}\n\nDownload commands: `docs/families.md`."
 
 
 def note_text(workflow: str, names: list[str]) -> str:

@@ -1,28 +1,33 @@
-"""Builds a workflow in the form that ComfyUI's editor saves: nodes by name, links by name, columns instead of places.
+"""Builds a workflow in the form that ComfyUI's editor saves: nodes by name, links by name, groups instead of places.
 
-    graph = Graph("demo")
-    graph.column("1 Model")
+    graph = Graph("demo", note_width=400)
+    graph.row()
+    graph.group("Model", 280)
     model = graph.add("DummyForcingLoadDemoModel")
-    graph.add("CLIPTextEncode", clip=model["CLIP"], text="a red circle")
+    graph.group("Prompt", 400)
+    graph.add("CLIPTextEncode", room=160, clip=model["CLIP"], text="a red circle")
     graph.document()
 
 The editor saves widgets by position and links by number; both follow from the names here.
 """
 
-import math
-import re
 import uuid
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any, NamedTuple
 
+from workflow_layout import Column, Layout, Place, view
 from workflow_nodes import EDITOR, WIDGET_TYPES, GraphError, Input, NodeType, known_nodes, pack_name, pack_version
 
 COMFYUI_VERSION = "0.27.0"
 NAMESPACE = uuid.UUID("6f3f2f0e-9a53-4d37-9a3b-3f2b8f6c1f10")
 
-MARGIN, GAP, TITLE, GROUP_TITLE = 20, 24, 30, 34  # pixels
-SOCKET_ROW, WIDGET_ROW, PADDING = 24, 32, 52  # as Nodes 2.0 draws them; the classic canvas needs less
-NOTE_WIDTH = 680
+# Graph units that a node's parts need, on the classic canvas and in Nodes 2.0, which hides advanced widgets.
+CLASSIC_SOCKET, CLASSIC_WIDGET, CLASSIC_REST = 20, 24, 14
+SOCKET, WIDGET, REST = 24, 32, 24
+BADGE, FOOTER = 28, 28  # the line with the pack's name; the buttons that show advanced widgets, or a missing file
+NOTE_PROPERTIES = {"dummyforcing": "note"}  # by which web/notes.js knows it
+NOTE_HEIGHT = 200  # at least; it is as high as the rows
 GROUP_COLOURS = ("#3f789e", "#6a8f5a", "#a1663c", "#b58b2a", "#8a5aa8")
 
 
@@ -43,10 +48,8 @@ class Node:
     known: NodeType
     values: dict[str, Any]
     files: list[dict[str, str]]
-    width: int
-    height: int
+    place: Place
     title: str | None
-    pos: tuple[int, int] = (0, 0)
     links: dict[str, int] = field(default_factory=dict)
 
     def __getitem__(self, output: str) -> Wire:
@@ -60,23 +63,30 @@ class Node:
 class Graph:
     """A workflow being put together; nodes come after those that they are connected to."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, note_width: int):
         self.name = name
         self._known = known_nodes()
         self._nodes: list[Node] = []
         self._links: list[list[Any]] = []
-        self._groups: list[tuple[str, list[Node]]] = []
-        self._note = ""
-        self._width = 0
+        self._note = Place(NOTE_HEIGHT, grows=True)
+        self._layout = Layout(self._note, note_width)
+        self._column = Column(0)
+        self._numbered = 0
 
-    def column(self, title: str, width: int = 340) -> None:
-        """The next nodes stand below each other in a group of this title."""
-        self._groups.append((title, []))
-        self._width = width
+    def row(self) -> None:
+        """The next groups stand in a row of their own."""
+        self._layout.row()
 
-    def note(self, text: str) -> None:
-        """The text beside the graph, Markdown."""
-        self._note = text
+    def group(self, title: str, width: int) -> Column:
+        """The next nodes stand below each other in a group of this title, numbered in reading order."""
+        self._numbered += 1
+        self._column = self._layout.group(f"{self._numbered} {title}", width)
+        return self._column
+
+    def column(self, width: int) -> Column:
+        """The next nodes stand beside the last ones, in the same group."""
+        self._column = self._layout.column(width)
+        return self._column
 
     @property
     def files(self) -> list[str]:
@@ -87,14 +97,16 @@ class Graph:
         self,
         node_type: str,
         *,
-        tall: int | None = None,
+        room: int = 0,
+        column: Column | None = None,
         title: str | None = None,
         files: list[dict[str, str]] | None = None,
         **inputs: Any,
     ) -> Node:
         """A node with these inputs: a Wire connects, anything else is a widget's value.
 
-        tall: pixels, for nodes that show something. files: model links.
+        room: pixels for what it shows besides sockets and widgets; it then grows with its row. column: where it
+        stands, if not in the newest. files: model links.
         """
         known = self._known.get(node_type)
         if known is None:
@@ -103,9 +115,8 @@ class Graph:
         if unknown := inputs.keys() - names.keys():
             raise GraphError(f"{node_type} has no input {sorted(unknown)}; it has {list(names)}")
         values = {one.name: inputs.get(one.name, one.default) for one in known.inputs if one.widget}
-        node = Node(
-            len(self._nodes) + 1, node_type, known, values, files or [], self._width, tall or _height(known), title
-        )
+        place = Place(_height(known, bool(files)) + room, grows=room > 0)
+        node = Node(len(self._nodes) + 1, node_type, known, values, files or [], place, title)
         for name, value in inputs.items():
             if not isinstance(value, Wire):
                 if not names[name].widget:
@@ -118,26 +129,18 @@ class Graph:
         if empty := [one.name for one in known.inputs if one.type in WIDGET_TYPES and values[one.name] is None]:
             raise GraphError(f"{node_type} needs values for {empty}")
         self._nodes.append(node)
-        self._groups[-1][1].append(node)
+        (column or self._column).places.append(place)
         return node
 
-    def document(self) -> dict[str, Any]:
-        """The workflow, ready for json.dump."""
-        groups: list[dict[str, Any]] = []
-        right = 0
-        for number, (title, nodes) in enumerate(self._groups, 1):
-            width = max(node.width for node in nodes)
-            below = GROUP_TITLE + MARGIN // 2
-            for node in nodes:
-                node.pos = (right + MARGIN, below + TITLE)
-                below = node.pos[1] + node.height + GAP
-            bounding = [right, 0, width + 2 * MARGIN, below - GAP + MARGIN]
-            look = {"color": GROUP_COLOURS[(number - 1) % len(GROUP_COLOURS)], "font_size": 24, "flags": {}}
-            groups.append({"id": number, "title": f"{number} {title}", "bounding": bounding, **look})
-            right += bounding[2] + 2 * MARGIN
+    def document(self, note_title: str, note: str) -> dict[str, Any]:
+        """The workflow with its note (Markdown), ready for json.dump."""
+        placed = self._layout.groups()
+        groups = [
+            {"id": number, "title": title, "bounding": list(box), "color": colour, "font_size": 24, "flags": {}}
+            for number, ((title, box), colour) in enumerate(zip(placed, cycle(GROUP_COLOURS), strict=False), 1)
+        ]
         nodes_out = [self._saved(node, order) for order, node in enumerate(self._nodes)]
-        if self._note:
-            nodes_out.append(self._saved_note(len(self._nodes) + 1))
+        nodes_out.append(self._saved_note(len(nodes_out) + 1, note_title, note))
         return {
             "id": str(uuid.uuid5(NAMESPACE, self.name)),
             "revision": 0,
@@ -150,7 +153,7 @@ class Graph:
             ],
             "groups": groups,
             "config": {},
-            "extra": {"ds": {"scale": 0.7, "offset": [NOTE_WIDTH + 120, 120]}},
+            "extra": {"ds": view([box for _, box in placed])},
             "version": 0.4,
         }
 
@@ -168,35 +171,33 @@ class Graph:
         if node.files:
             properties["models"] = node.files
         saved = {
-            "id": node.id, "type": node.type, "pos": list(node.pos), "size": [node.width, node.height], "flags": {},
+            "id": node.id, "type": node.type, **_where(node.place), "flags": {},
             "order": order, "mode": 0, "inputs": inputs, "outputs": outputs, "properties": properties,
             "widgets_values": list(node.values.values()),
         }  # fmt: skip
         return {**saved, "title": node.title} if node.title else saved
 
-    def _saved_note(self, note_id: int) -> dict[str, Any]:
+    def _saved_note(self, note_id: int, title: str, text: str) -> dict[str, Any]:
         return {
-            "id": note_id, "type": "MarkdownNote", "pos": [-NOTE_WIDTH - 2 * MARGIN, TITLE],
-            "size": [NOTE_WIDTH, _note_height(self._note)], "flags": {}, "order": note_id - 1, "mode": 0,
-            "inputs": [], "outputs": [], "title": "Read me", "properties": {}, "widgets_values": [self._note],
+            "id": note_id, "type": "MarkdownNote", **_where(self._note), "flags": {}, "order": note_id - 1, "mode": 0,
+            "inputs": [], "outputs": [], "title": title, "properties": NOTE_PROPERTIES, "widgets_values": [text],
             "color": "#222", "bgcolor": "#000",
         }  # fmt: skip
+
+
+def _where(place: Place) -> dict[str, list[int]]:
+    return {"pos": [place.x, place.y], "size": [place.width, place.height]}
 
 
 def _saved_inputs(known: NodeType) -> list[Input]:
     return [one for one in known.inputs if one.type != EDITOR]
 
 
-def _height(known: NodeType) -> int:
-    sockets = max(sum(not one.widget for one in known.inputs), len(known.outputs))
-    return sockets * SOCKET_ROW + sum(one.widget for one in known.inputs) * WIDGET_ROW + PADDING
-
-
-def _note_height(text: str) -> int:
-    """Pixels, with room to spare: a line holds about 90 characters, code does not wrap, link targets do not show."""
-    prose, *code = re.sub(r"\]\([^)]*\)", "]", text).split("```")
-    if code:
-        prose += code[1]
-    rows = sum(math.ceil(len(line) / 90) for line in prose.splitlines())
-    code_rows = code[0].count("\n") if code else 0
-    return 60 + 24 * rows + 20 * code_rows + 22 * prose.count("\n\n") + 20 * prose.count("# ")
+def _height(known: NodeType, files: bool) -> int:
+    """Pixels without the title, enough for both canvases; views of text, which have no default, take their `room`."""
+    rows = max(sum(not one.widget for one in known.inputs), len(known.outputs))
+    widgets = [one for one in known.inputs if one.widget and (one.type != EDITOR or one.default is not None)]
+    shown = [one for one in widgets if not one.advanced and one.name != "control"]  # which is a button in a seed's row
+    classic = rows * CLASSIC_SOCKET + len(widgets) * CLASSIC_WIDGET + CLASSIC_REST
+    more = known.ours * BADGE + (files or len(shown) < len(widgets)) * FOOTER
+    return max(classic, rows * SOCKET + len(shown) * WIDGET + REST + more)

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 OBJECT_INFO = ROOT / "tests" / "host" / "object_info.json"
 
-# Node -> inputs in the editor's order (name:TYPE a socket, name=TYPE a widget), outputs (TYPE, or TYPE:name).
+# Node -> inputs in the editor's order (name:TYPE a socket, name=TYPE a widget, name~TYPE an advanced one) and outputs
+# (TYPE, or TYPE:name).
 STOCK: dict[str, tuple[str, str]] = {
-    "CLIPLoader": ("clip_name=COMBO type=COMBO device=COMBO", "CLIP"),
+    "CLIPLoader": ("clip_name=COMBO type=COMBO device~COMBO", "CLIP"),
     "CLIPTextEncode": ("clip:CLIP text=STRING", "CONDITIONING"),
     "ImageScale": ("image:IMAGE upscale_method=COMBO width=INT height=INT crop=COMBO", "IMAGE"),
     "LoadImage": ("image=COMBO upload=EDITOR", "IMAGE MASK"),
@@ -42,6 +43,7 @@ class Input(NamedTuple):
     type: str
     widget: bool
     default: Any = None
+    advanced: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,10 @@ def known_nodes() -> dict[str, NodeType]:
     """Our nodes from the committed object_info, the stock ones from the table."""
     known = {}
     for name, (inputs, outputs) in STOCK.items():
-        parts = [re.split("([:=])", part) for part in inputs.split()]
-        all_inputs = tuple(Input(key, kind, mark == "=", EDITOR_DEFAULTS.get(key)) for key, mark, kind in parts)
+        parts = [re.split("([:=~])", part) for part in inputs.split()]
+        all_inputs = tuple(
+            Input(key, kind, mark != ":", EDITOR_DEFAULTS.get(key), mark == "~") for key, mark, kind in parts
+        )
         pairs = [part.partition(":") for part in outputs.split()]
         known[name] = NodeType(all_inputs, tuple((pair[2] or pair[0], pair[0]) for pair in pairs), ours=False)
     for name, info in json.loads(OBJECT_INFO.read_text(encoding="utf-8")).items():
@@ -81,7 +85,8 @@ def known_nodes() -> dict[str, NodeType]:
         for kind in ("required", "optional"):
             for key in info["input_order"].get(kind, []):
                 value_type, options = [*info["input"][kind][key], {}][:2]
-                found.append(Input(key, value_type, value_type in WIDGET_TYPES, options.get("default")))
+                advanced = bool(options.get("advanced"))
+                found.append(Input(key, value_type, value_type in WIDGET_TYPES, options.get("default"), advanced))
                 if options.get("control_after_generate"):
                     found.append(Input("control", EDITOR, True, EDITOR_DEFAULTS["control"]))
         found.sort(key=lambda one: one.widget)  # the editor lists sockets first

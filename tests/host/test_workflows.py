@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 import dummyforcing_core
 from dummyforcing_core.models.catalogue import SOURCES
 from dummyforcing_core.models.families import FAMILIES
-from tests.host.clips import FILES, HERE, read
+from tests.host.clips import FILES, HERE, TITLES, WORKFLOWS, read
 from tests.host.install import REPOSITORY
 from tests.host.server import ComfyServer
 from tests.host.workflow_format import layout_problems, our_nodes, problems, to_api, widgets
@@ -27,11 +28,9 @@ each_workflow = pytest.mark.parametrize("name", FILES)
 # ---- the files
 
 
-def test_there_are_the_seven_workflows() -> None:
-    assert set(FILES) == {
-        "demo", "dense_vs_dummy_forcing_480p", "long_1080p", "interactive_story_60s", "image_start",
-        "profile_heads_and_save", "teacache_on_top",
-    }  # fmt: skip
+def test_there_are_the_seven_workflows_with_their_pictures() -> None:
+    names = {path.name for path in WORKFLOWS.iterdir()}
+    assert names == {f"{title}.{ending}" for title in TITLES.values() for ending in ("json", "jpg")}
 
 
 def test_the_files_are_what_the_script_makes() -> None:
@@ -49,9 +48,11 @@ def test_layout_problems_are_found() -> None:
     workflow = read(FILES["demo"])
     workflow["nodes"][1]["pos"] = workflow["nodes"][2]["pos"]
     workflow["nodes"][3]["size"] = [340, 4000]
-    workflow["groups"][4]["bounding"][0] = workflow["groups"][3]["bounding"][0]
+    workflow["groups"][5]["bounding"][0] = workflow["groups"][4]["bounding"][0]
+    workflow["groups"][0]["bounding"][0] = -200
     said = " ".join(layout_problems(workflow))
     assert "nodes 2 and 3 overlap" in said and "node 4 (" in said and "groups 4 Sample and 5 Report overlap" in said
+    assert "2002 by 978 is 2:1 or wider" in said
 
 
 @each_workflow
@@ -68,8 +69,8 @@ def test_every_model_file_has_a_true_link_and_a_download_line(name: str) -> None
             source = known[link["name"]]
             assert link["url"] == f"https://huggingface.co/{source.repo}/resolve/main/{source.path}"
             assert f"models/{link['directory']}" == source.folder
-            assert source.download in note and link["url"] in note
-    assert ("hf download" in note) == (name != "demo")
+            assert f"[{link['name']}]({link['url']}) in `{source.folder}`" in note
+    assert ("## Files" in note) == (name != "demo")
 
 
 @each_workflow
@@ -94,12 +95,19 @@ def test_seeds_are_fixed(name: str) -> None:
 
 @each_workflow
 def test_thumbnail(name: str) -> None:
+    """Square, small, and of frames that differ; only the head map has nothing that could move."""
     image_module = pytest.importorskip("PIL.Image")
     path = FILES[name].with_suffix(".jpg")
-    assert path.stat().st_size < 60_000
+    assert path.stat().st_size < 300_000
     with image_module.open(path) as picture:
-        assert picture.format == "JPEG" and picture.width == 512 and 256 <= picture.height <= 512
-        assert np.asarray(picture).std() > 15
+        assert picture.width == picture.height >= 256
+        moving = getattr(picture, "n_frames", 1) > 1
+        assert (picture.format, moving) == (("JPEG", False) if name == "profile_heads_and_save" else ("WEBP", True))
+        first = np.asarray(picture.convert("RGB"), dtype=np.int16)
+        assert first.std() > 15
+        if moving:
+            picture.seek(picture.n_frames // 2)
+            assert np.abs(np.asarray(picture.convert("RGB")) - first).max() > 50
 
 
 # ---- the graphs
@@ -214,8 +222,8 @@ def test_what_an_older_file_may_lack(values: list[int], opened: list | str) -> N
 
 
 def test_the_template_browser_finds_them_with_their_pictures(host: ComfyServer) -> None:
-    assert set(host.get("/workflow_templates")["ComfyUI-DummyForcing"]) == set(FILES)
-    for name, path in FILES.items():
-        where = f"/api/workflow_templates/ComfyUI-DummyForcing/{name}"
+    assert set(host.get("/workflow_templates")["ComfyUI-DummyForcing"]) == set(TITLES.values())
+    for path in FILES.values():
+        where = f"/api/workflow_templates/ComfyUI-DummyForcing/{urllib.parse.quote(path.stem)}"
         assert host.get(f"{where}.json") == read(path)
         assert host.get_bytes(f"{where}.jpg") == path.with_suffix(".jpg").read_bytes()

@@ -17,6 +17,8 @@ WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 CONTROLS = {"fixed", "increment", "decrement", "randomize"}
 TITLE = 30
 """Pixels of a node's title, above its position."""
+MAX_ASPECT = 2
+"""Width of a graph by its height: wider ones are not read in a window."""
 
 _EXTRA_WIDGETS = {"PreviewAny": 3}
 """Widgets that the page adds to some stock nodes, and that only it reads."""
@@ -188,7 +190,7 @@ def _agree(given: str, wanted: Any) -> bool:
 
 
 def layout_problems(workflow: Workflow) -> list[str]:
-    """Nodes that overlap, stick out of their group or belong to none, and groups that overlap."""
+    """Nodes that overlap, stick out of their group or belong to none, groups that overlap, a graph that is too wide."""
     boxes = {
         node["id"]: (node["pos"][0], node["pos"][1] - TITLE, *_far(node["pos"], node["size"]))
         for node in workflow["nodes"]
@@ -202,8 +204,12 @@ def layout_problems(workflow: Workflow) -> list[str]:
         box = boxes[node["id"]]
         around = [title for title, area in areas.items() if _overlap(box, area)]
         inside = [title for title in around if _within(box, areas[title])]
-        if (around or inside) if node["type"] in NOTES else (len(inside) != 1 or around != inside):
+        if len(inside) != 1 or around != inside:
             found.append(f"node {node['id']} ({node['type']}) touches the groups {around}, lies inside {inside}")
+    left, top = (min(area[side] for area in areas.values()) for side in (0, 1))
+    right, bottom = (max(area[side] for area in areas.values()) for side in (2, 3))
+    if right - left >= MAX_ASPECT * (bottom - top):
+        found.append(f"{right - left} by {bottom - top} is {MAX_ASPECT}:1 or wider")
     return found
 
 

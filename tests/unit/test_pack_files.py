@@ -81,8 +81,8 @@ NEEDED = [
     "__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md", "nodes/extension.py",
     "nodes/host/sampler.py", "dummyforcing_core/assets/demo_model.safetensors",
     "dummyforcing_core/assets/demo_codec.safetensors", "dummyforcing_core/models/wan.py", "web/live.js",
-    "web/docs/DummyForcingClipSize.md", "web/docs/DummyForcingClipSize/zh.md", "workflows/demo.json",
-    "workflows/demo.jpg", "locales/en/nodeDefs.json", "locales/zh/nodeDefs.json", "prompts/demo_world.txt",
+    "web/docs/DummyForcingClipSize.md", "web/docs/DummyForcingClipSize/zh.md", "workflows/1 Demo.json",
+    "workflows/1 Demo.jpg", "locales/en/nodeDefs.json", "locales/zh/nodeDefs.json", "prompts/demo_world.txt",
     "docs/troubleshooting.md",
 ]  # fmt: skip
 UNWANTED = [

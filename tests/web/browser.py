@@ -112,6 +112,20 @@ class ComfyPage:
         self.page.evaluate("async (data) => { await app.loadGraphData(data) }", data)
         self._settle()
 
+    def open_template(self, file: Path) -> None:
+        """A workflow file as the template browser opens it: zoomed so that all nodes are seen."""
+        self.page.evaluate(
+            "async ([data, name]) => { await app.loadGraphData(data, true, true, name, {openSource: 'template'}) }",
+            [json.loads(file.read_text(encoding="utf-8")), file.stem],
+        )
+        self._settle()
+
+    def browse_templates(self, pack: str) -> None:
+        """Opens the template browser at the templates of a pack."""
+        self.page.evaluate("() => void app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        self.page.get_by_text(pack, exact=True).first.click()
+        self.page.wait_for_selector("[data-testid^='template-workflow-']")
+
     def drop(self, file: Path, mime: str = "application/json") -> None:
         """Drops a file on the middle of the canvas, as from a file manager."""
         before = self.page.evaluate("() => app.graph.id")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.install import REPOSITORY
+from tests.host.clips import FILES
 from tests.web.browser import ComfyPage
 from tests.web.test_live import BOTH_LOOKS, CLIP, LONG, idle, report, wait_live
 
-DEMO = REPOSITORY / "workflows" / "demo.json"
+DEMO = FILES["demo"]
 __all__ = ["idle"]
 
 
@@ -95,7 +95,7 @@ def test_titles_come_translated(page: ComfyPage) -> None:
         page.open(**{"Comfy.Locale": "en"})
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "workflows").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES.values(), ids=FILES)
 def test_the_page_reads_every_template_without_complaint(page: ComfyPage, path: Path) -> None:
     page.load(path)
     kinds = {node["class_type"] for node in page.prompt().values()}
