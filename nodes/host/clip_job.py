@@ -107,8 +107,7 @@ def clip_job(
     sigmas: Tensor | None = None,
 ) -> ClipJob:
     """The job of a Streaming Sampler's inputs; DummyForcingError if it cannot be done."""
-    family, known_from = family_of(model)
-    check_patches(model)
+    family, known_from = _family(model)
     schedule = schedule_by(sigmas, family.schedule)
     shown, shape = _made(latent, fps, family, schedule)
     start = None if start_latent is None else _checked_start(start_latent["samples"], shape, fps)
@@ -130,6 +129,13 @@ def clip_job(
         model, conditioning, extended(latent["samples"], shape), shown, fps, start, family, known_from, policy, sigmas,
         schedule, vae, live, needs, notes,
     )  # fmt: skip
+
+
+def _family(model: Any) -> tuple[Family, str]:
+    """Of a MODEL that other nodes have left fit for a stream, and where it is known from."""
+    family, known_from = family_of(model)
+    check_patches(model)
+    return family, known_from
 
 
 def _check_canvas(latent: dict, schedule: Schedule) -> None:

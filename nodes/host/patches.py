@@ -26,7 +26,7 @@ def check_patches(model: Any) -> None:
         "copies for several GPUs (MultiGPU CFG Split) that share two predictions a step, of which a stream makes one: "
         "take it out": bool(model.get_additional_models_with_key("multigpu")),
         "noise levels of another kind of model (ModelSampling): take it out": not isinstance(
-            model.get_model_object("model_sampling"), comfy.model_sampling.CONST
+            model.object_patches.get("model_sampling", comfy.model_sampling.CONST()), comfy.model_sampling.CONST
         ),
     }
     for what, there in surplus.items():

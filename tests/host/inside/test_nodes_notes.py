@@ -149,7 +149,7 @@ def loras(base: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pair = {"lora_A.weight": torch.randn(4, 256), "lora_B.weight": torch.randn(256, 4)}
     fits = {f"diffusion_model.blocks.0.self_attn.q.{side}": part for side, part in pair.items()}
-    other = {f"diffusion_model.double_blocks.0.img_attn.{side}": part for side, part in pair.items()}
+    other = {f"diffusion_model.double_blocks.0.img_attn.{side}": part.clone() for side, part in pair.items()}
     save_file(fits, folder / "note_fits.safetensors")
     save_file(fits | other, folder / "note_half.safetensors")
     save_file(other, folder / "note_flux.safetensors")
