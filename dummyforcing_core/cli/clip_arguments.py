@@ -108,6 +108,8 @@ def asked_clip(args: argparse.Namespace, default_frames: int = DEFAULT_FRAMES) -
 
 def asked_video(args: argparse.Namespace) -> Asked:
     """The same of a command that writes it. OutputError also for a codec or crf that no encoder here has."""
-    encoding = Encoding(args.codec, args.crf)
+    encoding, asked = Encoding(args.codec, args.crf), asked_clip(args)
     encoding.check_encoder()
-    return replace(asked_clip(args), encoding=encoding)
+    if not is_demo(args.model):  # whose video is larger
+        encoding.check_size(*asked.size)
+    return replace(asked, encoding=encoding)

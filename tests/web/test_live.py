@@ -144,6 +144,25 @@ def test_a_whole_clip_takes_the_place_of_its_chunks(page: ComfyPage, tmp_path: P
     assert page.errors == []
 
 
+SEEK = """async (moment) => {
+    const video = document.querySelector("video[data-shown]");
+    video.pause();
+    await new Promise((done) => { video.onseeked = done; video.currentTime = moment; });
+    return [video.currentTime, video.duration, video.error?.message ?? ""];
+}"""
+
+
+@pytest.mark.parametrize("codec", ["h264", "av1"])
+def test_a_clip_of_either_codec_plays_and_seeks(page: ComfyPage, codec: str) -> None:
+    page.set_widget(build(page, 5.0), "codec", codec)
+    prompt_id = page.run()
+    wait_live(page, f"{CLIP} && s.time > 0")
+    assert f"{codec}, crf 16" in report(page, prompt_id)
+    for moment in (4.5, 0.5):
+        assert page.page.evaluate(SEEK, moment) == [moment, 5, ""]
+    assert page.errors == []
+
+
 @pytest.mark.parametrize("vae", [True, False])
 def test_cancel_tells_how_far_it_came_and_keeps_the_page_usable(page: ComfyPage, tmp_path: Path, vae: bool) -> None:
     build(page, LONG, vae=vae)
