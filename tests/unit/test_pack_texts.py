@@ -52,12 +52,21 @@ def read_nodes(source: str) -> dict[str, Node]:
 
 
 def elements(node: ast.expr) -> Iterator[ast.Call]:
+    """Of a list; *function() stands for the list that this function of nodes/schema.py returns."""
     assert isinstance(node, ast.List)
     for element in node.elts:
+        if isinstance(element, ast.Starred):
+            yield from elements(SHARED[ast.unparse(element.value).removesuffix("()")])
+            continue
         assert isinstance(element, ast.Call)
         yield element
 
 
+SHARED: dict[str, ast.expr] = {
+    function.name: last.value
+    for function in ast.parse((ROOT / "nodes" / "schema.py").read_text(encoding="utf-8")).body
+    if isinstance(function, ast.FunctionDef) and isinstance(last := function.body[-1], ast.Return) and last.value
+}
 NODES: dict[str, Node] = {}
 for module in sorted((ROOT / "nodes").glob("*.py")):
     NODES |= read_nodes(module.read_text(encoding="utf-8"))
