@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError, shown
@@ -102,11 +105,29 @@ class Encoding:
         tag(context)
         context.options = CODECS[self.codec].options(self.crf)
         os.environ.setdefault("SVT_LOG", "0")  # SVT-AV1 tells stderr about itself; what it refuses is raised as well
-        context.open()
+        with _usual_priority():
+            context.open()
         return stream
 
 
 DEFAULT_ENCODING = Encoding()
+
+
+@contextlib.contextmanager
+def _usual_priority() -> Iterator[None]:
+    """Where it may, as root, SVT-AV1 makes its threads and the caller's real-time ones for good, and all else waits."""
+    tasks = Path("/proc/self/task")
+    if not tasks.is_dir() or not hasattr(os, "sched_setscheduler"):  # only Linux has both
+        yield
+        return
+    own, before = str(threading.get_native_id()), set(os.listdir(tasks))
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        for task in {own, *os.listdir(tasks)} - (before - {own}):
+            with contextlib.suppress(OSError):  # it has ended
+                os.sched_setscheduler(int(task), policy, priority)
 
 
 def import_av() -> Any:

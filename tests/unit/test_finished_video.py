@@ -223,6 +223,16 @@ def test_a_size_that_av1_cannot_be_is_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system tells no scheduler")
+def test_an_encoder_changes_nobodys_priority(tmp_path, encoding):
+    """As root SVT-AV1 would make every thread of the process real-time, this one too."""
+    before = os.sched_getscheduler(0)
+    writer = grown(tmp_path / "clip.mp4", encoding)
+    assert {os.sched_getscheduler(int(task)) for task in os.listdir("/proc/self/task")} == {before}
+    writer.finish()
+    assert os.sched_getscheduler(0) == before
+
+
 def test_crf_0_is_lossless_and_a_high_one_is_small(tmp_path, encoding):
     sizes = []
     clip = np.random.default_rng(0).integers(0, 255, (4, 48, 64, 3), np.uint8)
