@@ -37,4 +37,5 @@ _SCENES = {
     "eyes while large snowflakes begin to fall. Close shot, quiet, soft light.",
 }
 STORY = "\n".join(f"{start} | {scene}" for start, scene in _SCENES.items())
-DEMO_PROMPT = "a red circle on the left moving sideways and a blue square on the right moving up and down"
+# They never meet: a shape that passes behind another is what the demo model does worst.
+DEMO_PROMPT = "a red circle at the top left moving sideways and a blue square at the bottom right moving sideways"

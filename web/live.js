@@ -6,14 +6,14 @@ import { allNodes, findNode, findNodeByLocator, onOutput, rootGraph } from "./gr
 import { hideHostPreview } from "./hidden_preview.js";
 import { loopSetting, loops, toggleLoop } from "./live_loop.js";
 import { elements } from "./live_elements.js";
-import { endText, memoryText, progressText, promptText } from "./live_text.js";
+import { endText, fileText, memoryText, notesOf, notesText, progressText, promptText } from "./live_text.js";
 import { newestVideo } from "./newest_video.js";
 import { text } from "./texts.js";
 import { announce } from "./watching.js";
 
 const EVENT = "dummyforcing.chunk";
 const NODE = "DummyForcingStreamingSampler";
-const HEIGHT = 280;
+const HEIGHT = 310;
 
 const views = () => allNodes().flatMap((node) => node.dummyForcingLive ?? []);
 
@@ -42,7 +42,7 @@ app.registerExtension({
 });
 
 function liveView(node) {
-  const { box, stage, line, memory, prompt, clips, finish, loop } = elements();
+  const { box, stage, line, rows, clips, finish, loop } = elements();
   const open = addElement(node, "dummyforcing_live", box, () => HEIGHT);
   const video = newestVideo(stage, text("video"), loops);
   let running = null; // the server's name for this node while it samples
@@ -81,9 +81,11 @@ function liveView(node) {
   }
 
   function tell(detail) {
-    memory.textContent = memory.title = memoryText(detail);
-    prompt.textContent = prompt.title = promptText(detail);
-    for (const row of [memory, prompt]) row.hidden = row.textContent === "";
+    [notesText, memoryText, promptText].forEach((words, index) => {
+      const row = rows[index];
+      row.textContent = row.title = words(detail);
+      row.hidden = row.textContent === "";
+    });
   }
 
   function showLoop(on) {
@@ -123,8 +125,8 @@ function liveView(node) {
     finished(output) {
       if (running !== null) return;
       const files = output?.images ?? [];
-      line.textContent = "";
-      tell({});
+      line.textContent = line.title = fileText(files);
+      tell({ notes: notesOf(output?.text?.[0]) });
       clipButtons(files);
       if (files.length) video.clip(address(files[0]));
       else video.clear();

@@ -13,18 +13,20 @@ export function elements() {
   line.setAttribute("aria-live", "polite");
   const clips = element("div", "display:flex;flex-wrap:wrap;gap:4px");
   // Two lines at most; the rest is in their tooltips.
-  const [memory, prompt] = [element("div", CLAMPED), element("div", CLAMPED)];
-  memory.hidden = prompt.hidden = true;
-  memory.dataset.says = "memory";
-  prompt.dataset.says = "prompt";
+  const rows = ["notes", "memory", "prompt"].map((says) => {
+    const row = element("div", CLAMPED);
+    row.hidden = true;
+    row.dataset.says = says;
+    return row;
+  });
   const buttons = element("div", "display:flex;gap:4px");
   const finish = button(`${BUTTON};flex:1`);
   finish.className = "dummyforcing-finish";
   const loop = button(BUTTON);
   loop.textContent = "↻";
   buttons.append(finish, loop);
-  box.append(stage, line, memory, prompt, clips, buttons);
-  return { box, stage, line, memory, prompt, clips, finish, loop };
+  box.append(stage, line, ...rows, clips, buttons);
+  return { box, stage, line, rows, clips, finish, loop };
 }
 
 function element(tag, style) {

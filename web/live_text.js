@@ -1,10 +1,12 @@
 // What stands under the live view.
 import { text } from "./texts.js";
 
+const NOTE = "note: ";
+
 // While it runs. Times come in seconds.
-export function progressText({ chunk, chunks, fps, seconds_left, decoding, notes = [] }) {
+export function progressText({ chunk, chunks, fps, seconds_left, decoding }) {
   if (decoding) return text("decoding", { chunk: decoding, chunks });
-  if (chunk === 0) return [text(chunks === 1 ? "starting_one" : "starting", { chunks }), ...notes].join(" · ");
+  if (chunk === 0) return text(chunks === 1 ? "starting_one" : "starting", { chunks });
   const left = seconds_left === null ? [] : [text("left", { time: clock(seconds_left) })];
   return [text("chunk", { chunk, chunks }), `${fps} FPS`, ...left].join(" · ");
 }
@@ -19,6 +21,15 @@ export function memoryText({ memory, kv_mib, device_mib }) {
 
 // The prompt that the newest chunk was made with.
 export const promptText = ({ prompt }) => (prompt ? text("prompt", { prompt }) : "");
+
+// What the user should know of this clip.
+export const notesText = ({ notes = [] }) => notes.join(" · ");
+
+// The notes of a report.
+export const notesOf = (report = "") => report.split("\n").filter((row) => row.startsWith(NOTE)).map((row) => row.slice(NOTE.length));
+
+// Where a clip lies in the output folder.
+export const fileText = (files) => files.map(({ subfolder, filename }) => [subfolder, filename].filter(Boolean).join("/")).join(", ");
 
 // After it. `part`: where a playable part of the clip stays in the output folder, if there is one.
 export function endText({ outcome, part }, { chunk = 0, chunks = 0 }) {

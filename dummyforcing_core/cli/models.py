@@ -105,6 +105,8 @@ def blocks(sources: Iterable[Source]) -> Iterator[str]:
             yield from [_fact("  unverified", file.unverified)] if file.unverified else []
             yield _fact("  lands at", file.landing)
             yield f"  {'  fetch':<{FIELD}} {file.download}"  # on one line, to be copied
+            if file.place != file.landing:
+                yield f"  {'  then':<{FIELD}} mv {file.landing} {file.place}"  # where templates look for it
 
 
 def _fact(name: str, value: str) -> str:

@@ -44,6 +44,11 @@ class SourceFile:
         return f"{self.folder}/{self.path.rpartition('/')[2] if self.github else self.path}"
 
     @property
+    def place(self) -> str:
+        """Where ComfyUI lists it under its name alone, as templates do."""
+        return f"{self.folder}/{self.path.rpartition('/')[2]}"
+
+    @property
     def download(self) -> str:
         """The command that fetches it, to be run in ComfyUI's folder."""
         if self.github:

@@ -85,7 +85,7 @@ def parse_prompt(text: str) -> tuple[list[int], list[str]]:
             shapes.append(pending | ({"kind": value} if value >= 0 else {}))
             pending = {}
             if len(shapes) > 2:
-                unknown.append(words)
+                unknown.append(f"a third shape ({words})")
         elif field != "glue":
             (pending if forward or not shapes else shapes[-1]).setdefault(field, value)
     if shapes:  # "a ball that is red": nothing came after the colour

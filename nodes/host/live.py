@@ -118,7 +118,7 @@ class LiveView:
         self.newest = b""  # the newest chunk as mp4
         self.kept = False  # whether frames of the clip are on disk
         self.part = ""  # where, below the output folder, until it is whole
-        self.about: dict[str, str] = {}  # what holds now: the memory in force, the prompt
+        self.about: dict[str, Any] = {}  # what holds now: the memory in force, the prompt, notes
         self._chunks, self._calls, self._fps = chunks, calls, fps
         self._begun = 0  # model calls
         # Beside the sampling, one after the other: previews are encoded, and the page hears of chunks in their order.
@@ -132,7 +132,8 @@ class LiveView:
         for note in notes:
             logging.warning("Dummy Forcing: %s", note)
         if notes:
-            self.send(running=True, chunk=0, chunks=self._chunks, notes=[*notes], **self.about)
+            self.about["notes"] = [*notes]
+            self.send(running=True, chunk=0, chunks=self._chunks, **self.about)
 
     def step(self) -> None:
         """A model call begins."""

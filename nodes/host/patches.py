@@ -13,9 +13,8 @@ def check_patches(model: Any) -> None:
     options = model.model_options
     inner = options.get("transformer_options", {})
     surplus = {
-        "EasyCache or LazyCache, which take a step of one chunk for that of the next: use TeaCache (AR)": (
-            "easycache" in inner
-        ),
+        "EasyCache or LazyCache, which take a step of one chunk for that of the next: take it out, and use TeaCache "
+        "(AR) instead": "easycache" in inner,
         "context windows (Context Windows): a stream has its own, use Apply Cache Window": (
             options.get("context_handler") is not None
         ),

@@ -81,6 +81,7 @@ def sample_clip(job: ClipJob, seed: int, to: Destination) -> Sampled:
     if view.finish_asked.is_set() and len(report.chunks) < chunks:
         remember_early_end(seed, to.fps, to.prefix, to.encoding.codec, to.encoding.crf)
         there = min(report.pixel_frames, job.shown.frames)
+        report.conditions.pop("made", None)
         report.conditions |= {"frames": f"{there} of {job.shown.frames}", "length": seconds_text(there, to.fps)}
         notes.append(f"ended early after {len(report.chunks)} of {chunks} chunks")
     report.total_ms = ms_since(began)

@@ -66,7 +66,7 @@ def test_no_noun_leaves_both_shapes_unnamed():
 
 def test_unknown_words_are_returned_in_order():
     assert parse_prompt("a furry red ball riding a box")[1] == ["furry", "riding"]
-    assert parse_prompt("a ball, a box and a triangle")[1] == ["triangle"]
+    assert parse_prompt("a ball, a box and a triangle")[1] == ["a third shape (triangle)"]
 
 
 def test_describe_and_parse_are_inverse():

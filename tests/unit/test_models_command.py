@@ -200,7 +200,7 @@ def test_bad_words_are_refused(run: Run, words: list[str], message: str) -> None
 
 def test_lines_fit_a_terminal_but_for_the_commands(run: Run) -> None:
     long = [line for line in run("models").out.split("\n") if len(line) > 110]
-    assert all(line.strip().startswith("fetch ") for line in long)
+    assert all(line.strip().startswith(("fetch ", "then ")) for line in long)
 
 
 def _blocks(out: str) -> dict[str, str]:
