@@ -60,7 +60,7 @@ LIVE = (
     return {open: !!box && box.style.display !== "none", line: box?.querySelector("[aria-live]").textContent,
             seen: area?.width > 50 && area?.height > 50, width: video?.videoWidth ?? 0, time: video?.currentTime ?? 0,
             disabled: button?.disabled, button: !!button && !button.hidden, source: video?.src ?? "",
-            memory: said("memory"), prompt: said("prompt")};
+            memory: said("memory"), prompt: said("prompt"), notes: said("notes")};
 }"""
 )
 

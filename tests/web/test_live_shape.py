@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -16,6 +17,7 @@ from PIL import Image
 from dummyforcing_core.clips.video import clip_bytes
 from tests.host.install import REPOSITORY
 from tests.web.browser import ComfyPage
+from tests.web.test_demo_workflow import widget
 from tests.web.test_live import BOTH_LOOKS, CLIP, LONG, PLACES, build, idle, live, tell, wait_live
 
 __all__ = ["idle"]
@@ -210,6 +212,28 @@ def test_the_view_speaks_chinese_where_the_page_does(page: ComfyPage) -> None:
         assert page.page.locator(".dummyforcing-finish").inner_text() == CHINESE["finish"]
     finally:
         page.open(**{"Comfy.Locale": "en"})
+
+
+@BOTH_LOOKS
+def test_what_the_user_should_know_stands_under_the_picture_and_so_does_the_file(
+    page: ComfyPage, nodes_2: bool
+) -> None:
+    page.use_nodes_2(nodes_2)
+    node = build(page, LONG)
+    page.fit()
+    widget(page, "CLIPTextEncode", "text", "a furry red circle on the left")
+    note = "the demo world does not know: furry (ignored)"
+    with page.execution():
+        page.queue()
+        wait_live(page, f"s.line.startsWith('chunk') && s.notes === {json.dumps(note)}")
+        page.page.click(".dummyforcing-finish")
+    state = wait_live(page, f"{CLIP} && s.notes.startsWith({json.dumps(note)})")
+    assert "ended early after" in state["notes"]
+    assert re.fullmatch(r"video/streaming_\d+_\.mp4", state["line"]), state
+    widget(page, "CLIPTextEncode", "text", "a red circle on the left")
+    page.set_widget(node, "seed", 12345 + nodes_2)
+    page.queue()
+    assert wait_live(page, "s.line.startsWith('chunk')")["notes"] == ""
 
 
 def test_the_prompt_in_force_and_the_memory_are_told(page: ComfyPage) -> None:
