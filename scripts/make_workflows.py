@@ -21,7 +21,7 @@ from workflow_titles import TITLES
 WORKFLOWS = ROOT / "workflows"
 SEED = 42
 NOTE_WIDTH = 360
-PICTURE, TEXT, REPORT = 310, 120, 70  # pixels at least: our nodes' videos need 300
+PICTURE, TEXT, REPORT = 320, 120, 70  # pixels at least: our nodes' videos need 316
 
 TEXT_ENCODER, VAE = "umt5_xxl_fp8_e4m3fn_scaled.safetensors", "wan_2.1_vae.safetensors"
 SELF_FORCING, LONGLIVE, LONGLIVE_LORA = "self_forcing_dmd.pt", "longlive_base.pt", "lora.pt"

@@ -13,7 +13,7 @@ import { announce } from "./watching.js";
 
 const EVENT = "dummyforcing.chunk";
 const NODE = "DummyForcingStreamingSampler";
-const HEIGHT = 310;
+const HEIGHT = 296;
 
 const views = () => allNodes().flatMap((node) => node.dummyForcingLive ?? []);
 
