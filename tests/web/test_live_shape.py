@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -18,7 +17,7 @@ from dummyforcing_core.clips.video import clip_bytes
 from tests.host.install import REPOSITORY
 from tests.web.browser import ComfyPage
 from tests.web.test_demo_workflow import widget
-from tests.web.test_live import BOTH_LOOKS, CLIP, LONG, PLACES, build, idle, live, tell, wait_live
+from tests.web.test_live import BOTH_LOOKS, CLIP, FILE, LONG, PLACES, build, idle, live, tell, wait_live
 
 __all__ = ["idle"]
 CHINESE = json.loads((REPOSITORY / "locales/zh/main.json").read_text(encoding="utf-8"))["dummyforcing"]
@@ -229,7 +228,7 @@ def test_what_the_user_should_know_stands_under_the_picture_and_so_does_the_file
         page.page.click(".dummyforcing-finish")
     state = wait_live(page, f"{CLIP} && s.notes.startsWith({json.dumps(note)})")
     assert "ended early after" in state["notes"]
-    assert re.fullmatch(r"video/streaming_\d+_\.mp4", state["line"]), state
+    assert FILE.fullmatch(state["line"]), state
     widget(page, "CLIPTextEncode", "text", "a red circle on the left")
     page.set_widget(node, "seed", 12345 + nodes_2)
     page.queue()

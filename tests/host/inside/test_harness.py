@@ -18,7 +18,7 @@ Call = Callable[..., Called]
 
 
 def test_the_probe_pack_is_loaded_as_the_host_names_it(probe: Pack, base: Path) -> None:
-    assert set(probe.nodes) == {"HarnessConditioning", "HarnessPreview"}
+    assert set(probe.nodes) == {"HarnessConditioning", "HarnessPreview", "HarnessLoop"}
     assert probe.module.__name__.endswith("/custom_nodes/ComfyUI-Harness-Probe")
     nodes_module = sys.modules[f"{probe.module.__name__}.probe_nodes"]
     assert probe.nodes["HarnessPreview"].__module__ == nodes_module.__name__, "imported a second time"
