@@ -4,6 +4,11 @@ import { outerNodes } from "./graph.js";
 const MARGIN = 10;
 const PROMOTED = "preview"; // the type of widget that older pages show on a subgraph node too
 const OWN = "dummyforcing";
+const CLOSED = "dummyforcing-closed";
+
+// On the classic canvas a widget's frame takes clicks, also on what lies below a node whose widget has no height.
+const style = document.head.appendChild(document.createElement("style"));
+style.textContent = `.dom-widget:has(> .${CLOSED}){pointer-events:none!important}`;
 
 // An element inside a node, closed at first. `height()` is what it needs in pixels. Returns a function that opens or
 // closes it; opened again, it gets the room that it needs by now.
@@ -15,6 +20,7 @@ export function addElement(node, name, element, height) {
   const type = () => (outerNodes(node).some(ownsWidgets) ? OWN : PROMOTED);
   Object.defineProperty(inside.widget, "type", { get: type, set() {}, configurable: true, enumerable: true });
   let outside = [];
+  element.classList.add(CLOSED);
   // Colours of the user's palette.
   element.style.cssText += ";display:none;flex-direction:column;gap:4px;font:12px sans-serif;color:var(--input-text,#ccc)";
 
@@ -23,6 +29,7 @@ export function addElement(node, name, element, height) {
     const [before, opens] = [room(), !open];
     open = wanted;
     element.style.display = open ? "flex" : "none";
+    element.classList.toggle(CLOSED, !open);
     element.style.minHeight = `${open ? height() : 0}px`;
     if (opens) outside = outerNodes(node).filter(ownsWidgets).map((outer) => placeIn(outer, name, element, room));
     if (open) for (const place of [inside, ...outside]) place.grow();

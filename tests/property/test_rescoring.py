@@ -120,10 +120,10 @@ def test_rescoring_sees_the_window_again_rebuilt_from_retained_latents(policy: G
         def observation(self, setting):
             inner = super().observation(setting)
 
-            def observe(layer, heads, q, k, found):
+            def observe(layer, heads, q, k, v, found):
                 named = {r.name: tuple(sorted(r.frames)) for r in found}
                 regions.setdefault(named["current"][0], set()).add((named["sink"], named["recent"]))
-                inner(layer, heads, q, k, found)
+                inner(layer, heads, q, k, v, found)
 
             observe.scores = inner.scores
             return observe

@@ -129,7 +129,7 @@ def opens_text_without_encoding(call: ast.Call) -> bool:
         first = 1
     elif isinstance(call.func, ast.Attribute) and call.func.attr == "open":
         owner = ast.unparse(call.func.value).split(".")[-1].lstrip("_")
-        if owner in ("av", "Image", "codec_context", "os", "webbrowser"):
+        if owner in ("av", "import_av()", "Image", "codec_context", "context", "os", "webbrowser"):
             return False  # pictures, videos, codecs
         first = 0 if owner not in ("io", "gzip", "tarfile", "zipfile") else 1
     else:

@@ -307,7 +307,7 @@ def test_watch_sees_windows() -> None:
     noted: list[tuple[int, int, tuple[int, ...]]] = []
 
     def watch(span: Span, step: int):
-        def note(layer, heads, q, k, regions) -> None:
+        def note(layer, heads, q, k, v, regions) -> None:
             noted.append((span.chunk, step, regions[0].frames))
 
         return note if span.chunk != 2 else None

@@ -39,8 +39,9 @@ def test_the_pointer_tells_the_masses_behind_a_role_and_another_tab_leaves_it(
     cells.nth(5).hover()
     said = line.inner_text()
     assert said.startswith("layer 1, head 1:")
-    shares = [float(part.rsplit(" ", 1)[-1]) for part in said.split(" %")[:-1]]
+    *shares, change = [float(part.rsplit(" ", 1)[-1]) for part in said.split(" %")[:-1]]
     assert len(shares) == 3 and sum(shares) == pytest.approx(100, abs=0.2)
+    assert "Output change without far frames: " in said and 0 < change <= 100
     page.screenshot(tmp_path / "heads.png")
     page.page.mouse.move(5, 300)
     assert line.inner_text() == resting != said

@@ -213,6 +213,17 @@ def test_the_view_speaks_chinese_where_the_page_does(page: ComfyPage) -> None:
         page.open(**{"Comfy.Locale": "en"})
 
 
+@pytest.mark.parametrize("kind", ["DummyForcingStreamingSampler", "DummyForcingProfileHeads"])
+def test_a_closed_view_takes_no_clicks_below_its_node(page: ComfyPage, kind: str) -> None:
+    node = page.add_node(kind, 250, 100)
+    under = """(id) => {
+        const {pos, size} = app.graph.getNodeById(id), {scale, offset} = app.canvas.ds;
+        const [x, y] = [pos[0] + 60 + offset[0], pos[1] + size[1] + 40 + offset[1]];
+        return document.elementFromPoint(x * scale, y * scale).id;
+    }"""
+    assert page.page.evaluate(under, node) == "graph-canvas"
+
+
 @BOTH_LOOKS
 def test_what_the_user_should_know_stands_under_the_picture_and_so_does_the_file(
     page: ComfyPage, nodes_2: bool
