@@ -198,6 +198,14 @@ def test_bad_words_are_refused(run: Run, words: list[str], message: str) -> None
     assert result.out == ""
 
 
+def test_a_file_that_lands_elsewhere_is_moved_to_where_templates_look(run: Run) -> None:
+    out = run("models").out
+    files = [file for source in SOURCES.values() for file in source.files]
+    assert any(file.place != file.landing for file in files) and any(file.place == file.landing for file in files)
+    for file in files:
+        assert (f"mv {file.landing} {file.place}" in out) == (file.place != file.landing), file.path
+
+
 def test_lines_fit_a_terminal_but_for_the_commands(run: Run) -> None:
     long = [line for line in run("models").out.split("\n") if len(line) > 110]
     assert all(line.strip().startswith(("fetch ", "then ")) for line in long)
