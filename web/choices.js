@@ -6,6 +6,6 @@ app.registerExtension({
   name: "dummyforcing.choices",
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("DummyForcing")) return;
-    for (const widget of node.widgets ?? []) if (widget.type === "combo") widget.options.getOptionLabel = choice;
+    for (const widget of node.widgets ?? []) if (widget.type === "combo") widget.options.getOptionLabel ??= choice;
   },
 });

@@ -95,6 +95,11 @@ function liveView(node) {
 
   const address = (file) => api.apiURL(`/view?${new URLSearchParams(file)}`);
 
+  function showClip(file) {
+    line.textContent = line.title = fileText(file);
+    video.clip(address(file));
+  }
+
   // One button per clip of a batch.
   function clipButtons(files) {
     const buttons = files.map((file, index) => {
@@ -102,7 +107,7 @@ function liveView(node) {
       button.type = "button";
       button.textContent = String(index + 1);
       button.setAttribute("aria-label", text("clip", { number: index + 1, count: files.length }));
-      button.onclick = () => video.clip(address(file));
+      button.onclick = () => showClip(file);
       return button;
     });
     clips.replaceChildren(...(files.length > 1 ? buttons : []));
@@ -125,10 +130,10 @@ function liveView(node) {
     finished(output) {
       if (running !== null) return;
       const files = output?.images ?? [];
-      line.textContent = line.title = fileText(files);
+      line.textContent = "";
       tell({ notes: notesOf(output?.text?.[0]) });
       clipButtons(files);
-      if (files.length) video.clip(address(files[0]));
+      if (files.length) showClip(files[0]);
       else video.clear();
       open(files.length > 0);
     },

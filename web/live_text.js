@@ -26,10 +26,13 @@ export const promptText = ({ prompt }) => (prompt ? text("prompt", { prompt }) :
 export const notesText = ({ notes = [] }) => notes.join(" · ");
 
 // The notes of a report.
-export const notesOf = (report = "") => report.split("\n").filter((row) => row.startsWith(NOTE)).map((row) => row.slice(NOTE.length));
+export function notesOf(report = "") {
+  const rows = report.split("\n").filter((row) => row.startsWith(NOTE));
+  return rows.map((row) => row.slice(NOTE.length));
+}
 
 // Where a clip lies in the output folder.
-export const fileText = (files) => files.map(({ subfolder, filename }) => [subfolder, filename].filter(Boolean).join("/")).join(", ");
+export const fileText = ({ subfolder, filename }) => [subfolder, filename].filter(Boolean).join("/");
 
 // After it. `part`: where a playable part of the clip stays in the output folder, if there is one.
 export function endText({ outcome, part }, { chunk = 0, chunks = 0 }) {

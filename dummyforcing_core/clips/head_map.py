@@ -32,14 +32,14 @@ class _Grid:
     def __init__(self, layers: int, heads: int, top: int):
         from PIL import Image, ImageDraw, ImageFont
 
-        self.layers, self.heads, self.top = layers, heads, top
+        self.top = top
         self.width = min(64, max(16, 1100 // heads))  # of a cell, so that the picture stays about a page wide
         self.height = max(12, self.width // 2)
         size = max(_MARGIN * 2 + _LABEL + heads * self.width, 560), top + layers * self.height + _MARGIN + 22
         self.image = Image.new("RGB", size, _BACKGROUND)
         self.draw = ImageDraw.Draw(self.image)
         self.font = ImageFont.load_default(13)
-        for layer in range(0, layers, 1 if self.height >= 12 else 5):
+        for layer in range(layers):
             at = _MARGIN, top + (layer + 0.5) * self.height
             self.draw.text(at, f"layer {layer}", _TEXT, self.font, anchor="lm")
         below = _MARGIN + _LABEL, top + layers * self.height + 4

@@ -26,15 +26,18 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]
 
 
 def fuses(q: Tensor) -> bool:
-    """Whether `fused` serves tensors like this one."""
-    return q.device.type == "cpu" or (q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16))
+    """Whether `fused` serves tensors like this one: torch's flash kernels take halves, on Ampere and newer."""
+    if q.device.type != "cuda":
+        return q.device.type == "cpu"
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    return half and torch.version.hip is None and torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp (B, H, Lq) of q, k, v (B, H, L, D), as torch's fused kernels return them together."""
     if not fuses(q):
         raise PlanError(
-            f"log-sum-exp scoring needs the CPU, or CUDA with bf16 or fp16; use exact scoring on {q.device}"
+            f"log-sum-exp scoring needs the CPU, or CUDA (8.0, bf16 or fp16); use exact scoring on {q.device}"
         )
     if q.device.type == "cpu":
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[:2]

@@ -16,6 +16,7 @@ from ..errors import PlanError
 from .cache import Region
 from .lse import attention_with_lse
 from .plan import HeadMemory
+from .scoring import whole_pass
 
 SLICE_ELEMENTS = 2**22  # numbers of one slice of outputs held at once, in float32
 
@@ -98,13 +99,7 @@ class ChangeObservation:
 
     def result(self) -> OutputChange:
         """What was seen; PlanError if a head was not."""
-        rows = []
-        for layer, changes in enumerate(self._change):
-            seen = [c for c in changes if c is not None]
-            if len(seen) < len(changes):
-                raise PlanError(f"layer {layer} was not observed; run a whole pass under this observation first")
-            rows.append(torch.stack(seen))
-        return OutputChange(self._options, torch.stack(rows).float().cpu())
+        return OutputChange(self._options, whole_pass(self._change))
 
 
 def _parts(regions: list[Region], options: list[HeadMemory], device: torch.device) -> tuple[Tensor, list[Tensor]]:
@@ -124,9 +119,8 @@ def _parts(regions: list[Region], options: list[HeadMemory], device: torch.devic
 
 def _kept(frames: list[int], memory: HeadMemory) -> set[int]:
     """Those of the history frames that a head of this memory would hold."""
-    newest = sorted(frames)[max(len(frames) - (memory.recent_frames or 0), 0) :]
-    if memory.recent_frames is None:
-        newest = frames
+    recent = len(frames) if memory.recent_frames is None else memory.recent_frames
+    newest = sorted(frames)[max(len(frames) - recent, 0) :]
     return {*newest, *(frame for frame in frames if frame < memory.sink_frames)}
 
 

@@ -97,10 +97,15 @@ class Observation:
 
     def scores(self) -> HeadScores:
         """What was seen; PlanError if a head was not."""
-        rows = []
-        for layer, masses in enumerate(self._mass):
-            seen = [m for m in masses if m is not None]
-            if len(seen) < len(masses):
-                raise PlanError(f"layer {layer} was not observed; run a whole pass under this observation first")
-            rows.append(torch.stack(seen))
-        return HeadScores(torch.stack(rows).float().cpu())
+        return HeadScores(whole_pass(self._mass))
+
+
+def whole_pass(seen: Sequence[Sequence[Tensor | None]]) -> Tensor:
+    """What was kept of every layer's heads, (layers, heads, n) float32 on the CPU; PlanError if a head was not seen."""
+    rows = []
+    for layer, heads in enumerate(seen):
+        found = [one for one in heads if one is not None]
+        if len(found) < len(heads):
+            raise PlanError(f"layer {layer} was not observed; run a whole pass under this observation first")
+        rows.append(torch.stack(found))
+    return torch.stack(rows).float().cpu()

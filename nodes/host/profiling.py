@@ -14,8 +14,10 @@ from ...dummyforcing_core.geometry import SPATIAL, LatentShape
 from ...dummyforcing_core.kv.output_change import OutputChange
 from ...dummyforcing_core.kv.scoring import HeadScores
 from ...dummyforcing_core.loops.table import loop_of
+from ...dummyforcing_core.policies import own_policy
 from ...dummyforcing_core.policies.profile import HeadProfile
 from ...dummyforcing_core.prompts import PromptSchedule
+from .memory import needs_of
 from .session import Session, Task, with_session
 from .settings import family_of
 from .shown import made_side
@@ -50,7 +52,8 @@ def profile_heads(
         found.append(HeadProfile(HeadScores.mean(samples), *told, mean))
         return session.noise
 
-    with_session(Task(model, conditioning, shape, seed), work)
+    needs = needs_of(model, shape, own_policy(family), family, 0, 0, None)  # the widest memory of the two passes
+    with_session(Task(model, conditioning, shape, seed, needed_bytes=needs.kv), work)
     return found[0]
 
 

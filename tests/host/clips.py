@@ -13,20 +13,12 @@ import numpy as np
 import pytest
 
 import dummyforcing_core
+from scripts.workflow_titles import TITLES
 from tests.host.events import Run
 from tests.host.install import REPOSITORY
 
 HERE = Path(__file__).resolve().parent
 WORKFLOWS = REPOSITORY / "workflows"
-TITLES = {
-    "demo": "1 Demo clip, nothing to download",
-    "image_start": "2 Image to video, 5 seconds at 480P",
-    "interactive_story_60s": "3 Story of four prompts, 1 minute",
-    "long_1080p": "4 Long clip, 30 seconds at 1080P",
-    "dense_vs_dummy_forcing_480p": "5 Dummy Forcing beside dense",
-    "profile_heads_and_save": "6 Head profile, scored and kept",
-    "teacache_on_top": "7 TeaCache on top, fewer steps",
-}
 FILES = {name: WORKFLOWS / f"{title}.json" for name, title in TITLES.items()}
 RELEASED = {f"{path.parent.name}/{path.stem}": path for path in sorted((HERE / "released").glob("*/*.json"))}
 SAMPLER, CLIP_SIZE = "DummyForcingStreamingSampler", "DummyForcingClipSize"

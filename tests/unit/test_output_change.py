@@ -1,6 +1,7 @@
 """Output change: against attention written out per memory, over a real cache and over a model's own projection."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -131,6 +132,24 @@ def test_without_a_fused_kernel_it_is_written_out_in_slices(monkeypatch: pytest.
     monkeypatch.setattr(lse, "LOGITS", logits)
     for a, b in zip(attention_with_lse(q, k, v), (out, total), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "dtype", "fused"),
+    [
+        ((8, 0), None, torch.bfloat16, True),
+        ((9, 0), None, torch.float16, True),
+        ((7, 5), None, torch.float16, False),
+        ((9, 0), None, torch.float32, False),
+        ((9, 4), "6.2", torch.bfloat16, False),
+    ],
+)
+def test_flash_kernels_are_asked_where_torch_has_them(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple, hip: str | None, dtype: torch.dtype, fused: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert lse.fuses(SimpleNamespace(device=torch.device("cuda"), dtype=dtype)) is fused
 
 
 def test_over_a_cache_whose_ring_has_wrapped() -> None:

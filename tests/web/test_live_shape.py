@@ -193,9 +193,9 @@ def test_every_clip_of_a_batch_can_be_looked_at(page: ComfyPage, chunk_file: Non
         }""",
         node,
     )
-    wait_live(page, f"{CLIP} && s.source.includes('a.mp4')")
+    wait_live(page, f"{CLIP} && s.source.includes('a.mp4') && s.line === 'a.mp4'")
     page.page.locator(".dummyforcing-live button", has_text="2").click()
-    wait_live(page, f"{CLIP} && s.source.includes('b.mp4')")
+    wait_live(page, f"{CLIP} && s.source.includes('b.mp4') && s.line === 'b.mp4'")
 
 
 def test_the_view_speaks_chinese_where_the_page_does(page: ComfyPage) -> None:

@@ -121,13 +121,34 @@ def test_profile_heads_scores_as_the_core_does(profile: Any, part: Any, demo: An
     wanted = part("dummyforcing_core.kv.scoring").HeadScores.mean(samples)
     made, image = profile.outputs
     torch.testing.assert_close(made.scores.mass, wanted.mass, rtol=0, atol=1e-4)
+    changes = part("dummyforcing_core.kv.output_change").OutputChange.mean(
+        list(profiling.take_changes(denoise, loaded.family, plan))
+    )
+    torch.testing.assert_close(made.changes.change, changes.change, rtol=1e-2, atol=1e-3)
     (shown,) = profile.ui["dummyforcing_heads"]
     programming = part("dummyforcing_core.policies.head_programming")
     heads = made.scores.mass.shape[0] * made.scores.mass.shape[1]
     roles = [[programming.ROLES[r] for r in row] for row in programming.assign_roles(wanted.mass, round(heads / 2))]
     assert shown["roles"] == roles
+    assert shown["change"] == made.changes.far.tolist()
     assert (made.family, made.fingerprint) == ("demo", loaded.info.fingerprint)
     assert image.ndim == 4 and image.shape[0] == 1 and image.shape[3] == 3 and 0 <= image.min() <= image.max() <= 1
+
+
+def test_profiling_asks_the_host_for_room_for_the_widest_memory(
+    call: Any, demo: Any, prompt: Any, canvas: Any, part: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, asked = part("nodes.host.session"), []
+    reserve = session.reserve
+    monkeypatch.setattr(session, "reserve", lambda model, size: (asked.append(size), reserve(model, size)))
+    call("DummyForcingProfileHeads", model=demo[0], conditioning=prompt(), latent=canvas(), seed=5, chunks=4)
+    denoiser, policies = part("nodes.host.denoiser"), part("dummyforcing_core.policies")
+    family = part("dummyforcing_core.models.families").get_family("demo")
+    shape = part("dummyforcing_core.geometry").LatentShape(1, 16, 12, 8, 8)
+    wide = part("nodes.host.memory").kv_bytes(
+        denoiser.geometry_of(demo[0]), shape, policies.own_policy(family), family, 0, 0
+    )
+    assert asked == [wide] and wide > 0
 
 
 def test_a_saved_profile_comes_back_and_narrows_the_first_chunk(
