@@ -73,7 +73,7 @@ def _profile(args: argparse.Namespace, lines: list[str], asked: Asked) -> int:
     if not 0 <= args.change_step < steps:
         raise DummyForcingError(
             f"expected --change-step from 0 to {steps - 1}, got {args.change_step}; {known.family.name} has {steps} "
-            "denoising steps"
+            "denoising steps; 0 is the first"
         )
     pipeline = load(args, lines)
     prompts = [PromptSchedule.constant(pipeline.encode(line)) for line in lines]

@@ -61,9 +61,12 @@ def make_plain(path: Path, frames: int, rate: Fraction, metadata: Mapping[str, s
     whole = target.with_name(f"{target.name}.tmp")
     whole.unlink(missing_ok=True)  # a killed run's
     try:
-        with open(target, "rb") as source, open(whole, "xb") as file, _first_error():
-            copied = _copy(source, file, frames, rate, metadata)
-            file.flush()
+        with open(target, "rb") as source, open(whole, "xb") as file:
+            quiet = _Quiet(file)
+            copied = _copy(source, quiet, frames, rate, metadata)
+            quiet.flush()
+            if quiet.error:
+                raise quiet.error
             os.fsync(file.fileno())  # or a power cut could leave the new name with nothing behind it
         if copied != frames:
             raise OutputError(f"expected {frames} frames in {path}, got {copied}: something else writes it; try again")
@@ -74,13 +77,33 @@ def make_plain(path: Path, frames: int, rate: Fraction, metadata: Mapping[str, s
             whole.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _first_error() -> Iterator[None]:
-    """A container that could not be written cannot be closed either: raises why, not that."""
-    try:
-        yield
-    except import_av().error.FFmpegError as error:
-        raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+class _Quiet:
+    """A file that PyAV writes to: keeps its first error and takes no more; PyAV prints those that it cannot raise."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self._tried(self._file.write, data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._tried(self._file.seek, offset, whence)
+
+    def tell(self) -> int:
+        return self._tried(self._file.tell)
+
+    def flush(self) -> None:
+        self._tried(self._file.flush)
+
+    def _tried(self, call: Callable[..., Any], *values: Any) -> Any:
+        """What the call returns; 0 from the first error on."""
+        try:
+            return 0 if self.error else call(*values)
+        except OSError as error:
+            self.error = error
+            return 0
 
 
 def _copy(source: Any, file: Any, frames: int, rate: Fraction, metadata: Mapping[str, str]) -> int:

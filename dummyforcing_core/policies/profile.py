@@ -11,7 +11,7 @@ import torch
 
 from ..errors import PlanError, shown
 from ..files import write_atomic
-from ..kv.output_change import OutputChange
+from ..kv.output_change import NEAR, OutputChange
 from ..kv.plan import HeadMemory
 from ..kv.scoring import HeadScores
 from ..reading import parse_json, read_text
@@ -105,7 +105,7 @@ class HeadProfile:
             raise PlanError(
                 f"{shown(path, 200)} is not a head profile ({shown(repr(error))}); make one with `profile`"
             ) from error
-        if found not in [(FORMAT, version) for version in READ]:
+        if found not in [(FORMAT, version) for version in READ] or type(found[1]) is not int:
             said = f"format {shown(repr(found[0]))}, version {shown(repr(found[1]))}"
             raise PlanError(f"{shown(path, 200)} has {said}; known: {FORMAT!r}, {' and '.join(map(str, READ))}")
         try:
@@ -148,7 +148,9 @@ def _changes_of(document: dict[str, Any] | None) -> OutputChange | None:
     """What `_changes_document` made; any of several errors if it is damaged."""
     if document is None:
         return None
-    options = {name: HeadMemory(*frames) for name, frames in dict(document["options"]).items()}
+    options = {name: HeadMemory(sink, recent) for name, (sink, recent) in dict(document["options"]).items()}
+    if NEAR not in options:
+        raise ValueError(f"output changes are of several memories, {NEAR} among them")
     change = torch.tensor(document["change"], dtype=torch.float32)
     if not change.isfinite().all() or (change < 0).any():
         raise ValueError("output changes are numbers from 0 up")

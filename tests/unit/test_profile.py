@@ -105,6 +105,16 @@ DAMAGES = {
     "changes in words": (lambda d: d["output_change"].update(change="x"), "damaged head profile"),
     "fewer options than changes": (lambda d: d["output_change"]["options"].pop("nothing"), "expected changes"),
     "an option of no frames": (lambda d: d["output_change"]["options"].update(nothing=["a", 0]), "whole numbers"),
+    "an option of no numbers": (lambda d: d["output_change"]["options"].update(nothing=[]), "damaged head profile"),
+    "an option of three": (
+        lambda d: d["output_change"]["options"].update(nothing=[0, 1, "rank"]),
+        "damaged head profile",
+    ),
+    "no option of near frames": (
+        lambda d: d["output_change"]["options"].update(x=d["output_change"]["options"].pop("newest chunk")),
+        "newest chunk among them",
+    ),
+    "a version that is no number": (put(version=True), "version True"),
     "options that are a list": (lambda d: d["output_change"].update(options=[1]), "damaged head profile"),
     "changes that are a list": (put(output_change=[1]), "damaged head profile"),
     "a version in words": (put(version="1"), "version '1'"),
