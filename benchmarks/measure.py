@@ -247,7 +247,7 @@ class Bench:
             for name, mass in self.scorings().items():
                 seen = Observation(setting.layers, setting.heads, mass=mass)
                 read(cache, f"{name} scores", seen=seen)
-            scores = record("scores to the host", seen.scores)
+            scores = record("scores to the host", seen.result)
             plan = record("head programming", partial(policy.replan, scores, setting))
             cache.commit()
             record("repack", partial(cache.repack, plan))

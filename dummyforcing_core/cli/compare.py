@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..clips.contact_sheet import save_png
-from ..clips.head_map import head_map
+from ..clips.head_map import observed_map
 from ..clips.pipeline import Pipeline
 from ..clips.render import Clip, Outputs, part_of
 from ..clips.script import Script
@@ -111,7 +111,7 @@ def _rows(
         result = make_clip(pipeline, variant, outputs, verbose=outputs is clips[0])
         if len({role for row in result.plan.roles for role in row}) > 1:
             title = f"{shown(pipeline.name)}, {outputs.video.stem}"
-            save_png(head_map(result.plan.roles, result.scores, title), path)
+            save_png(observed_map(result.plan.roles, result.scores, title), path)
         yield compare_row(pipeline, variant, policies[0], latents, result.plan, result.report)
 
 

@@ -36,8 +36,11 @@ def add_policy_options(parser: argparse.ArgumentParser) -> None:
         words = [option.unset for *_, option in owned if option.unset]
         kinds = [_kind(*one, words) for one in owned]
         assert len({metavar for _, metavar in kinds}) == 1, f"--{flag} is read in two ways"
-        about = [f"{policy.name}: {_about(policy, name, option)}" for policy, name, option in owned]
-        group.add_argument(f"--{flag}", dest=_dest(flag), type=kinds[0][0], metavar=kinds[0][1], help="; ".join(about))
+        takers: dict[str, list[str]] = {}
+        for policy, name, option in owned:
+            takers.setdefault(_about(policy, name, option), []).append(policy.name)
+        about = "; ".join(f"{', '.join(names)}: {text}" for text, names in takers.items())
+        group.add_argument(f"--{flag}", dest=_dest(flag), type=kinds[0][0], metavar=kinds[0][1], help=about)
 
 
 def _flags(policy: type[Policy]) -> Iterator[tuple[str, Option, str]]:

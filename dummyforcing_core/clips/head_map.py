@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..kv.output_change import OutputChange
 from ..kv.scoring import HeadScores
+from ..policies.base import Seen
 from ..policies.profile import HeadProfile
 
 if TYPE_CHECKING:
@@ -16,6 +18,14 @@ ROLE_COLOURS = {
     "sink": (66, 133, 194),
     "neighbour": (76, 158, 106),
     "dummy": (196, 106, 60),
+    "memory": (178, 72, 132),
+    "anchor": (66, 133, 194),
+    "local": (196, 106, 60),
+    "nothing": (90, 60, 50),
+    "newest frame": (196, 106, 60),
+    "newest chunk": (76, 158, 106),
+    "first frame": (66, 133, 194),
+    "first and newest frame": (120, 120, 190),
     "full": (110, 110, 118),
     "window": (110, 110, 118),
     "unclassified": (110, 110, 118),
@@ -88,11 +98,21 @@ def change_map(change: Tensor) -> Image:
 
 def profile_map(profile: HeadProfile, roles: Sequence[Sequence[str]], title: str) -> Image:
     """The head map and, where the profile has output changes, their map below it."""
+    changes = [] if profile.changes is None else [change_map(profile.changes.far)]
+    return _stacked([head_map(roles, profile.scores, title), *changes])
+
+
+def observed_map(roles: Sequence[Sequence[str]], seen: Seen | None, title: str) -> Image:
+    """The head map of a clip, with what its roles were made from."""
+    if isinstance(seen, OutputChange):
+        return _stacked([head_map(roles, None, title), change_map(seen.far)])
+    return head_map(roles, seen, title)
+
+
+def _stacked(maps: Sequence[Image]) -> Image:
+    """One below the other."""
     from PIL import Image
 
-    maps = [head_map(roles, profile.scores, title)]
-    if profile.changes is not None:
-        maps.append(change_map(profile.changes.far))
     picture = Image.new("RGB", (maps[0].width, sum(one.height for one in maps)), _BACKGROUND)
     for i, one in enumerate(maps):
         picture.paste(one, (0, sum(before.height for before in maps[:i])))

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from ..kv.plan import KVShape
-from ..kv.scoring import HeadScores
 from ..loops.run import ChunkResult
+from ..policies.base import Seen
 
 
 @dataclass
@@ -15,7 +15,7 @@ class MemoryUse:
     last: ChunkResult | None = None
     predicted_peak: int = 0
     actual_peak: int = 0
-    scores: HeadScores | None = None
+    scores: Seen | None = None
 
     def add(self, chunk: ChunkResult) -> None:
         """The next chunk of the clip."""

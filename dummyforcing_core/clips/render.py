@@ -21,7 +21,6 @@ from ..errors import DummyForcingError, OutputError, shown
 from ..files import check_name, check_regular, is_device, real_path, rename_whole, write_atomic
 from ..geometry import SPATIAL, TEMPORAL, LatentShape, chunk_spans, pixel_frames
 from ..kv.plan import HeadPlan
-from ..kv.scoring import HeadScores
 from ..loops.latent_check import LatentCheck
 from ..loops.run import ChunkResult, OnStep, Run
 from ..loops.table import clip_kv_shape, sample
@@ -30,7 +29,7 @@ from ..models.finite import is_finite
 from ..models.stepcache import NO_STEPS, StepCache
 from ..noise import SeededNoise
 from ..ownership import owned
-from ..policies.base import Policy
+from ..policies.base import Policy, Seen
 from ..prompts import PromptSchedule
 from ..rates import OWN_RATE, rate_text, seconds_text
 from ..transfer import wait_for
@@ -127,7 +126,7 @@ class Rendered:
 
     report: RunReport
     plan: HeadPlan
-    scores: HeadScores | None
+    scores: Seen | None
 
 
 def render(pipeline: Pipeline, clip: Clip, outputs: Outputs, on_step: OnStep = lambda span, step: None) -> Rendered:

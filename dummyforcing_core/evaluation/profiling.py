@@ -19,7 +19,7 @@ from ..models.denoiser import Denoiser
 from ..models.families import Family
 from ..noise import SeededNoise
 from ..policies import own_policy
-from ..policies.base import Policy, Setting
+from ..policies.base import Policy, Seen, Setting
 from ..policies.head_programming import DUMMY, assign_roles
 from ..prompts import PromptSchedule
 from ..vae.still_frame import NewStills, no_stills
@@ -56,8 +56,9 @@ class Watching(Policy):
     def observes(self, span: Span, setting: Setting, observed: Sequence[int], switched: bool) -> bool:
         return span.start > self.memory.sink_frames
 
-    def replan(self, scores: HeadScores, setting: Setting) -> HeadPlan:
-        self.seen(scores)
+    def replan(self, seen: Seen, setting: Setting) -> HeadPlan:
+        assert isinstance(seen, HeadScores)
+        self.seen(seen)
         return self.plan(setting)
 
 
@@ -97,7 +98,7 @@ def take_samples(
             run = Run(denoise, clips.shape, family.schedule, prompts, policy, family, noise, attend=attend)
             for chunk in table.sample(replace(run, watch=watch, still=new_stills())):
                 for (where, step), observation in steps.items():
-                    yield Sample(number, index, where, step, observation.scores())
+                    yield Sample(number, index, where, step, observation.result())
                 if seen:
                     yield Sample(number, index, chunk.span.chunk, CLEAN, seen.pop())
                 steps.clear()

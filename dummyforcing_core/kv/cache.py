@@ -7,7 +7,8 @@ Noisy passes only ever write `current`: committed history stays bit for bit as i
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -22,7 +23,10 @@ from .rope import apply_rope, rope_table
 
 @dataclass(frozen=True)
 class Region:
-    """A run of keys one head sees: its name, its frame indices in slot order, its first and last+1 token."""
+    """A run of keys one head sees: its frame indices in slot order, its first and last+1 token.
+
+    name -- current, sink, recent or bank; of the latter two there may be several runs
+    """
 
     name: str
     frames: tuple[int, ...]
@@ -50,23 +54,39 @@ def both(first: Observer | None, second: Observer | None) -> Observer | None:
     return observe
 
 
-def _groups(memories: list[HeadMemory], slots: list[list[int]]) -> list[tuple[list[int], list[HeadRange]]]:
+@dataclass(frozen=True)
+class Held:
+    """The frames in a head's history slots, and which of them are banked."""
+
+    slots: tuple[int, ...] = ()
+    banked: frozenset[int] = frozenset()
+
+
+def _groups(memories: list[HeadMemory], slots: list[Held]) -> list[tuple[list[int], list[HeadRange]]]:
     """Heads by (positions, capacity, resident frames), and inside a group contiguous ranges of equal memory."""
     # Resident frames are part of the key: what is live must be one contiguous slice for all heads of a buffer, and some
-    # heads stay behind others for a while.
-    table: dict[tuple[str, int, int], dict[tuple[HeadMemory, tuple[int, ...]], list[int]]] = defaultdict(dict)
+    # heads stay behind others for a while. A bank fills at a pace of its own: its heads share with their like only.
+    table: dict[tuple, dict[tuple[HeadMemory, Held], list[int]]] = defaultdict(dict)
     for head, (memory, held) in enumerate(zip(memories, slots, strict=True)):
-        key = memory.positions, memory.sink_frames + (memory.recent_frames or 0), len(held)
-        table[key].setdefault((memory, tuple(held)), []).append(head)
+        frames = memory.sink_frames + (memory.recent_frames or 0) + memory.bank_frames
+        like = (memory, held) if memory.bank_frames else None
+        key = memory.positions, memory.range_frames, frames, len(held.slots), like
+        table[key].setdefault((memory, held), []).append(head)
     result = []
     for group in table.values():
         heads: list[int] = []
         ranges = []
-        for (memory, frames), members in group.items():
-            ranges.append(HeadRange(len(heads), len(heads) + len(members), memory, list(frames)))
+        for (memory, held), members in group.items():
+            stop = len(heads) + len(members)
+            ranges.append(HeadRange(len(heads), stop, memory, list(held.slots), set(held.banked)))
             heads += members
         result.append((heads, ranges))
     return result
+
+
+def _after_switch(memory: HeadMemory) -> int:
+    recent = memory.recent_frames or 0
+    return recent if memory.switch_frames is None else min(recent, memory.switch_frames)
 
 
 class KVCache:
@@ -89,17 +109,30 @@ class KVCache:
         self.layers: list[list[GroupBuffer]] = []
         for layer in range(plan.layers):
             memories = self._memories(plan, layer)
-            self.layers.append([self._buffer(*group) for group in _groups(memories, [[] for _ in memories])])
+            self._check_range(memories)
+            self.layers.append([self._buffer(*group) for group in _groups(memories, [Held() for _ in memories])])
         self.committed_frames = 0  # taken in by this cache; heads that hold fewer have evicted some
         self.query_frames = range(0)
         self.pass_frames = range(0)  # those of them that become keys
         self._tables: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self.marked: frozenset[int] = frozenset()  # frames that are banked when they leave the ring
+        self.on_bank_keys: Callable[[Tensor], None] | None = None  # sees raw k (B, L, H, D) of a group with a bank
         self.on_output: Callable[[int, Tensor], None] | None = None  # sees every layer's output (B, L, H, D)
         self._observer: Observer | None = None
         self._peak_bytes = 0
 
     def _memories(self, plan: HeadPlan, layer: int) -> list[HeadMemory]:
         return [memory.within(self.shape.clip_frames) for memory in plan.memories[layer]]
+
+    def _check_range(self, memories: list[HeadMemory]) -> None:
+        for memory in memories:
+            frames = memory.capacity_frames(self.shape.clip_frames) + self.shape.pass_frames
+            if memory.positions == "end" and frames > memory.range_frames:
+                raise PlanError(
+                    f"expected a memory that fits {memory.range_frames} positions, {self.shape.pass_frames} of them "
+                    f"for the pass, got {frames - self.shape.pass_frames} frames of history; use a smaller bank or "
+                    "window"
+                )
 
     def _buffer(self, heads: list[int], ranges: list[HeadRange]) -> GroupBuffer:
         return GroupBuffer(heads, ranges, self.plan.heads, self.shape, self._like)
@@ -155,13 +188,15 @@ class KVCache:
     def _stage(self, group: GroupBuffer, k: Tensor, v: Tensor) -> None:
         tokens = len(self.pass_frames) * self.shape.frame_tokens
         k, v = (group.pick(x[:, x.shape[1] - tokens :]) for x in (k, v))
-        group.stage(k, v, len(self.pass_frames), *self._rotation(group, self.pass_frames))
+        if self.on_bank_keys is not None and group.ranges[0].memory.bank_frames:
+            self.on_bank_keys(k)
+        group.stage(k, v, self.pass_frames, self._rotation(group, self.pass_frames))
 
     def _rotation(self, group: GroupBuffer, frames: range) -> tuple[Tensor, Tensor]:
         """Tables for frames of this pass: their own positions, or their places behind the frames held."""
         start = frames.start
-        if group.rank_positions:
-            start = group.resident_frames + frames.start - self.pass_frames.start
+        if group.own_positions:
+            start = group.position(self.pass_frames.start) + frames.start - self.pass_frames.start
         key = start, len(frames)
         if key not in self._tables:
             at = range(start, start + len(frames))
@@ -174,19 +209,32 @@ class KVCache:
         """Makes the current pass (the clean one) history."""
         for groups in self.layers:
             for group in groups:
-                group.commit(self.pass_frames)
+                group.commit(self.pass_frames, self.marked)
         self.committed_frames += len(self.pass_frames)
         self.query_frames = self.pass_frames = range(0)
 
-    def clear(self, keep_sink: bool) -> None:
-        """Forgets the recent frames, and the pinned ones too unless `keep_sink`."""
+    def clear(self, keep_sink: bool, first_frame: int = 0) -> None:
+        """Forgets the recent frames, what is banked from `first_frame` on, and unless `keep_sink` the pinned frames."""
         for layer in range(len(self.layers)):
             memories = self._memories(self.plan, layer)
-            held = (self._range_of(layer, head) for head in range(len(memories)))
-            kept = [list(range(r.pinned_frames)) if keep_sink else [] for r in held]
-            self._replace(layer, self._repacked(layer, memories, kept))
+            held = [self._range_of(layer, head) for head in range(len(memories))]
+            banked = [{frame for frame in r.banked if frame < first_frame} for r in held]
+            kept = [
+                (list(range(r.pinned_frames)) if keep_sink else [])
+                + [slot for slot in r.order() if slot >= r.pinned_frames and r.slots[slot] in stay]
+                for r, stay in zip(held, banked, strict=True)
+            ]
+            self._replace(layer, self._repacked(layer, memories, list(zip(kept, banked, strict=True))))
         if not keep_sink:
             self.committed_frames = 0
+
+    def switch(self) -> None:
+        """The prompt changes: heads that do not keep all of their recent frames then drop the older ones."""
+        for layer in range(len(self.layers)):
+            memories = self._memories(self.plan, layer)
+            if any(memory.switch_frames is not None for memory in memories):
+                short = [replace(memory, recent_frames=_after_switch(memory)) for memory in memories]
+                self._replace(layer, self._repacked(layer, memories, self._survivors(layer, short)))
 
     def repack(self, plan: HeadPlan) -> None:
         """Goes over to `plan`, layer by layer, dropping frames it does not keep.
@@ -205,31 +253,32 @@ class KVCache:
         self._peak_bytes = max(self._peak_bytes, self.resident_bytes + sum(g.resident_bytes for g in new))
         self.layers[layer] = new
 
-    def _survivors(self, layer: int, memories: list[HeadMemory]) -> list[list[int]]:
-        """Per head, the history slots that stay under the new memories, in their new order."""
+    def _survivors(self, layer: int, memories: list[HeadMemory]) -> list[tuple[list[int], set[int]]]:
+        """Per head, the history slots that stay under the new memories, in their new order, and what is banked."""
         kept = []
         for head, memory in enumerate(memories):
             source, i = self._find(layer, head)
-            if memory.positions != self._positions(source):
-                raise PlanError("a head cannot change between absolute and rank positions; rebuild the cache by replay")
-            kept.append(source.range_of(i).shrunk_to(memory, self.committed_frames))
+            if memory.positions != source.positions:
+                raise PlanError("a head cannot change its kind of positions; rebuild the cache by replay")
+            kept.append(source.range_of(i).shrunk_to(memory, self.committed_frames, self.marked))
         return kept
 
-    def _repacked(self, layer: int, memories: list[HeadMemory], kept: list[list[int]]) -> list[GroupBuffer]:
+    def _repacked(
+        self, layer: int, memories: list[HeadMemory], kept: list[tuple[list[int], set[int]]]
+    ) -> list[GroupBuffer]:
         """New buffers of one layer, filled from the present ones."""
         found = [self._find(layer, head) for head in range(len(memories))]
-        slots = [[g.range_of(i).slots[slot] for slot in stay] for (g, i), stay in zip(found, kept, strict=True)]
-        buffers = [self._buffer(*group) for group in _groups(memories, slots)]
+        held = [
+            Held(tuple(g.range_of(i).slots[slot] for slot in stay), frozenset(banked))
+            for (g, i), (stay, banked) in zip(found, kept, strict=True)
+        ]
+        buffers = [self._buffer(*group) for group in _groups(memories, held)]
         for group in buffers:
             for i, head in enumerate(group.heads):
                 source, j = found[head]
-                for slot, old_slot in enumerate(kept[head]):
+                for slot, old_slot in enumerate(kept[head][0]):
                     group.set_slot(i, slot, *source.slot_kv(j, old_slot))
         return buffers
-
-    @staticmethod
-    def _positions(group: GroupBuffer) -> str:
-        return "rank" if group.rank_positions else "absolute"
 
     # -- what is held --------------------------------------------------------------------------------------------
 
@@ -256,12 +305,14 @@ class KVCache:
         return self._regions(group, group.range_of(i))
 
     def _regions(self, group: GroupBuffer, held: HeadRange) -> list[Region]:
-        return self._tiled(self.pass_frames, held.slots[: held.pinned_frames], held.slots[held.pinned_frames :])
+        rest = groupby(held.slots[held.pinned_frames :], key=lambda frame: "bank" if frame in held.banked else "recent")
+        parts = [(name, list(frames)) for name, frames in rest] or [("recent", [])]
+        return self._tiled([("current", self.pass_frames), ("sink", held.slots[: held.pinned_frames]), *parts])
 
-    def _tiled(self, current: Sequence[int], sink: Sequence[int], recent: Sequence[int]) -> list[Region]:
-        """Regions of keys that lie in this order, given their frame indices."""
+    def _tiled(self, parts: Sequence[tuple[str, Sequence[int]]]) -> list[Region]:
+        """Regions of keys that lie in this order, given their names and frame indices."""
         regions, token = [], 0
-        for name, frames in (("current", current), ("sink", sink), ("recent", recent)):
+        for name, frames in parts:
             stop = token + len(frames) * self.shape.frame_tokens
             regions.append(Region(name, tuple(frames), token, stop))
             token = stop
@@ -269,8 +320,14 @@ class KVCache:
 
     @property
     def is_full(self) -> bool:
-        """Whether every head holds as many frames as it ever will."""
-        return all(g.resident_frames == g.ranges[0].capacity_frames for layer in self.layers for g in layer)
+        """Whether every head holds as many first and recent frames as it ever will; a bank may never fill."""
+        return all(held.is_full for layer in self.layers for group in layer for held in group.ranges)
+
+    @property
+    def banked_frames(self) -> list[int]:
+        """Frames in the bank of the heads whose bank holds most."""
+        banks = (sorted(held.banked) for layer in self.layers for group in layer for held in group.ranges)
+        return max(banks, key=len)
 
     @property
     def history_bytes(self) -> int:

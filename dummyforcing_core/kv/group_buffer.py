@@ -1,14 +1,15 @@
 """Static K/V storage of the heads of one layer that hold equally many frames.
 
-Layout along tokens, frame by frame: [current | pinned | ring]. `current` is written by every pass, right-aligned when
-the pass is short; history fills left to right, so what is live is one contiguous slice at every moment. Keys are
-stored rotated, hence slot order means nothing to attention and the ring never rolls.
+Layout along tokens, frame by frame: [current | history]. `current` is written by every pass, right-aligned when the
+pass is short; history fills left to right, so what is live is one contiguous slice at every moment. Keys are stored
+rotated, hence slot order means nothing to attention: the ring never rolls, and a frame that is banked stays where it
+is.
 
 Heads with different (sink, recent) splits share a buffer as long as they hold equally many frames: each split is a
 `HeadRange` with its own slots. This is what lets sink heads and dummy heads share one attention call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -22,13 +23,17 @@ from .rope import apply_rope, rope_table
 
 @dataclass
 class HeadRange:
-    """Contiguous heads of a group with one memory; `slots[i]` is the frame index held in history slot i."""
+    """Contiguous heads of a group with one memory; `slots[i]` is the frame index held in history slot i.
+
+    The first slots are the pinned ones. Of the others those in `banked` (frame indices) are the bank, the rest the
+    ring.
+    """
 
     start: int
     stop: int
     memory: HeadMemory
     slots: list[int] = field(default_factory=list)
-    cursor: int = 0  # ring slot that holds the oldest frame once the ring is full
+    banked: set[int] = field(default_factory=set)
 
     @property
     def span(self) -> slice:
@@ -36,42 +41,74 @@ class HeadRange:
 
     @property
     def capacity_frames(self) -> int:
-        return self.memory.sink_frames + (self.memory.recent_frames or 0)
+        return self.memory.sink_frames + self.recent_frames + self.memory.bank_frames
+
+    @property
+    def recent_frames(self) -> int:
+        return self.memory.recent_frames or 0
 
     @property
     def pinned_frames(self) -> int:
         return min(self.memory.sink_frames, len(self.slots))
 
-    def place(self, frames: Sequence[int]) -> list[tuple[int, int]]:
+    @property
+    def is_full(self) -> bool:
+        """Whether first and recent frames are all there; a bank may never fill."""
+        return len(self.slots) - len(self.banked) == self.memory.sink_frames + self.recent_frames
+
+    def ring(self) -> list[int]:
+        """Slots of the recent frames, oldest frame first."""
+        return [slot for slot in self.order() if slot >= self.pinned_frames and self.slots[slot] not in self.banked]
+
+    def place(self, frames: Sequence[int], marked: Collection[int] = ()) -> list[tuple[int, int]]:
         """Takes frames in order; returns (slot, offset in `frames`) for those that stay, sorted by slot."""
         moves: dict[int, int] = {}
-        recent = self.memory.recent_frames or 0
         for offset, frame in enumerate(frames):
-            slot = len(self.slots)
-            if slot < self.capacity_frames:
-                self.slots.append(frame)
-            elif recent:  # full: the newest frame takes the place of the oldest recent one
-                slot = self.memory.sink_frames + self.cursor
-                self.cursor = (self.cursor + 1) % recent
-                self.slots[slot] = frame
-            else:
+            slot = self._slot(marked)
+            if slot is None:
                 continue
+            self.slots[slot : slot + 1] = [frame]
             moves[slot] = offset
         return sorted(moves.items())
+
+    def _slot(self, marked: Collection[int]) -> int | None:
+        """Where the next frame goes: a new slot, or that of the oldest recent frame; if this one is banked, it stays in
+        its slot, and the frame takes a new one, or that of the oldest frame in the bank."""
+        if len(self.slots) < self.memory.sink_frames:
+            return len(self.slots)
+        ring = self.ring()
+        if len(ring) < self.recent_frames:
+            return len(self.slots)
+        if not ring:
+            return None
+        oldest = ring[0]
+        if not self.memory.bank_frames or self.slots[oldest] not in marked:
+            return oldest
+        place = len(self.slots)
+        if len(self.banked) == self.memory.bank_frames:
+            gone = min(self.banked)
+            self.banked.remove(gone)
+            place = self.slots.index(gone, self.pinned_frames)
+        self.banked.add(self.slots[oldest])
+        return place
 
     def order(self) -> list[int]:
         """History slots from the oldest frame to the newest."""
         return sorted(range(len(self.slots)), key=self.slots.__getitem__)
 
-    def shrunk_to(self, memory: HeadMemory, seen_frames: int) -> list[int]:
-        """Slots that survive under a narrower `memory`: its pinned frames, then its ring, oldest first.
+    def shrunk_to(
+        self, memory: HeadMemory, seen_frames: int, marked: Collection[int] = ()
+    ) -> tuple[list[int], set[int]]:
+        """Slots that survive under a narrower `memory`, pinned frames, bank, ring, each oldest first; and what is
+        banked.
 
         A pinned frame never moves into the ring. PlanError if `memory` pins frames that are gone: of the
         `seen_frames` committed so far, some were evicted.
         """
         held = self.order()
         pinned = [slot for slot in held if slot < self.memory.sink_frames]
-        ring = [slot for slot in held if slot >= self.memory.sink_frames]
+        spare = pinned[memory.sink_frames :]
+        rest = [slot for slot in held if slot >= self.memory.sink_frames]
         more = memory.sink_frames - len(pinned)
         if more > 0:
             if len(held) < seen_frames:
@@ -79,9 +116,11 @@ class HeadRange:
                     f"a head that holds frames {sorted(self.slots)} cannot become {memory}: its first frames are gone; "
                     "rebuild the cache by replay"
                 )
-            pinned, ring = pinned + ring[:more], ring[more:]
-        recent = memory.recent_frames or 0
-        return pinned[: memory.sink_frames] + (ring[-recent:] if recent else [])
+            pinned, rest = pinned + rest[:more], rest[more:]
+        border = max(len(rest) - (memory.recent_frames or 0), 0)
+        bank = [slot for slot in spare + rest[:border] if self.slots[slot] in self.banked or self.slots[slot] in marked]
+        bank = bank[max(len(bank) - memory.bank_frames, 0) :]
+        return pinned[: memory.sink_frames] + bank + rest[border:], {self.slots[slot] for slot in bank}
 
 
 def runs(moves: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
@@ -103,13 +142,18 @@ class GroupBuffer:
         self.ranges, self.heads, self.shape = ranges, heads, shape
         self.whole_layer = heads == list(range(layer_heads))
         self.index = to_device(torch.tensor(heads), like.device)
-        self.rank_positions = ranges[0].memory.positions == "rank"
+        self.positions, self.range_frames = ranges[0].memory.positions, ranges[0].memory.range_frames
         # One allocation for the whole run: nothing grows, moves or is concatenated while a clip is made.
         tokens = (shape.pass_frames + ranges[0].capacity_frames) * shape.frame_tokens
         size = (shape.batch, tokens, len(heads), shape.head_dim)
         self.k, self.v = like.new_empty(size), like.new_empty(size)
-        self.raw_k = like.new_empty(size) if self.rank_positions else self.k
+        self.raw_k = like.new_empty(size) if self.own_positions else self.k
         self._stale_view = True
+
+    @property
+    def own_positions(self) -> bool:
+        """Whether keys are kept as they are, and turned into a view of their own after every commit."""
+        return self.positions != "absolute"
 
     @property
     def resident_frames(self) -> int:
@@ -117,7 +161,7 @@ class GroupBuffer:
 
     @property
     def resident_bytes(self) -> int:
-        stored = [self.k, self.v] + ([self.raw_k] if self.rank_positions else [])
+        stored = [self.k, self.v] + ([self.raw_k] if self.own_positions else [])
         return sum(x.numel() * x.element_size() for x in stored)
 
     def current(self, frames: int) -> slice:
@@ -135,13 +179,19 @@ class GroupBuffer:
         """Tokens attention reads in a pass of `frames`: current, then history, without a gap."""
         return slice(self.current(frames).start, self.history(self.resident_frames, 0).stop)
 
-    def stage(self, k: Tensor, v: Tensor, frames: int, cos: Tensor, sin: Tensor) -> None:
+    def position(self, pass_start: int) -> int:
+        """Where a pass that begins with this frame stands."""
+        if self.positions == "end":
+            return self.range_frames - self.shape.pass_frames
+        return self.resident_frames if self.positions == "rank" else pass_start
+
+    def stage(self, k: Tensor, v: Tensor, frames: range, table: tuple[Tensor, Tensor]) -> None:
         """Writes a pass's k (unrotated) and v (B, L, H_group, D) over `current`; history stays as it is."""
-        now = self.current(frames)
-        if self.rank_positions:
+        now = self.current(len(frames))
+        if self.own_positions:
             self.raw_k[:, now] = k
-            self._rotate_history()
-        self.k[:, now] = apply_rope(k, cos, sin)
+            self._rotate_history(frames.start)
+        self.k[:, now] = apply_rope(k, *table)
         self.v[:, now] = v
 
     def views(self, frames: int) -> tuple[Tensor, Tensor]:
@@ -149,20 +199,21 @@ class GroupBuffer:
         live = self.live(frames)
         return self.k[:, live], self.v[:, live]
 
-    def commit(self, frames: Sequence[int]) -> None:
-        """Copies the current pass, whose frame indices are given, into history: pinned, then over the oldest."""
+    def commit(self, frames: Sequence[int], marked: Collection[int] = ()) -> None:
+        """Copies the current pass, whose frame indices are given, into history: pinned, then over the oldest that is
+        not banked."""
         now = self.current(len(frames)).start
         tokens = self.shape.frame_tokens
         for heads in self.ranges:
-            for slot, offset, length in runs(heads.place(frames)):
+            for slot, offset, length in runs(heads.place(frames, marked)):
                 source = slice(now + offset * tokens, now + (offset + length) * tokens)
                 target = self.history(slot, length)
-                for x in (self.raw_k, self.v):  # raw_k is k itself unless positions are ranks
+                for x in (self.raw_k, self.v):  # raw_k is k itself at absolute positions
                     x[:, target, heads.span] = x[:, source, heads.span]
         self._stale_view = True
 
     def slot_kv(self, head: int, slot: int) -> tuple[Tensor, Tensor]:
-        """Stored K (rotated unless positions are ranks) and V (B, HW, D) of one history slot of group head `head`."""
+        """Stored K (rotated at absolute positions) and V (B, HW, D) of one history slot of group head `head`."""
         tokens = self.history(slot)
         return self.raw_k[:, tokens, head], self.v[:, tokens, head]
 
@@ -178,13 +229,22 @@ class GroupBuffer:
     def range_of(self, head: int) -> HeadRange:
         return next(r for r in self.ranges if r.start <= head < r.stop)
 
-    def _rotate_history(self) -> None:
-        """Rank positions: rotates the raw history into the view, once after every commit."""
+    def _rotate_history(self, pass_start: int) -> None:
+        """Own positions: rotates the raw history into the view, once after every commit."""
         if not self._stale_view:
             return
         for heads in self.ranges:
-            ranks = sorted(range(len(heads.slots)), key=heads.order().__getitem__)
-            cos, sin = rope_table(ranks, self.shape.rows, self.shape.cols, self.shape.head_dim, self.k.device)
-            tokens = self.history(0, len(ranks))
+            places = self._places(heads, pass_start)
+            cos, sin = rope_table(places, self.shape.rows, self.shape.cols, self.shape.head_dim, self.k.device)
+            tokens = self.history(0, len(places))
             self.k[:, tokens, heads.span] = apply_rope(self.raw_k[:, tokens, heads.span], cos, sin)
         self._stale_view = False
+
+    def _places(self, heads: HeadRange, pass_start: int) -> list[int]:
+        """The position of every history slot."""
+        order = heads.order()
+        places = dict(zip(order, range(len(order)), strict=True))
+        if self.positions == "end":  # true distances, but for what they would put before the range's begin
+            shift = self.position(pass_start) - pass_start
+            places = {slot: max(heads.slots[slot] + shift, rank) for slot, rank in places.items()}
+        return [places[slot] for slot in range(len(order))]

@@ -54,6 +54,18 @@ class OutputChange:
         """What a head's output changes by without the frames before the newest chunk; (layers, heads)."""
         return self.change[..., list(self.options).index(NEAR)]
 
+    def of(self, memory: HeadMemory) -> Tensor:
+        """What it changes by under this memory; PlanError if heads were not asked about it."""
+        known = list(self.options.values())
+        if memory not in known:
+            asked = ", ".join(f"{one.sink_frames} first and {one.recent_frames} newest" for one in known)
+            raise PlanError(
+                f"expected output change of heads that keep {memory.sink_frames} first and {memory.recent_frames} "
+                f"newest frames, got a profile of {asked}; choose of these, or observe the clip itself, without a "
+                "profile"
+            )
+        return self.change[..., known.index(memory)]
+
     @classmethod
     def mean(cls, changes: Sequence["OutputChange"]) -> "OutputChange":
         """The average of changes of one model, all with the same options."""

@@ -10,43 +10,62 @@ from typing import Literal
 
 from ..errors import PlanError, shown
 from ..reading import parse_json
+from .bank import BankRule, rule_document, rule_of
 
 FORMAT = "dummyforcing.head_plan"
-VERSION = 1
+VERSION = 2  # 1 has no bank
+READ = (1, VERSION)
+POSITIONS = ("absolute", "rank", "end")
 
 
 @dataclass(frozen=True)
 class HeadMemory:
-    """History one head keeps, in latent frames: the first `sink_frames`, then the newest `recent_frames`.
+    """History one head keeps, in latent frames: the first `sink_frames`, the newest `recent_frames`, and of those
+    between them up to `bank_frames` that the plan's rule marked.
 
-    recent_frames None keeps everything. positions: "absolute" rotates keys by their frame index; "rank" by their
-    place among the frames held, so that positions never leave the trained range however long the clip.
+    recent_frames None keeps everything.
+    positions: "absolute" rotates keys by their frame index; "rank" by their place among the frames held; "end" by
+    their distance from the pass, which stands at the end of `range_frames`, and where that is too far by their place,
+    counted from 0 (after Infinity-RoPE, arXiv 2511.20649). The latter two never leave the trained range.
+    switch_frames: of the recent frames, those that stay when the prompt changes; None: all.
     """
 
     sink_frames: int = 0
     recent_frames: int | None = None
-    positions: Literal["absolute", "rank"] = "absolute"
+    positions: Literal["absolute", "rank", "end"] = "absolute"
+    bank_frames: int = 0
+    range_frames: int = 0
+    switch_frames: int | None = None
 
     def __post_init__(self) -> None:
-        for frames in (self.sink_frames, 0 if self.recent_frames is None else self.recent_frames):
+        recent = 0 if self.recent_frames is None else self.recent_frames
+        for frames in (self.sink_frames, recent, self.bank_frames, self.range_frames, self.switch_frames or 0):
             if type(frames) is not int or frames < 0:
                 raise PlanError(
                     f"{shown(self)} has a count of {shown(repr(frames))} frames; give whole numbers, 0 or more"
                 )
-        if self.positions not in ("absolute", "rank"):
-            raise PlanError(f"positions {shown(repr(self.positions))} are unknown; known: absolute, rank")
+        if self.positions not in POSITIONS:
+            raise PlanError(f"positions {shown(repr(self.positions))} are unknown; known: {', '.join(POSITIONS)}")
+        if self.bank_frames and not self.recent_frames:
+            raise PlanError(
+                f"{shown(self)} has a bank and no count of recent frames; frames are banked when they leave the recent "
+                "ones: keep at least a chunk of those"
+            )
+        if (self.positions == "end") != (self.range_frames > 0):
+            raise PlanError(f"{shown(self)} needs range_frames with positions 'end', and with no others")
 
     def within(self, clip_frames: int) -> "HeadMemory":
         """The same memory with every count resolved for a clip of `clip_frames`."""
         sink = min(self.sink_frames, clip_frames)
         room = clip_frames - sink
         recent = room if self.recent_frames is None else min(self.recent_frames, room)
-        return replace(self, sink_frames=sink, recent_frames=recent)
+        bank = min(self.bank_frames, room - recent)
+        return replace(self, sink_frames=sink, recent_frames=recent, bank_frames=bank)
 
     def capacity_frames(self, clip_frames: int) -> int:
         """The most history frames this head ever holds in a clip of `clip_frames`."""
         memory = self.within(clip_frames)
-        return memory.sink_frames + (memory.recent_frames or 0)
+        return memory.sink_frames + (memory.recent_frames or 0) + memory.bank_frames
 
 
 @dataclass(frozen=True)
@@ -80,22 +99,30 @@ def _natural(number: object) -> int:
 
 @dataclass(frozen=True)
 class HeadPlan:
-    """One memory and one role label per layer and head. Knows layers x heads, never the resolution."""
+    """One memory and one role label per layer and head. Knows layers x heads, never the resolution.
+
+    bank -- which frames heads with a bank keep
+    """
 
     memories: tuple[tuple[HeadMemory, ...], ...]
     roles: tuple[tuple[str, ...], ...]
     family: str = ""
+    bank: BankRule | None = None
 
     def __post_init__(self) -> None:
         if not self.memories or not all(len(row) == len(self.memories[0]) > 0 for row in self.memories):
             raise PlanError("a head plan needs at least one layer, and equally many heads in every layer")
         if [len(row) for row in self.roles] != [len(row) for row in self.memories]:
             raise PlanError(f"roles do not match the {self.layers} layers x {self.heads} heads of the memories")
+        if self.bank_frames and self.bank is None:
+            raise PlanError("expected a rule that says which frames are banked, got none; give the plan one")
 
     @classmethod
-    def uniform(cls, layers: int, heads: int, memory: HeadMemory, role: str, family: str = "") -> "HeadPlan":
+    def uniform(
+        cls, layers: int, heads: int, memory: HeadMemory, role: str, family: str = "", bank: BankRule | None = None
+    ) -> "HeadPlan":
         """The same memory for every head."""
-        return cls(((memory,) * heads,) * layers, ((role,) * heads,) * layers, family)
+        return cls(((memory,) * heads,) * layers, ((role,) * heads,) * layers, family, bank)
 
     @property
     def layers(self) -> int:
@@ -104,6 +131,11 @@ class HeadPlan:
     @property
     def heads(self) -> int:
         return len(self.memories[0])
+
+    @property
+    def bank_frames(self) -> int:
+        """The most frames that any head's bank holds."""
+        return max(memory.bank_frames for row in self.memories for memory in row)
 
     def check(self, layers: int, heads: int) -> None:
         """Raises PlanError unless the plan is for a model of this geometry."""
@@ -124,16 +156,16 @@ class HeadPlan:
         return 4 * queries * keys * shape.frame_tokens * shape.head_dim
 
     def history_bytes(self, shape: KVShape, committed_frames: int) -> int:
-        """Bytes of live history once `committed_frames` have been committed."""
+        """Bytes of live history once `committed_frames` have been committed; with a bank the most that there can be."""
         held = (min(committed_frames, frames) for frames in self.cached_frames(shape.clip_frames))
         return sum(held) * shape.frame_bytes
 
     def layer_bytes(self, shape: KVShape, layer: int) -> int:
-        """Bytes allocated for one layer: history, the current pass, and the rotated key view of rank heads."""
+        """Bytes allocated for one layer: history, the current pass, and the key view of heads with own positions."""
         total = 0
         for memory in self.memories[layer]:
             frames = shape.pass_frames + memory.capacity_frames(shape.clip_frames)
-            total += frames * shape.frame_bytes * (3 if memory.positions == "rank" else 2) // 2
+            total += frames * shape.frame_bytes * (2 if memory.positions == "absolute" else 3) // 2
         return total
 
     def resident_bytes(self, shape: KVShape) -> int:
@@ -162,6 +194,7 @@ class HeadPlan:
             "memories": [asdict(memory) for memory in distinct],
             "assignment": [[distinct.index(memory) for memory in row] for row in self.memories],
             "roles": [list(row) for row in self.roles],
+            "bank": None if self.bank is None else rule_document(self.bank),
         }
         return json.dumps(document)
 
@@ -175,7 +208,7 @@ class HeadPlan:
             raise PlanError(
                 f"expected a head plan, JSON with format {FORMAT!r}, got {shown(repr(error))}; save it again"
             ) from error
-        if found != (FORMAT, VERSION):
+        if found not in [(FORMAT, version) for version in READ] or type(found[1]) is not int:
             said = ", ".join(shown(repr(part)) for part in found)
             raise PlanError(f"expected a head plan of format {FORMAT!r}, version {VERSION}, got {said}; save it again")
         try:
@@ -184,6 +217,7 @@ class HeadPlan:
                 tuple(tuple(memories[_natural(index)] for index in row) for row in document["assignment"]),
                 tuple(tuple(map(str, row)) for row in document["roles"]),
                 str(document["family"]),
+                None if document.get("bank") is None else rule_of(document["bank"]),
             )
             plan.check(_natural(document["layers"]), _natural(document["heads"]))
         except (KeyError, TypeError, IndexError) as error:

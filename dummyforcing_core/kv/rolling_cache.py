@@ -148,7 +148,7 @@ class RollingCache(KVCache):
 
     def _regions(self, group: GroupBuffer, held: HeadRange) -> list[Region]:
         pinned, ring = ([held.slots[slot] for slot in slots] for slots in self._seen(held))
-        return self._tiled(self.query_frames, pinned, ring)
+        return self._tiled([("current", self.query_frames), ("sink", pinned), ("recent", ring)])
 
 
 def _newest(slots: list[int], count: int) -> list[int]:

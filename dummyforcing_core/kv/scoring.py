@@ -90,12 +90,16 @@ class Observation:
 
     def __call__(self, layer: int, heads: list[int], q: Tensor, k: Tensor, v: Tensor, regions: list[Region]) -> None:
         q = q[:, :: self._stride] if self._rows is None else q[:, self._rows[layer].to(q.device)]
-        bounds = {region.name: (region.start_token, region.stop_token) for region in regions}
-        mass = self._mass_of(q, k, [bounds[name] for name in REGIONS])
+        # What is banked counts as sink: both are held beyond the newest frames.
+        named = sorted((REGIONS.index("sink" if r.name == "bank" else r.name), i) for i, r in enumerate(regions))
+        parts = self._mass_of(q, k, [(regions[i].start_token, regions[i].stop_token) for _, i in named])
+        mass = parts.new_zeros(len(heads), len(REGIONS))
+        for part, (name, _) in enumerate(named):
+            mass[:, name] += parts[:, part]
         for i, head in enumerate(heads):
             self._mass[layer][head] = mass[i]
 
-    def scores(self) -> HeadScores:
+    def result(self) -> HeadScores:
         """What was seen; PlanError if a head was not."""
         return HeadScores(whole_pass(self._mass))
 

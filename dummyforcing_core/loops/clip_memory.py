@@ -1,21 +1,26 @@
-"""What a clip remembers while it is made: the cache, what was observed, and what scoring its heads again would need.
+"""What a clip remembers while it is made: the cache, what was observed, and what observing its heads again would need.
 
-Between chunks only: the clean pass commits a chunk; if the policy asked for it, heads are scored in that pass and the
-cache is re-grouped by the new plan.
+Between chunks only: the clean pass commits a chunk; if the policy asked for it, heads are observed in that pass or in a
+denoising step before, and the cache is re-grouped by the new plan.
 """
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ..errors import PlanError
 from ..geometry import Span, chunk_spans
-from ..kv.cache import KVCache
+from ..kv.cache import KVCache, Observer
 from ..kv.plan import HeadPlan
-from ..kv.scoring import HeadScores, Observation
 from ..models.denoiser import Step
+from ..models.families import Family
+from ..policies.base import Observing, Seen
 from ..schedule import add_noise
-from .run import Run
+from .decisions import Decisions, Logged
+from .run import MemoryLog, Run
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,32 +38,59 @@ class Passed:
 
 
 class ClipMemory:
-    """The memory of one clip under one policy. Made by the rollout, dead when it ends."""
+    """The memory of one clip under one policy. Made by the rollout, dead when it ends.
 
-    def __init__(self, run: Run):
-        self._run, self.setting = run, run.setting
+    log -- what was decided in the last chunk
+    """
+
+    def __init__(self, run: Run, decisions: Decisions | None = None):
+        self._run = run
         self._recache_frames = run.family.default_window_frames if run.recaches else 0
         self.cache = run.new_cache()
-        self._widest = self.cache.plan
-        self.observed: list[int] = []
+        self._widest = check_memories(self.cache.plan, run.family)
+        self._decisions = decisions or Decisions(run, self._widest)
         self.predicted_peak_bytes = self.cache.plan.resident_bytes(self.cache.shape)
+        self.log: MemoryLog | None = None
         self._past: list[Passed] = []
         self._recached_at = -1  # first frame of the last chunk before which the window was re-cached
         self._context: Tensor | None = None  # of the chunk before
+        self._observed = False
+        self._observation: Observing | None = None
+        self._marked: list[frozenset[int]] = []
+
+    @property
+    def _noisy(self) -> bool:
+        """Whether the policy observes a denoising step, not the clean pass."""
+        return self._run.policy.observed_step is not None
+
+    @property
+    def observed(self) -> tuple[int, Observer] | None:
+        """The denoising step of this chunk that has to be watched, and by whom."""
+        step = self._run.policy.observed_step
+        return None if step is None or self._observation is None else (step, self._observation)
 
     def begin(self, span: Span, context: Tensor) -> None:
-        """Before a chunk is denoised: if its prompt is new and the family wants it, re-caches the window."""
-        if self._recache_frames and self._switched(context):
+        """Before a chunk is denoised: frames may be marked, heads about to be observed; if its prompt is new and the
+        family wants it, the window is re-cached."""
+        switched = self._context is not None and context is not self._context
+        self._observed, marked = self._decisions.begin(span, switched)
+        self._marked = [marked]
+        self.cache.marked = marked
+        if switched:
+            self._estimate(self.cache.plan.repack_peak_bytes(self.cache.shape, self.cache.plan))
+            self.cache.switch()
+        self._observation = self._decisions.observation() if self._observed else None
+        if self._observed and self._noisy:
+            self._widen()
+        if self._decisions.recaches(span, switched):
             self._recache(span, context)
-
-    def _switched(self, context: Tensor) -> bool:
-        return self._context is not None and context is not self._context
 
     def _recache(self, span: Span, context: Tensor) -> None:
         """LongLive's KV re-cache (arXiv 2509.22622, section 3.1).
 
         One bidirectional clean pass over the window before `span` under the new prompt. A global sink stays as it is,
-        unless the window still begins with the clip; then the oldest frames of the pass are queries only.
+        unless the window still begins with the clip; then the oldest frames of the pass are queries only. So does what
+        is banked of the time before; what is banked of the window is read, and banked, again.
         """
         window = self._recache_frames
         parts = self._before(span, window)
@@ -67,11 +99,11 @@ class ClipMemory:
         latent = torch.cat(parts, dim=2)[:, :, -window:]
         frames = latent.shape[2]
         first = span.start - frames
-        keep_sink = self.setting.family.global_sink and first > 0
+        keep_sink = self._run.family.global_sink and first > 0
         kept = max(memory.sink_frames for row in self.cache.plan.memories for memory in row) if keep_sink else 0
         plan = self.cache.plan
         self._estimate(plan.repack_peak_bytes(self.cache.shape, plan))
-        self.cache.clear(keep_sink)
+        self.cache.clear(keep_sink, first)
         self.cache.begin(first, frames, key_frames=min(frames, window - kept))
         sigma = torch.zeros(latent.shape[0], frames)
         self._run.denoise(latent, sigma, context, Step(self.cache, output=False))
@@ -89,48 +121,62 @@ class ClipMemory:
                 start = passed.span.start
         return parts
 
-    def commit(self, span: Span, latent: Tensor, context: Tensor) -> HeadScores | None:
+    def commit(self, span: Span, latent: Tensor, context: Tensor) -> Seen | None:
         """Reads a finished chunk, latent (B, C, span.frames, h, w), into the cache.
 
-        If the policy observes its heads in this chunk, it plans anew from their scores, which are returned.
+        If the policy observed its heads in this chunk, it plans anew from what was seen, which is returned.
         """
-        observation = self._observation(span, context)
+        recached = self._recached_at == span.start
+        if self._observed and not self._noisy and self._widen() and recached:
+            self._recache(span, context)
+        observation = None if self._noisy else self._observation
         passes = [
-            Passed(part, _frames(latent, part, span.start), context, part.start == self._recached_at)
-            for part in span.passes(self.setting.chunk_frames)
+            Passed(part, _frames(latent, part, span.start), context, recached and part.start == span.start)
+            for part in span.passes(self._run.family.chunk_frames)
         ]
         for one in passes:
             self._run.on_step(one.span, len(self._run.schedule))
+            self.cache.on_bank_keys = self._decisions.see_keys if self._decisions.reads_keys else None
             clean_pass(self._run, self.cache, one.span, one.latent, context, observation)
+            self.cache.on_bank_keys = None
+            self.cache.marked = self._decisions.committed(one.span, one.latent)
+            self._marked.append(self.cache.marked)
         self._context = context
         if self._run.policy.may_observe_again or self._recache_frames:
             self._keep(passes, span.stop)
-        return None if observation is None else self._replan(span, observation)
+        seen = self._replan(span) if self._observed else None
+        self.log = MemoryLog(self.cache.plan, self._observed, recached, tuple(self._marked))
+        return seen
 
-    def _observation(self, span: Span, context: Tensor) -> Observation | None:
-        """An observation if the policy wants to score heads in this chunk, over a cache that is wide again."""
-        policy, switched = self._run.policy, self._switched(context)
-        if span.given or not policy.observes(span, self.setting, self.observed, switched):
-            return None
-        if self.cache.plan != self._widest:  # heads cannot be widened in place
-            del self.cache  # first: the old and the new one need not fit together
-            self.cache = self._run.new_cache(self._widest)
-            self._estimate(self.cache.plan.resident_bytes(self.cache.shape))
-            for passed in self._past:
-                if passed.recached:
-                    self._recache(passed.span, passed.context)
-                clean_pass(self._run, self.cache, passed.span, passed.latent, passed.context)
-            self.begin(span, context)
-        return policy.observation(self.setting)
+    def _widen(self) -> bool:
+        """A cache of the widest plan, made anew if heads have been narrowed: they cannot be widened in place."""
+        if self.cache.plan == self._widest:
+            return False
+        marked, banked = self.cache.marked, self.cache.banked_frames
+        if banked:
+            warnings.warn(
+                f"heads are observed again: the {len(banked)} banked frames are read again without all that stood "
+                "before them, and what is remembered of them may differ",
+                stacklevel=2,
+            )
+        del self.cache  # first: the old and the new one need not fit together
+        self.cache = self._run.new_cache(self._widest)
+        self.cache.marked = marked
+        self._estimate(self.cache.plan.resident_bytes(self.cache.shape))
+        for passed in self._past:
+            if passed.recached:
+                self._recache(passed.span, passed.context)
+            clean_pass(self._run, self.cache, passed.span, passed.latent, passed.context)
+        return True
 
-    def _replan(self, span: Span, observation: Observation) -> HeadScores:
+    def _replan(self, span: Span) -> Seen | None:
         """Goes over to the plan that the policy makes of what was observed."""
-        scores = observation.scores()
-        plan = self._run.policy.replan(scores, self.setting)
+        plan, seen = self._decisions.replanned(span, self._observation)
+        check_memories(plan, self._run.family)
         self._estimate(self.cache.plan.repack_peak_bytes(self.cache.shape, plan))
         self.cache.repack(plan)
-        self.observed.append(span.chunk)
-        return scores
+        self._observation = None
+        return seen
 
     def _keep(self, passes: list[Passed], stop_frame: int) -> None:
         """Retains what rebuilding the widest cache, or re-caching, would have to read from here on."""
@@ -138,10 +184,51 @@ class ClipMemory:
         self._past += [replace(one, latent=one.latent.clone()) for one in passes]
         sink, recent = reach(self._widest)
         recent = max(recent, self._recache_frames)
-        self._past = [one for one in self._past if one.span.start < sink or one.span.stop > stop_frame - recent]
+        remembered = self.cache.marked.union(self.cache.banked_frames)
+        self._past = [
+            one
+            for one in self._past
+            if one.span.start < sink
+            or one.span.stop > stop_frame - recent
+            or not remembered.isdisjoint(range(one.span.start, one.span.stop))
+        ]
 
     def _estimate(self, peak_bytes: int) -> None:
         self.predicted_peak_bytes = max(self.predicted_peak_bytes, peak_bytes)
+
+
+def check_memories(plan: HeadPlan, family: Family) -> HeadPlan:
+    """The plan; PlanError if a bank could miss frames, or positions would leave the range that was trained."""
+    for memory in {memory for row in plan.memories for memory in row}:
+        recent = memory.recent_frames
+        if memory.bank_frames and recent is not None and recent < family.chunk_frames:
+            raise PlanError(
+                f"expected heads with a bank to keep a chunk, {family.chunk_frames} or more recent frames, got "
+                f"{recent}; keep more"
+            )
+        frames = memory.sink_frames + memory.bank_frames + (recent or 0) + family.chunk_frames
+        if memory.positions == "rank" and recent is not None and frames > family.trained_frames:
+            raise PlanError(
+                f"expected at most {family.trained_frames} frames under rank positions, the chunk of "
+                f"{family.chunk_frames} included, as {family.title} was trained on, got {frames}; use a smaller bank "
+                "or window, or absolute positions"
+            )
+    return plan
+
+
+def passing(plan: HeadPlan, family: Family) -> HeadPlan:
+    """The plan for a loop whose frames all pass: none ever comes to a bank, and none leaves early at a switch. A line
+    says so."""
+    memories = {memory for row in plan.memories for memory in row}
+    if not any(memory.bank_frames or memory.switch_frames is not None for memory in memories):
+        return plan
+    warnings.warn(
+        f"{family.title} keeps no frame longer than its window, and drops none at a switch: heads keep their first and "
+        "recent frames only, there is no bank",
+        stacklevel=2,
+    )
+    rows = tuple(tuple(replace(memory, bank_frames=0, switch_frames=None) for memory in row) for row in plan.memories)
+    return replace(plan, memories=rows, bank=None)
 
 
 def reach(plan: HeadPlan) -> tuple[int, int]:
@@ -151,7 +238,7 @@ def reach(plan: HeadPlan) -> tuple[int, int]:
 
 
 def clean_pass(
-    run: Run, cache: KVCache, span: Span, latent: Tensor, context: Tensor, observation: Observation | None = None
+    run: Run, cache: KVCache, span: Span, latent: Tensor, context: Tensor, observation: Observer | None = None
 ) -> None:
     """Reads finished frames once at the context noise level and commits their keys and values.
 
@@ -176,6 +263,18 @@ def replay(run: Run, cache: KVCache, latents: Tensor) -> None:
         context = run.prompts.at(span.start)
         for part in span.passes(chunk_frames):
             clean_pass(run, cache, part, _frames(latents, part), context)
+
+
+@torch.inference_mode()
+def replay_clip(run: Run, latents: Tensor, log: Sequence[MemoryLog]) -> KVCache:
+    """The cache as it was behind the last chunk of the log, from finished latents (B, C, T, h, w): plans, re-caches and
+    what was marked are those of the log, and nothing is observed. Exact on one device, backend and version."""
+    memory = ClipMemory(run, Logged(log))
+    for span in run.spans[: len(log)]:
+        context = run.prompts.at(span.start)
+        memory.begin(span, context)
+        memory.commit(span, _frames(latents, span), context)
+    return memory.cache
 
 
 def _frames(latents: Tensor, span: Span, first: int = 0) -> Tensor:

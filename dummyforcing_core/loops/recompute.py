@@ -21,12 +21,12 @@ from torch import Tensor
 
 from ..errors import PlanError
 from ..geometry import LatentShape, Span
-from ..kv.cache import KVCache
+from ..kv.cache import KVCache, Observer
 from ..kv.plan import HeadPlan, KVShape
-from ..kv.scoring import HeadScores, Observation
 from ..models.denoiser import ModelGeometry
 from ..models.families import Family
-from .clip_memory import clean_pass
+from ..policies.base import Observing, Seen
+from .clip_memory import clean_pass, passing
 from .context_latents import ContextLatents, context_frames, warn_plain_latent
 from .rollout import denoised
 from .run import ChunkResult, Run, kv_shape
@@ -36,8 +36,9 @@ from .run import ChunkResult, Run, kv_shape
 def recompute(run: Run) -> Generator[ChunkResult, None, None]:
     """Yields one ChunkResult per chunk; its bytes are those of the cache that the chunk was made with.
 
-    A policy plans over the context: its sink is the context's first frame. Heads are scored in a chunk's last
-    denoising step. Observers see frames by their place in the context, 0 .. K + F - 1.
+    A policy plans over the context: its sink is the context's first frame. Heads are observed in a
+    chunk's last denoising step, or in the one that the policy names. Observers see frames by their place in the
+    context, 0 .. K + F - 1.
 
     A chunk's context is read under the prompt of the chunk before: at a switch the chunk itself is the first under the
     new one, then the next context.
@@ -49,7 +50,7 @@ def recompute(run: Run) -> Generator[ChunkResult, None, None]:
     before: Tensor | None = None  # text of the chunk before
     for span in run.spans:
         text = run.prompts.at(span.start)
-        full, scores = False, None
+        full, seen = False, None
         if run.start is not None and span.given:
             latent = run.start
         else:
@@ -63,11 +64,11 @@ def recompute(run: Run) -> Generator[ChunkResult, None, None]:
             # 3. The chunk behind it; its heads may be scored in the last step.
             full = memory.cache.is_full
             position = memory.cache.committed_frames
-            latent = denoised(run, memory.cache, span, text, position, memory.observation)
-            scores = memory.settle(span)
+            latent = denoised(run, memory.cache, span, text, position, memory.observed)
+            seen = memory.settle(span)
         context.add(latent)
         before = text
-        yield ChunkResult.of(memory.cache, span, latent, full, memory.predicted_peak_bytes, scores)
+        yield ChunkResult.of(memory.cache, span, latent, full, memory.predicted_peak_bytes, seen)
 
 
 class _Memory:
@@ -78,9 +79,16 @@ class _Memory:
         self._shape = context_shape(run.denoise.geometry, run.shape, run.family)
         self._plan = self._widest = check_context(run.policy.plan(self.setting), run.family)
         self._observed: list[int] = []
-        self.observation: Observation | None = None  # of this chunk
+        self._observation: Observing | None = None  # of this chunk
         self.predicted_peak_bytes = 0
         self.cache = self._empty()
+
+    @property
+    def observed(self) -> tuple[int, Observer] | None:
+        """The step of this chunk that has to be watched, and by whom; no clean pass sees all that a chunk does."""
+        step = self._run.policy.observed_step
+        last = len(self._run.schedule)
+        return None if self._observation is None else (last if step is None else step, self._observation)
 
     def release(self) -> None:
         """Frees the last chunk's K/V."""
@@ -90,7 +98,8 @@ class _Memory:
         """An empty cache for a chunk, of the widest plan if heads are to be scored in it."""
         policy = self._run.policy
         observes = policy.observes(span, self.setting, self._observed, switched)
-        self.observation = policy.observation(self.setting) if observes else None
+        project = self._run.denoise.project
+        self._observation = policy.observation(self.setting, project) if observes else None
         if observes:
             self._plan = self._widest
         self.cache = self._empty()
@@ -101,16 +110,16 @@ class _Memory:
             self._run.on_step(replace(span, part=part.part), len(self._run.schedule))
             clean_pass(self._run, self.cache, part, latents[:, :, part.start : part.stop], text)
 
-    def settle(self, span: Span) -> HeadScores | None:
-        """After a chunk: the scores of its heads if they were observed; the cache then goes over to their plan."""
-        if self.observation is None:
+    def settle(self, span: Span) -> Seen | None:
+        """After a chunk: what was seen of its heads if they were observed; the cache then goes over to their plan."""
+        if self._observation is None:
             return None
-        scores = self.observation.scores()
-        self._plan = check_context(self._run.policy.replan(scores, self.setting), self._run.family)
+        seen = self._observation.result()
+        self._plan = check_context(self._run.policy.replan(seen, self.setting), self._run.family)
         self._estimate(self.cache.plan.repack_peak_bytes(self._shape, self._plan))
         self.cache.repack(self._plan)
         self._observed.append(span.chunk)
-        return scores
+        return seen
 
     def _empty(self) -> KVCache:
         self._estimate(self._plan.resident_bytes(self._shape))
@@ -124,6 +133,7 @@ class _Memory:
 def check_context(plan: HeadPlan, family: Family) -> HeadPlan:
     """The plan; PlanError if a head is to keep more first or more recent frames than there ever are."""
     frames = context_frames(family)
+    plan = passing(plan, family)
     for memory in {memory for row in plan.memories for memory in row}:
         if max(memory.sink_frames, memory.recent_frames or 0) > frames:
             raise PlanError(

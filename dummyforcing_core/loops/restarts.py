@@ -52,7 +52,8 @@ def restarts(run: Run) -> Generator[ChunkResult, None, None]:
         for chunk in rollout(_clip(run, part, begin, moved)):
             if chunk.span.given and made:
                 continue  # the end of the clip before
-            chunk = replace(chunk, span=moved(chunk.span))
+            banked = tuple(frame + part.start for frame in chunk.banked)
+            chunk = replace(chunk, span=moved(chunk.span), banked=banked, log=None)
             if part is not parts[-1]:
                 tail.add(chunk.latent)
             made += 1

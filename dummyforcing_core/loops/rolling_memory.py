@@ -17,9 +17,9 @@ from ..errors import PlanError
 from ..geometry import Span
 from ..kv.plan import HeadMemory, HeadPlan
 from ..kv.rolling_cache import RollingCache
-from ..kv.scoring import HeadScores, Observation
 from ..models.families import Family
-from .clip_memory import Passed, clean_pass, reach
+from ..policies.base import Observing, Seen
+from .clip_memory import Passed, clean_pass, passing, reach
 from .run import Run
 
 
@@ -35,7 +35,7 @@ class RollingMemory:
         self._past: list[Passed] = []
         self._context: Tensor | None = None  # of the chunk that was committed last
 
-    def observation(self, span: Span, context: Tensor) -> Observation | None:
+    def observation(self, span: Span, context: Tensor) -> Observing | None:
         """Before a chunk's last window: an observation if the policy wants one, over a cache that is wide again."""
         policy, switched = self._run.policy, self._context is not None and context is not self._context
         if not policy.observes(span, self.setting, self.observed, switched):
@@ -45,28 +45,28 @@ class RollingMemory:
             self.cache = self._empty()
             for passed in self._past:
                 clean_pass(self._run, self.cache, passed.span, passed.latent, passed.context)
-        return policy.observation(self.setting)
+        return policy.observation(self.setting, self._run.denoise.project)
 
-    def commit(self, span: Span, latent: Tensor, context: Tensor, observation: Observation | None) -> HeadScores | None:
+    def commit(self, span: Span, latent: Tensor, context: Tensor, observation: Observing | None) -> Seen | None:
         """Reads a finished chunk, latent (B, C, F, h, w), into the cache; plans anew if heads were observed in it."""
         clean_pass(self._run, self.cache, span, latent, context)
         self._context = context
-        scores = None if observation is None else self._replan(span, observation)
+        seen = None if observation is None else self._replan(span, observation)
         if self._run.policy.may_observe_again:
             self._past.append(Passed(span, latent, context))
             sink, recent = reach(self._widest)
             self._past = [one for one in self._past if one.span.start < sink or one.span.stop > span.stop - recent]
-        return scores
+        return seen
 
-    def _replan(self, span: Span, observation: Observation) -> HeadScores:
+    def _replan(self, span: Span, observation: Observing) -> Seen:
         """Goes over to the plan that the policy makes of what was observed."""
-        scores = observation.scores()
-        plan = fitted(self._run.policy.replan(scores, self.setting), self._run.family)
+        seen = observation.result()
+        plan = fitted(self._run.policy.replan(seen, self.setting), self._run.family)
         peak = self.cache.plan.repack_peak_bytes(self.cache.shape, plan)
         self.predicted_peak_bytes = max(self.predicted_peak_bytes, peak)
         self.cache.repack(plan)
         self.observed.append(span.chunk)
-        return scores
+        return seen
 
     def _empty(self) -> RollingCache:
         run, model = self._run, self._run.denoise.geometry
@@ -76,6 +76,7 @@ class RollingMemory:
 
 def fitted(plan: HeadPlan, family: Family) -> HeadPlan:
     """The plan in the terms of rolling windows; PlanError if a head is to see what the loop cannot show it."""
+    plan = passing(plan, family)
     rows = tuple(tuple(_fitted(memory, family) for memory in row) for row in plan.memories)
     return replace(plan, memories=rows)
 

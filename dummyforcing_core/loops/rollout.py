@@ -7,6 +7,7 @@ Self-Forcing's inference (arXiv 2506.08009, algorithm 2) with the memory left to
 """
 
 from collections.abc import Generator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,13 +28,14 @@ def rollout(run: Run) -> Generator[ChunkResult, None, None]:
     for span in run.spans:
         context = run.prompts.at(span.start)
         full = memory.cache.is_full
+        memory.begin(span, context)  # a new prompt ends an episode, and the family may re-cache its window
         if run.start is not None and span.given:
             latent = run.start
         else:
-            memory.begin(span, context)  # a new prompt: the family may re-cache its window
-            latent = denoised(run, memory.cache, span, context)
-        scores = memory.commit(span, latent, context)  # the clean pass; heads are scored and re-grouped here
-        yield ChunkResult.of(memory.cache, span, latent, full, memory.predicted_peak_bytes, scores)
+            latent = denoised(run, memory.cache, span, context, observed=memory.observed)
+        seen = memory.commit(span, latent, context)  # the clean pass; heads that were observed are re-grouped here
+        result = ChunkResult.of(memory.cache, span, latent, full, memory.predicted_peak_bytes, seen)
+        yield replace(result, log=memory.log)
 
 
 def denoised(
@@ -42,20 +44,22 @@ def denoised(
     span: Span,
     context: Tensor,
     position: int | None = None,
-    last_observer: Observer | None = None,
+    observed: tuple[int, Observer] | None = None,
 ) -> Tensor:
     """A chunk (B, C, span.frames, h, w) out of noise, read against the history in `cache`, which stays as it is.
 
-    position      -- of the chunk's first frame, where that is not its place in the clip
-    last_observer -- of the last step, which then runs even if step caching would skip it
+    position -- of the chunk's first frame, where that is not its place in the clip
+    observed -- a step, the last one if there is none such, and who watches it; it runs even if step caching would skip
+    it
     """
     levels = run.levels(span)
+    last = len(levels) - 1
     # A first chunk with noise levels of its own skips no step: the steps to skip were chosen for the others.
     residual = Residual() if run.steps.skipped and levels is run.schedule.sigmas else None
     x = run.noise(0, span)
     for i, (sigma, timestep) in enumerate(zip(levels, run.timesteps(span), strict=True)):
         run.on_step(span, i)
-        observer = last_observer if i == len(levels) - 1 else None
+        observer = observed[1] if observed is not None and i == min(observed[0], last) else None
         cache.begin(span.start if position is None else position, span.frames, both(run.watch(span, i), observer))
         if i > 0:
             x = add_noise(x, run.noise(i, span), sigma)

@@ -1,7 +1,7 @@
 """What is sampled, and what comes out: the one argument of every loop, and the chunks that it yields."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,12 +11,11 @@ from ..geometry import LatentShape, Span
 from ..kv.attention import AttentionFn, attention
 from ..kv.cache import KVCache, Observer
 from ..kv.plan import HeadPlan, KVShape
-from ..kv.scoring import HeadScores
 from ..models.denoiser import Denoiser, ModelGeometry
 from ..models.families import Family
 from ..models.stepcache import NO_STEPS, StepCache
 from ..noise import NoiseFn
-from ..policies.base import Policy, Setting
+from ..policies.base import Policy, Seen, Setting
 from ..prompts import Prompts
 from ..schedule import Schedule
 from ..vae.still_frame import StillFrames
@@ -70,7 +69,8 @@ class Run:
     @property
     def setting(self) -> Setting:
         """What the policy may look at."""
-        return setting_of(self.denoise.geometry, self.shape, self.family, self.given_frames)
+        setting = setting_of(self.denoise.geometry, self.shape, self.family, self.given_frames)
+        return replace(setting, kv=self.kv_shape)
 
     @property
     def spans(self) -> list[Span]:
@@ -104,7 +104,8 @@ class Run:
 
 def setting_of(model: ModelGeometry, shape: LatentShape, family: Family, given_frames: int = 0) -> Setting:
     """What a policy may look at when it plans for this clip."""
-    return Setting(model.layers, model.heads, family, family.chunk_frames, shape.frames, given_frames)
+    priced = kv_shape(model, shape, family)
+    return Setting(model.layers, model.heads, family, family.chunk_frames, shape.frames, given_frames, priced)
 
 
 def kv_shape(model: ModelGeometry, shape: LatentShape, family: Family, recaches: bool = False) -> KVShape:
@@ -121,6 +122,23 @@ def kv_shape(model: ModelGeometry, shape: LatentShape, family: Family, recaches:
     )
 
 
+@dataclass(frozen=True)
+class MemoryLog:
+    """What was decided in one chunk; with the clip's latents, enough to make its cache again.
+
+    plan     -- from this chunk on
+    observed -- the plan was made from what was seen in this chunk
+    recached -- the window was read again before it
+    marked   -- frames that are banked when they leave the ring: as the chunk begins, then after each of its clean
+    passes
+    """
+
+    plan: HeadPlan
+    observed: bool
+    recached: bool
+    marked: tuple[frozenset[int], ...]
+
+
 @dataclass(frozen=True, eq=False)
 class ChunkResult:
     """A finished chunk: where it lies, its latent (B, C, T, h, w), bit for bit what the clean pass read.
@@ -128,6 +146,8 @@ class ChunkResult:
     plan        -- the head plan from here on
     window_full -- the chunk was made with as much history as its plan ever holds
     scores      -- what the plan was made from, if heads were observed in this chunk
+    banked      -- frames in the bank once the chunk is committed
+    log         -- what was decided of memory in it, where a loop keeps one cache from chunk to chunk
 
     history_bytes, resident_bytes, peak_bytes: K/V live and allocated once the chunk is committed, and the most that
     was allocated on the way; predicted_...: what the plan, or for the peak the plans so far, estimated that at.
@@ -143,7 +163,9 @@ class ChunkResult:
     predicted_history_bytes: int = 0
     predicted_resident_bytes: int = 0
     predicted_peak_bytes: int = 0
-    scores: HeadScores | None = None
+    scores: Seen | None = None
+    banked: tuple[int, ...] = ()
+    log: MemoryLog | None = None
 
     @classmethod
     def of(
@@ -153,7 +175,7 @@ class ChunkResult:
         latent: Tensor,
         window_full: bool,
         predicted_peak_bytes: int,
-        scores: HeadScores | None,
+        scores: Seen | None,
     ) -> "ChunkResult":
         """A chunk that was made with `cache` and is committed to it."""
         plan, shape = cache.plan, cache.shape
@@ -169,4 +191,5 @@ class ChunkResult:
             plan.resident_bytes(shape),
             predicted_peak_bytes,
             scores,
+            tuple(cache.banked_frames),
         )

@@ -5,6 +5,8 @@ from ..models.families import Family
 from .base import Policy, Setting
 from .dummy_forcing import DummyForcing
 from .full import Full
+from .head_budget import HeadBudget
+from .head_forcing import HeadForcing
 from .options import Option, option
 from .sliding_window import SlidingWindow
 
@@ -14,6 +16,8 @@ POLICIES: dict[str, type[Policy]] = {
         Full,
         SlidingWindow,
         DummyForcing,
+        HeadForcing,
+        HeadBudget,
     )
 }
 
@@ -31,6 +35,6 @@ def own_policy(family: Family) -> Policy:
 
 
 __all__ = [
-    "POLICIES", "DummyForcing", "Full", "Option", "Policy", "Setting", "SlidingWindow", "get_policy", "option",
-    "own_policy",
+    "POLICIES", "DummyForcing", "Full", "HeadBudget", "HeadForcing", "Option", "Policy", "Setting", "SlidingWindow",
+    "get_policy", "option", "own_policy",
 ]  # fmt: skip

@@ -3,19 +3,33 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from ..errors import PlanError
 from ..geometry import Span, chunk_spans
-from ..kv.plan import HeadMemory, HeadPlan
+from ..kv.bank import BankRule
+from ..kv.cache import Observer
+from ..kv.output_change import OutputChange, Project
+from ..kv.plan import HeadMemory, HeadPlan, KVShape
 from ..kv.scoring import HeadScores, Observation
 from ..models.families import Family
 from .options import options_of
 
+Seen = HeadScores | OutputChange
+
+
+class Observing(Observer, Protocol):
+    """Watches one pass and says what it saw: `Observation` the masses, `ChangeObservation` the output change."""
+
+    def result(self) -> Seen: ...
+
 
 @dataclass(frozen=True)
 class Setting:
-    """What a policy may look at: the model's layers x heads, its family, and the clip in latent frames."""
+    """What a policy may look at: the model's layers x heads, its family, and the clip in latent frames.
+
+    kv -- what turns its plans into bytes; None where that is not known
+    """
 
     layers: int
     heads: int
@@ -23,6 +37,7 @@ class Setting:
     chunk_frames: int
     clip_frames: int
     given_frames: int = 0
+    kv: KVShape | None = None
 
     @property
     def spans(self) -> list[Span]:
@@ -64,20 +79,26 @@ class Policy(ABC):
         """The head plan a clip starts with. PlanError if the policy cannot serve this setting."""
 
     def observes(self, span: Span, setting: Setting, observed: Sequence[int], switched: bool) -> bool:
-        """Whether to score heads in the clean pass of this chunk.
+        """Whether to observe heads in this chunk.
 
-        observed -- ordinals of the chunks scored before; switched -- the prompt changed with this chunk
+        observed -- ordinals of the chunks observed before; switched -- the prompt changed with this chunk
         """
         return False
 
-    def observation(self, setting: Setting) -> Observation:
-        """An empty observation of the kind this policy wants."""
+    @property
+    def observed_step(self) -> int | None:
+        """The denoising step that is observed, 0 the first; None: the clean pass, or where a loop has none that sees
+        all of a head's history, the last step."""
+        return None
+
+    def observation(self, setting: Setting, project: Project) -> Observing:
+        """An empty observation of the kind this policy wants; `project` calls a layer's output projection."""
         return Observation(setting.layers, setting.heads)
 
-    def replan(self, scores: HeadScores, setting: Setting) -> HeadPlan:
+    def replan(self, seen: Seen, setting: Setting) -> HeadPlan:
         """The plan from here on, given what was observed; it may only narrow what heads hold."""
         raise PlanError(f"policy {self.name!r} never observes, it cannot plan again")
 
-    def uniform(self, setting: Setting, memory: HeadMemory, role: str) -> HeadPlan:
+    def uniform(self, setting: Setting, memory: HeadMemory, role: str, bank: BankRule | None = None) -> HeadPlan:
         """The same memory for every head."""
-        return HeadPlan.uniform(setting.layers, setting.heads, memory, role, setting.family.name)
+        return HeadPlan.uniform(setting.layers, setting.heads, memory, role, setting.family.name, bank)

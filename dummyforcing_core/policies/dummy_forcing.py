@@ -10,12 +10,15 @@ from typing import ClassVar
 
 from ..errors import PlanError
 from ..geometry import Span
+from ..kv.output_change import ChangeObservation, OutputChange, Project
 from ..kv.plan import HeadMemory, HeadPlan
-from ..kv.scoring import HeadScores, Observation
-from .base import Policy, Setting
-from .head_programming import NEIGHBOUR, ROLES, SINK, assign_roles
+from ..kv.scoring import Observation
+from .base import Observing, Policy, Seen, Setting
+from .head_programming import DUMMY, NEIGHBOUR, ROLES, SINK, assign_roles, roles_by_change
 from .options import Option, option
-from .profile import HeadProfile
+from .profile import HeadProfile, changes_of
+
+COSTS = ("mass", "output_change")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class DummyForcing(Policy):
         None, Option("score again every so many chunks", 1, flag="reclassify", unset="never")
     )
     score_stride: int = option(1, Option("score every so many query rows", 1))
+    cost: str = option("mass", Option("what dummies are chosen by; mass is the paper's", choices=COSTS))
     profile: HeadProfile | None = option(  # noqa: RUF009
         None,
         Option(
@@ -64,7 +68,8 @@ class DummyForcing(Policy):
             )
         if self.profile is not None:
             self.profile.check(setting.layers, setting.heads)
-            return self.replan(self.profile.scores, setting)
+            by_change = self.cost == "output_change"
+            return self.replan(changes_of(self.profile) if by_change else self.profile.scores, setting)
         memory = HeadMemory(self.sink_frames, max(self._local_frames(setting), self.packed_frames))
         return self.uniform(setting, memory, "unclassified")
 
@@ -78,16 +83,30 @@ class DummyForcing(Policy):
             return span.chunk == self.observe_chunk
         return span.start > self.sink_frames
 
-    def observation(self, setting: Setting) -> Observation:
+    def observation(self, setting: Setting, project: Project) -> Observing:
+        if self.cost == "output_change":
+            options = {ROLES[role]: memory for role, memory in self._memories(setting).items()}
+            return ChangeObservation(setting.layers, setting.heads, options, project)
         return Observation(setting.layers, setting.heads, self.score_stride)
 
-    def replan(self, scores: HeadScores, setting: Setting) -> HeadPlan:
-        roles = assign_roles(scores.mass, self._dummies(setting))
-        memory = {
-            ROLES.index("dummy"): HeadMemory(0, self.packed_frames),
+    @property
+    def observed_step(self) -> int | None:
+        return 0 if self.cost == "output_change" else None
+
+    def _memories(self, setting: Setting) -> dict[int, HeadMemory]:
+        """What each role keeps."""
+        return {
+            DUMMY: HeadMemory(0, self.packed_frames),
             SINK: HeadMemory(self.sink_frames, 0),
             NEIGHBOUR: HeadMemory(0, self._local_frames(setting)),
         }
+
+    def replan(self, seen: Seen, setting: Setting) -> HeadPlan:
+        memory, dummies = self._memories(setting), self._dummies(setting)
+        if isinstance(seen, OutputChange):
+            roles = roles_by_change(seen.of(memory[SINK]), seen.of(memory[NEIGHBOUR]), seen.of(memory[DUMMY]), dummies)
+        else:
+            roles = assign_roles(seen.mass, dummies)
         return HeadPlan(
             tuple(tuple(memory[role] for role in row) for row in roles),
             tuple(tuple(ROLES[role] for role in row) for row in roles),

@@ -25,10 +25,23 @@ def assign_roles(mass: Tensor, num_dummy: int) -> list[list[int]]:
     choice keeps the most mass. Equal costs go to the lower layer, then the lower head. Of the rest, a head whose sink
     share is below its neighbour share is a neighbour head, else a sink head.
     """
-    layers, heads = mass.shape[:2]
+    cost, sink, neighbour = dummy_cost(mass)
+    return _assigned(cost, torch.where(sink < neighbour, NEIGHBOUR, SINK), num_dummy)
+
+
+def roles_by_change(sink: Tensor, neighbour: Tensor, dummy: Tensor, num_dummy: int) -> list[list[int]]:
+    """The same by output change instead of mass: what each head, (layers, heads), loses in each role.
+
+    The `num_dummy` heads that lose least by being dummies rather than the better of the other two are; the rest get the
+    role in which they lose less.
+    """
+    return _assigned(dummy - torch.minimum(sink, neighbour), torch.where(neighbour < sink, NEIGHBOUR, SINK), num_dummy)
+
+
+def _assigned(cost: Tensor, otherwise: Tensor, num_dummy: int) -> list[list[int]]:
+    layers, heads = cost.shape
     if not 0 <= num_dummy <= layers * heads:
         raise PlanError(f"expected 0 to {layers * heads} dummy heads, as many as there are, got {num_dummy}; use fewer")
-    cost, sink, neighbour = dummy_cost(mass)
-    roles = torch.where(sink < neighbour, NEIGHBOUR, SINK).flatten()
+    roles = otherwise.flatten()
     roles[cost.flatten().sort(stable=True).indices[:num_dummy]] = DUMMY
     return roles.view(layers, heads).tolist()

@@ -135,6 +135,16 @@ class HeadProfile:
         return profile
 
 
+def changes_of(profile: HeadProfile) -> OutputChange:
+    """A profile's output change; PlanError if it has none."""
+    if profile.changes is None:
+        raise PlanError(
+            "expected a head profile with output change, got one of version 1, which holds masses only; take it again "
+            "with `profile` (Profile Heads in ComfyUI), or go by mass"
+        )
+    return profile.changes
+
+
 def _rounded(values: torch.Tensor) -> list[list[list[float]]]:
     return [[[round(x, 7) for x in head] for head in row] for row in values.tolist()]
 

@@ -1,10 +1,11 @@
 """A window of recent frames behind pinned first frames: LongLive's cache (arXiv 2509.22622, section 3.3)."""
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ..errors import PlanError
-from ..kv.plan import HeadMemory, HeadPlan
+from ..kv.plan import POSITIONS, HeadMemory, HeadPlan
 from ..models.families import Family
 from .base import Policy, Setting
 from .options import Option, option
@@ -21,6 +22,10 @@ class SlidingWindow(Policy):
         None, Option("frames a head sees, current chunk included", 1, flag="window", unset="the family's")
     )
     sink_frames: int | None = option(None, Option("first frames kept", 0, flag="sink", unset="the family's"))
+    positions: str = option("absolute", Option("where kept frames stand", choices=POSITIONS))
+    switch_frames: int | None = option(
+        None, Option("newest frames that stay at a switch, besides the first", 0, flag="keep-at-switch", unset="all")
+    )
 
     name: ClassVar[str] = "window"
 
@@ -37,4 +42,13 @@ class SlidingWindow(Policy):
                 f"expected a window of at least {sink + setting.chunk_frames} frames, {sink} for the sink and "
                 f"{setting.chunk_frames} for the current chunk, got {window}; use a longer one, or a smaller sink"
             )
-        return self.uniform(setting, HeadMemory(sink, window - sink - setting.chunk_frames), "window")
+        recent = window - sink - setting.chunk_frames
+        frames = setting.family.trained_frames if self.positions == "end" else 0
+        if self.positions == "rank" and sink and recent < setting.chunk_frames:
+            warnings.warn(
+                f"rank positions with {recent} recent frames behind {sink} first ones can freeze the video: use "
+                "positions absolute or end, or a longer window",
+                stacklevel=2,
+            )
+        memory = HeadMemory(sink, recent, self.positions, 0, frames, self.switch_frames)  # type: ignore[arg-type]
+        return self.uniform(setting, memory, "window")

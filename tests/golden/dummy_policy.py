@@ -54,7 +54,7 @@ class ReferenceDummyForcing(DummyForcing):
     case: Case | None = None
     seen: dict = field(default_factory=dict)
 
-    def observation(self, setting):
+    def observation(self, setting, project):
         return FrameMass(setting, self.case.recorded.get("sampled_rows"))
 
     def replan(self, scores, setting) -> HeadPlan:

@@ -6,7 +6,7 @@ see, and attends densely under one mask per head. It shares no code with the eng
 Shape letters: B batch, HW tokens per frame, L tokens of a pass, H heads, D head_dim.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -21,40 +21,52 @@ class LostFramesError(Exception):
 class NaiveHead:
     """Which committed frames one head may see.
 
-    Pinned: the first `sink_frames` frames ever. Recent: the newest `recent_frames` among the others. A frame once
-    lost never returns, and a frame once pinned never counts as recent.
+    Pinned: the first `sink_frames` frames ever. Recent: the newest `recent_frames` among the others. Banked: of those
+    that were marked when newer ones took their place, the newest `bank_frames`. A frame once lost never returns, and a
+    frame once pinned never counts as recent.
     """
 
     def __init__(self, memory: HeadMemory):
         self.memory = memory
         self.lost: set[int] = set()
         self.was_pinned: set[int] = set()
+        self.banked: list[int] = []
+        self.settled = 0
 
     def pinned(self, committed: int) -> list[int]:
         return [f for f in range(committed) if f < self.memory.sink_frames and f not in self.lost]
 
     def recent(self, committed: int) -> list[int]:
-        others = set(range(self.memory.sink_frames, committed)) - self.lost - self.was_pinned
+        others = set(range(self.memory.sink_frames, committed)) - self.lost - self.was_pinned - set(self.banked)
         newest_first = sorted(others, reverse=True)
         limit = self.memory.recent_frames
         return sorted(newest_first if limit is None else newest_first[:limit])
 
     def visible(self, committed: int) -> list[int]:
-        return self.pinned(committed) + self.recent(committed)
+        return self.pinned(committed) + sorted(self.banked + self.recent(committed))
 
-    def settle(self, committed: int) -> None:
-        """What is out of sight after a commit is lost for good."""
-        self.was_pinned |= set(self.pinned(committed))
-        self.lost |= set(range(committed)) - set(self.visible(committed))
+    def settle(self, committed: int, marked: Collection[int] = ()) -> None:
+        """What is out of sight after a commit, frame by frame, is banked or lost for good."""
+        while self.settled < committed:
+            self.settled += 1
+            self._leave(set(range(self.settled)) - set(self.visible(self.settled)) - self.lost, marked)
+
+    def _leave(self, gone: set[int], marked: Collection[int]) -> None:
+        self.banked += [f for f in sorted(gone) if f in marked] if self.memory.bank_frames else []
+        self.banked = sorted(self.banked)[max(len(self.banked) - self.memory.bank_frames, 0) :]
+        self.was_pinned |= set(self.pinned(self.settled))
+        self.lost |= set(range(self.settled)) - set(self.visible(self.settled))
 
     def can_become(self, memory: HeadMemory, committed: int) -> bool:
-        return not self.lost & set(range(min(memory.sink_frames, committed)))
+        return not self.lost or len(self.pinned(committed)) >= min(memory.sink_frames, committed)
 
-    def become(self, memory: HeadMemory, committed: int) -> None:
+    def become(self, memory: HeadMemory, committed: int, marked: Collection[int] = ()) -> None:
         if not self.can_become(memory, committed):
             raise LostFramesError(f"{sorted(self.lost)} are lost, {memory} wants some of them")
-        self.memory = memory
-        self.settle(committed)
+        before = set(self.visible(committed))
+        kept_apart = set(self.banked) | set(marked)
+        self.memory, self.banked = memory, []  # what was banked may be recent again
+        self._leave((before - set(self.visible(committed))) & kept_apart, kept_apart)
 
 
 def rotate(x: Tensor, frames: Sequence[int], rows: int, cols: int) -> Tensor:
@@ -78,8 +90,9 @@ def rotate(x: Tensor, frames: Sequence[int], rows: int, cols: int) -> Tensor:
 class NaiveCache:
     """All layers and heads; frames are committed in order from 0."""
 
-    def __init__(self, plan: HeadPlan, rows: int, cols: int):
-        self.rows, self.cols = rows, cols
+    def __init__(self, plan: HeadPlan, rows: int, cols: int, pass_frames: int = 0):
+        self.rows, self.cols, self.pass_frames = rows, cols, pass_frames
+        self.marked: frozenset[int] = frozenset()
         self.heads = [[NaiveHead(memory) for memory in row] for row in plan.memories]
         self.k: list[list[Tensor]] = [[] for _ in plan.memories]  # per layer and frame (B, HW, H, D)
         self.v: list[list[Tensor]] = [[] for _ in plan.memories]
@@ -101,6 +114,11 @@ class NaiveCache:
             if head.memory.positions == "rank":
                 query_at = [len(seen) + i for i in range(len(now))]
                 key_at = [seen.index(f) if f in seen else 0 for f in range(self.committed)] + query_at
+            elif head.memory.positions == "end":
+                at = head.memory.range_frames - self.pass_frames
+                query_at = [at + i for i in range(len(now))]
+                places = {f: max(at - (now.start - f), rank) for rank, f in enumerate(seen)}
+                key_at = [places.get(f, 0) for f in range(self.committed)] + query_at
             mask = torch.tensor([f in seen or f in now for f in [*range(self.committed), *now]]).repeat_interleave(hw)
             scores = rotate(q[:, :, h], query_at, self.rows, self.cols) @ rotate(
                 keys[:, :, h], key_at, self.rows, self.cols
@@ -117,12 +135,12 @@ class NaiveCache:
             self.v[layer] += v.double().split(hw, dim=1)
         for row in self.heads:
             for head in row:
-                head.settle(self.committed)
+                head.settle(self.committed, self.marked)
 
     def repack(self, plan: HeadPlan) -> None:
         for row, memories in zip(self.heads, plan.memories, strict=True):
             for head, memory in zip(row, memories, strict=True):
-                head.become(memory, self.committed)
+                head.become(memory, self.committed, self.marked)
 
     def held(self, layer: int, head: int) -> list[int]:
         return self.heads[layer][head].visible(self.committed)

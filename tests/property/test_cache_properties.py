@@ -11,10 +11,12 @@ from torch import Tensor
 
 from dummyforcing_core.errors import PlanError
 from dummyforcing_core.kv.attention import AttentionFn, reference, sdpa
+from dummyforcing_core.kv.bank import Every
 from dummyforcing_core.kv.cache import KVCache
 from dummyforcing_core.kv.plan import HeadMemory, HeadPlan, KVShape
 from tests.property.oracle import NaiveCache, NaiveHead
 
+RULE = Every(1)  # what is marked is drawn, rules have tests of their own
 quick = settings(deadline=None, max_examples=40)
 
 
@@ -28,24 +30,31 @@ class Scenario:
     passes: int
     seed: int
     replans: tuple[HeadPlan | None, ...] = ()
+    marked: tuple[frozenset[int], ...] = ()  # as every chunk is committed
 
 
 def memories(positions: st.SearchStrategy[str]) -> st.SearchStrategy[HeadMemory]:
     anything = st.tuples(st.integers(0, 3), st.one_of(st.integers(0, 5), st.none()))
     of_equal_size = st.sampled_from(((1, 0), (0, 1), (3, 0), (0, 3), (1, 2), (2, 1)))  # these share a buffer
-    return st.builds(lambda counts, p: HeadMemory(*counts, p), st.one_of(anything, of_equal_size), positions)
+
+    def memory(counts: tuple[int, int | None], positions: str, bank: int) -> HeadMemory:
+        sink, recent = counts
+        reach = (40 if recent is None else 18) if positions == "end" else 0  # the shorter one is soon too short
+        return HeadMemory(sink, recent, positions, bank if recent else 0, reach)
+
+    return st.builds(memory, st.one_of(anything, of_equal_size), positions, st.sampled_from((0, 0, 1, 3)))
 
 
 def plans(layers: int, heads: int, memory: st.SearchStrategy[HeadMemory]) -> st.SearchStrategy[HeadPlan]:
     row = st.lists(memory, min_size=heads, max_size=heads).map(tuple)
     table = st.lists(row, min_size=layers, max_size=layers).map(tuple)
-    return table.map(lambda rows: HeadPlan(rows, (("any",) * heads,) * layers))
+    return table.map(lambda rows: HeadPlan(rows, (("any",) * heads,) * layers, bank=RULE))
 
 
 @st.composite
 def scenarios(draw, replanned: bool = False) -> Scenario:
     layers, heads = draw(st.integers(1, 3)), draw(st.integers(1, 6))
-    plan = draw(plans(layers, heads, memories(st.sampled_from(("absolute", "rank")))))
+    plan = draw(plans(layers, heads, memories(st.sampled_from(("absolute", "rank", "end")))))
     chunk = draw(st.integers(1, 4))
     chunks = (chunk,) * draw(st.integers(1, 5)) + (draw(st.integers(1, chunk)),)
     rows, cols = draw(st.sampled_from(((1, 2), (2, 2), (1, 1), (2, 1))))
@@ -60,7 +69,9 @@ def scenarios(draw, replanned: bool = False) -> Scenario:
     )
     other = st.one_of(st.none(), plans(layers, heads, memories(st.just("absolute"))))
     replans = tuple(draw(st.lists(other, min_size=len(chunks), max_size=len(chunks)))) if replanned else ()
-    return Scenario(plan, shape, chunks, draw(st.integers(1, 3)), draw(st.integers(0, 2**20)), replans)
+    some = st.frozensets(st.integers(0, sum(chunks)), max_size=8)
+    marked = tuple(draw(st.lists(some, min_size=len(chunks), max_size=len(chunks))))
+    return Scenario(plan, shape, chunks, draw(st.integers(1, 3)), draw(st.integers(0, 2**20)), replans, marked)
 
 
 @dataclass(frozen=True)
@@ -86,15 +97,23 @@ def reachable(plan: HeadPlan, naive: NaiveCache) -> HeadPlan:
         row = []
         for head, memory in zip(heads, wanted, strict=True):
             sink = memory.sink_frames if head.can_become(memory, naive.committed) else 0
-            row.append(replace(memory, sink_frames=sink, positions=head.memory.positions))
+            own = head.memory
+            memory = replace(memory, sink_frames=sink, positions=own.positions, range_frames=own.range_frames)
+            row.append(memory)
         rows.append(tuple(row))
-    return HeadPlan(tuple(rows), plan.roles)
+    return HeadPlan(tuple(rows), plan.roles, bank=RULE)
+
+
+def resolved(plan: HeadPlan, clip_frames: int) -> HeadPlan:
+    """The plan in counts that a clip of this length has room for."""
+    return replace(plan, memories=tuple(tuple(memory.within(clip_frames) for memory in row) for row in plan.memories))
 
 
 def play(scenario: Scenario, attend: AttentionFn = reference) -> Iterator[Moment]:
     """Runs cache and naive memory side by side on the same random tensors."""
     plan, shape = scenario.plan, scenario.shape
-    cache, naive = KVCache(plan, shape, attend=attend), NaiveCache(plan, shape.rows, shape.cols)
+    cache = KVCache(plan, shape, attend=attend)
+    naive = NaiveCache(resolved(plan, shape.clip_frames), shape.rows, shape.cols, shape.pass_frames)
     generator = torch.Generator().manual_seed(scenario.seed)
     for chunk, frames in enumerate(scenario.chunks):
         cache.begin(naive.committed, frames)
@@ -102,13 +121,14 @@ def play(scenario: Scenario, attend: AttentionFn = reference) -> Iterator[Moment
             qkv = [drawn_qkv(shape, plan.heads, frames, generator) for _ in range(plan.layers)]
             outputs = tuple((cache(layer, *x), naive.attend(layer, *x)) for layer, x in enumerate(qkv))
             yield Moment("pass", cache, naive, plan, outputs)
+        cache.marked = naive.marked = scenario.marked[chunk]
         cache.commit()
         naive.commit([(k, v) for _, k, v in qkv])
         yield Moment("between", cache, naive, plan)
         if scenario.replans and scenario.replans[chunk]:
             plan = reachable(scenario.replans[chunk], naive)
             cache.repack(plan)
-            naive.repack(plan)
+            naive.repack(resolved(plan, shape.clip_frames))
             yield Moment("between", cache, naive, plan)
 
 
@@ -173,7 +193,9 @@ def test_bytes_equal_the_plans_price_at_every_moment(scenario):
     for moment in play(scenario):
         cache, plan, shape = moment.cache, moment.plan, scenario.shape
         assert cache.resident_bytes == plan.resident_bytes(shape)
-        assert cache.history_bytes == plan.history_bytes(shape, moment.naive.committed)
+        assert cache.history_bytes <= plan.history_bytes(shape, moment.naive.committed)
+        if not plan.bank_frames:  # a bank fills when there is something to keep
+            assert cache.history_bytes == plan.history_bytes(shape, moment.naive.committed)
         for layer, groups in enumerate(cache.layers):
             assert sum(group.resident_bytes for group in groups) == plan.layer_bytes(shape, layer)
         buffers = {x.data_ptr(): x for groups in cache.layers for g in groups for x in (g.k, g.v, g.raw_k)}
@@ -203,16 +225,19 @@ def test_regions_tile_the_live_view_and_name_its_frames(scenario):
             group = next(group for group in cache.layers[layer] if head in group.heads)
             _, v = group.views(len(now))
             regions = cache.regions(layer, head)
-            assert [region.name for region in regions] == ["current", "sink", "recent"]
+            assert [region.name for region in regions[:2]] == ["current", "sink"]
+            assert {region.name for region in regions[2:]} <= {"bank", "recent"}
             edges = [0, *(region.stop_token for region in regions)]
             assert [region.start_token for region in regions] == edges[:-1]
             assert edges[-1] == v.shape[1]
-            current, sink, recent = regions
+            current, sink, *rest = regions
+            named = {name: [f for r in rest if r.name == name for f in r.frames] for name in ("bank", "recent")}
             assert current.frames == tuple(now)
             assert list(sink.frames) == naive.heads[layer][head].pinned(naive.committed)
-            assert sorted(recent.frames) == naive.heads[layer][head].recent(naive.committed)
+            assert sorted(named["recent"]) == naive.heads[layer][head].recent(naive.committed)
+            assert sorted(named["bank"]) == naive.heads[layer][head].banked
             i = group.heads.index(head)
-            for region in (sink, recent):
+            for region in (sink, *rest):
                 shown = v[:, region.start_token : region.stop_token, i].split(shape.frame_tokens, dim=1)
                 assert len(region.frames) == 0 or len(shown) == len(region.frames)
                 for frame, values in zip(region.frames, shown, strict=False):
@@ -225,14 +250,15 @@ def test_grouped_heads_equal_a_loop_over_caches_of_one_head(scenario):
     plan, shape = scenario.plan, scenario.shape
     grouped = KVCache(plan, shape, attend=reference)
     alone = [
-        [KVCache(HeadPlan(((memory,),), (("any",),)), shape, attend=reference) for memory in row]
+        [KVCache(HeadPlan(((memory,),), (("any",),), bank=RULE), shape, attend=reference) for memory in row]
         for row in plan.memories
     ]
     generator = torch.Generator().manual_seed(scenario.seed)
     start = 0
-    for frames in scenario.chunks:
+    for frames, marked in zip(scenario.chunks, scenario.marked, strict=True):
         for cache in (grouped, *(cache for row in alone for cache in row)):
             cache.begin(start, frames)
+            cache.marked = marked
         for layer in range(plan.layers):
             qkv = drawn_qkv(shape, plan.heads, frames, generator)
             together = grouped(layer, *qkv)
@@ -307,14 +333,15 @@ def test_a_clean_pass_that_only_stores_commits_the_same_bits(scenario):
 def test_repack_refuses_a_sink_exactly_when_one_of_its_frames_is_lost(before, after, committed):
     """Of heads that have a ring; those without one are in the unit tests."""
     shape = KVShape(batch=1, rows=1, cols=1, head_dim=6, element_bytes=4, clip_frames=12, pass_frames=1)
-    cache, naive = KVCache(HeadPlan(((before,),), (("any",),)), shape), NaiveHead(before)
+    before, after = before.within(12), after.within(12)
+    cache, naive = KVCache(HeadPlan(((before,),), (("any",),), bank=RULE), shape), NaiveHead(before)
     x = torch.zeros(1, 1, 1, 6)
     for frame in range(committed):
         cache.begin(frame, 1)
         cache.store(0, x, x)
         cache.commit()
         naive.settle(frame + 1)
-    plan = HeadPlan(((after,),), (("any",),))
+    plan = HeadPlan(((after,),), (("any",),), bank=RULE)
     if naive.can_become(after, committed):
         cache.repack(plan)
         naive.become(after, committed)

@@ -164,7 +164,7 @@ def test_no_loop_waits(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) ->
     """Scores are the one thing that is read, once in a chunk whose heads are observed."""
     read: list[Observation] = []
     profile = HeadProfile.assumed(LAYERS, HEADS)
-    monkeypatch.setattr(Observation, "scores", lambda seen: read.append(seen) or profile.scores)
+    monkeypatch.setattr(Observation, "result", lambda seen: read.append(seen) or profile.scores)
     family, denoise = FAMILIES[name], model()
     frames = max(8 * family.chunk_frames, 2 * family.trained_frames if family.overlap_frames else 0)
     shape = LatentShape(1, 16, frames, 4, 4)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.kv import cache as cache_module
-from dummyforcing_core.kv.cache import KVCache
+from dummyforcing_core.kv.cache import Held, KVCache
 from dummyforcing_core.kv.group_buffer import HeadRange
 from dummyforcing_core.kv.plan import HeadMemory
 from dummyforcing_core.loops.run import Run
@@ -118,9 +118,9 @@ def test_bytes_are_the_plans(policy: Policy, loop: Family, variant: Variant) -> 
 def one_group_per_head() -> Iterator[None]:
     """Caches that keep every head in a buffer of its own and attend head by head."""
 
-    def alone(memories: list[HeadMemory], slots: list[list[int]]) -> list[tuple[list[int], list[HeadRange]]]:
-        pairs = zip(memories, slots, strict=True)
-        return [([head], [HeadRange(0, 1, memory, list(held))]) for head, (memory, held) in enumerate(pairs)]
+    def alone(memories: list[HeadMemory], slots: list[Held]) -> list[tuple[list[int], list[HeadRange]]]:
+        ranges = [HeadRange(0, 1, m, list(h.slots), set(h.banked)) for m, h in zip(memories, slots, strict=True)]
+        return [([head], [one]) for head, one in enumerate(ranges)]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache_module, "_groups", alone)

@@ -117,8 +117,8 @@ def test_rescoring_sees_the_window_again_rebuilt_from_retained_latents(policy: G
 
     @dataclass(frozen=True)
     class Looking(type(policy)):
-        def observation(self, setting):
-            inner = super().observation(setting)
+        def observation(self, setting, project):
+            inner = super().observation(setting, project)
 
             def observe(layer, heads, q, k, v, found):
                 named = {r.name: tuple(sorted(r.frames)) for r in found}
@@ -156,7 +156,7 @@ def test_rescoring_equals_scoring_over_a_cache_that_was_rebuilt_by_hand():
         for start, observation in ((0, None), (6, None), (9, again)):
             part = done[:, :, start : start + 3]
             clean_pass(run.run, cache, spans_of[start], part, PROMPT, observation)
-    assert torch.equal(chunks[3].scores.mass, again.scores().mass)
+    assert torch.equal(chunks[3].scores.mass, again.result().mass)
 
 
 def test_a_second_plan_may_move_heads_to_other_roles():

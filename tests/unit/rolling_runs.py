@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dummyforcing_core.geometry import LatentShape, Span
+from dummyforcing_core.kv.output_change import Project
 from dummyforcing_core.kv.rolling_cache import RollingCache
 from dummyforcing_core.kv.scoring import HeadScores, Observation
 from dummyforcing_core.loops.rolling import rolling
@@ -188,7 +189,7 @@ class Told(DummyForcing):
         self.asked.append(span.chunk)
         return super().observes(span, setting, observed, switched)
 
-    def observation(self, setting: Setting) -> Observation:
+    def observation(self, setting: Setting, project: Project) -> Observation:
         for look in self.looks:
             look()
         seen_now = self.seen

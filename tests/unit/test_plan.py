@@ -1,7 +1,7 @@
 """Head plans: frozen data, a lossless text form, prices that are linear in everything they should be."""
 
 import json
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
 from hypothesis import given, settings
@@ -176,8 +176,18 @@ def test_json_round_trip_keeps_everything(plan):
 
 def test_json_lists_each_distinct_memory_once_and_no_resolution():
     document = json.loads(HeadPlan.uniform(30, 12, HeadMemory(3, 6), "window", "demo").to_json())
-    assert document.keys() == {"format", "version", "family", "layers", "heads", "memories", "assignment", "roles"}
-    assert document["memories"] == [{"sink_frames": 3, "recent_frames": 6, "positions": "absolute"}]
+    assert document.keys() == {
+        "format",
+        "version",
+        "family",
+        "layers",
+        "heads",
+        "memories",
+        "assignment",
+        "roles",
+        "bank",
+    }
+    assert document["memories"] == [asdict(HeadMemory(3, 6))]
     assert document["assignment"] == [[0] * 12] * 30
 
 

@@ -137,7 +137,7 @@ def observed(observation: Observation, layers: int = 1) -> Tensor:
         q, k = tensors(layer, 2, 10, 7, 3, 8)
         observation(layer, [1], q[:, :, 1:2], k[:, :, 1:2], k[:, :, 1:2], regions_of(bounds))
         observation(layer, [2, 0], q[:, :, [2, 0]], k[:, :, [2, 0]], k[:, :, [2, 0]], regions_of(bounds))
-    return observation.scores().mass
+    return observation.result().mass
 
 
 def expected(rows) -> Tensor:
@@ -180,14 +180,14 @@ def test_a_stride_below_one_is_refused(stride: int) -> None:
 
 def test_unseen_layers_and_heads_are_refused() -> None:
     with pytest.raises(PlanError, match="layer 0 was not observed"):
-        Observation(2, 3).scores()
+        Observation(2, 3).result()
     with pytest.raises(PlanError, match="layer 1 was not observed"):
         observed(Observation(2, 3), layers=1)
     half = Observation(1, 3)
     q, k = tensors(0, 1, 4, 7, 2, 8)
     half(0, [0, 2], q, k, k, regions_of([(2, 4), (4, 7), (0, 2)]))
     with pytest.raises(PlanError, match="layer 0 was not observed"):
-        half.scores()
+        half.result()
 
 
 def test_regions_come_from_the_cache_also_where_its_ring_has_wrapped() -> None:
@@ -216,4 +216,4 @@ def test_regions_come_from_the_cache_also_where_its_ring_has_wrapped() -> None:
     per_frame = softmax_mass(seen["q"], seen["k"], [(at, at + tokens) for _, at in seen["frames"].values()])
     names = [name for name, _ in seen["frames"].values()]
     parts = [per_frame[:, [i for i, n in enumerate(names) if n == name]].sum(-1) for name in scoring.REGIONS]
-    torch.testing.assert_close(observation.scores().mass[0], torch.stack(parts, -1).float(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(observation.result().mass[0], torch.stack(parts, -1).float(), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,193 @@
+"""What a bank is filled with: rules that mark frames while they are in the ring. A marked frame that leaves it is
+banked.
+
+After Head Forcing's episodic memory (arXiv 2605.14487), by rules of our own. A rule is a value and belongs to a plan:
+heads with a bank share one list of marked frames. The oldest banked frame makes room for the next.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import PlanError, shown
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """Frames that may be marked together. feature (B, n): what tells them from others; None: nothing has to."""
+
+    frames: tuple[int, ...]
+    feature: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class BankRule(ABC):
+    """Which frames are marked, and when."""
+
+    name: ClassVar[str]
+    at_switch: ClassVar[bool] = False  # or as soon as a pass is committed
+    reads_keys: ClassVar[bool] = False
+
+    @property
+    def threshold(self) -> float:
+        """Novelty, 1 - cosine to what is marked, above which a candidate with a feature is marked."""
+        return 0.0
+
+    @abstractmethod
+    def candidates(self, frames: range, latent: Tensor, keys: Tensor | None) -> list[Candidate]:
+        """Of a committed pass over these frames.
+
+        latent -- (B, C, frames, h, w); keys -- (B, frames, n), means over a frame's tokens, if the rule reads them
+        """
+
+    def stands_in(self, frames: range) -> tuple[int, ...]:
+        """Frames of a committed pass that are marked until something better comes."""
+        return ()
+
+
+@dataclass(frozen=True)
+class EpisodeEnd(BankRule):
+    """The last chunk of an episode, once a prompt switch ends it, if its latents look new: mean and std per channel.
+
+    novelty     -- 1 - cosine to every marked chunk must be greater
+    first_chunk -- the clip's first chunk is marked from the start, until newer ones need its place
+    """
+
+    novelty: float = 0.01
+    first_chunk: bool = True
+
+    name: ClassVar[str] = "episode_end"
+    at_switch: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_share("novelty", self.novelty)
+
+    @property
+    def threshold(self) -> float:
+        return self.novelty
+
+    def candidates(self, frames: range, latent: Tensor, keys: Tensor | None) -> list[Candidate]:
+        flat = latent.float().flatten(2)
+        return [Candidate(tuple(frames), torch.cat((flat.mean(2), flat.std(2)), dim=1))]
+
+    def stands_in(self, frames: range) -> tuple[int, ...]:
+        return tuple(frames) if self.first_chunk and frames.start == 0 else ()
+
+
+@dataclass(frozen=True)
+class KeyNovelty(BankRule):
+    """Every frame whose keys, averaged over its tokens in all heads with a bank, are unlike those of marked frames."""
+
+    novelty: float = 0.05
+
+    name: ClassVar[str] = "key_novelty"
+    reads_keys: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_share("novelty", self.novelty)
+
+    @property
+    def threshold(self) -> float:
+        return self.novelty
+
+    def candidates(self, frames: range, latent: Tensor, keys: Tensor | None) -> list[Candidate]:
+        assert keys is not None  # reads_keys says so
+        return [Candidate((frame,), feature) for frame, feature in zip(frames, keys.unbind(1), strict=True)]
+
+
+@dataclass(frozen=True)
+class Every(BankRule):
+    """Every n-th frame of the clip."""
+
+    frames: int = 6
+
+    name: ClassVar[str] = "every"
+
+    def __post_init__(self) -> None:
+        if type(self.frames) is not int or self.frames < 1:
+            raise PlanError(f"expected every 1 or more frames, got {shown(repr(self.frames))}; give a whole number")
+
+    def candidates(self, frames: range, latent: Tensor, keys: Tensor | None) -> list[Candidate]:
+        return [Candidate((frame,)) for frame in frames if frame % self.frames == 0]
+
+
+RULES: dict[str, type[BankRule]] = {rule.name: rule for rule in (EpisodeEnd, KeyNovelty, Every)}
+
+
+def rule_document(rule: BankRule) -> dict[str, Any]:
+    """A rule as JSON holds it."""
+    return {"rule": rule.name, **asdict(rule)}
+
+
+def rule_of(document: dict[str, Any]) -> BankRule:
+    """The rule that `rule_document` wrote; KeyError, TypeError or PlanError if there is none such."""
+    values = dict(document)
+    return RULES[values.pop("rule")](**values)
+
+
+class Marks:
+    """One clip's list of marked frames, oldest first; no more than fit into the bank.
+
+    A rule that looks at content is answered with one read from the device, all candidates together.
+    """
+
+    def __init__(self, rule: BankRule, bank_frames: int):
+        self.rule, self._room = rule, bank_frames
+        self._marked: list[Candidate] = []
+        self._waiting: list[Candidate] = []  # of the newest pass: at a switch its end is an episode's
+
+    @property
+    def frames(self) -> frozenset[int]:
+        return frozenset(frame for one in self._marked for frame in one.frames)
+
+    def committed(self, frames: range, latent: Tensor, keys: Tensor | None = None) -> None:
+        """A pass over these frames is history now; arguments as of `BankRule.candidates`."""
+        found = self.rule.candidates(frames, latent, keys)
+        if stand_in := self.rule.stands_in(frames):
+            self._mark([Candidate(stand_in)])
+        if self.rule.at_switch:
+            self._waiting = found
+        else:
+            self._offer(found)
+
+    def switched(self) -> None:
+        """The prompt changes with the next chunk."""
+        waiting, self._waiting = self._waiting, []
+        self._offer(waiting)
+
+    def _offer(self, candidates: Sequence[Candidate]) -> None:
+        features = [one.feature for one in candidates if one.feature is not None]
+        if features:
+            read = iter(_to_host(features))
+            candidates = [Candidate(one.frames, next(read)) for one in candidates]
+        for one in candidates:
+            if one.feature is None or self._novelty(one.feature) > self.rule.threshold:
+                self._mark([one])
+
+    def _novelty(self, feature: Tensor) -> float:
+        """1 - cosine to the nearest marked one, the mean over the batch; infinite where nothing is marked."""
+        known = [one.feature for one in self._marked if one.feature is not None]
+        if not known:
+            return float("inf")
+        return 1 - float(torch.cosine_similarity(torch.stack(known), feature, dim=-1).amax(0).mean())
+
+    def _mark(self, candidates: Sequence[Candidate]) -> None:
+        """Marks them, in place of what stood in for the same frames; the oldest go where there is no more room."""
+        new = {frame for one in candidates for frame in one.frames}
+        self._marked = [one for one in self._marked if not new.intersection(one.frames)] + list(candidates)
+        while sum(len(one.frames) for one in self._marked) > self._room:
+            self._marked.pop(0)
+
+
+def _to_host(features: Sequence[Tensor]) -> Tensor:
+    """(candidates, B, n): the one read from the device."""
+    return torch.stack(list(features)).cpu()
+
+
+def _check_share(name: str, value: object) -> None:
+    if not isinstance(value, (int, float)) or not 0 <= value <= 2:
+        raise PlanError(f"expected {name} of 0 to 2, got {shown(repr(value))}; it is 1 - cosine")
