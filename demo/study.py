@@ -1,7 +1,7 @@
 """Head policies at equal memory, on the same clips and noise: one command, one table.
 
-python -m demo.study --out out/study        run again to go on; each policy and task is a line of results.jsonl
-python -m demo.study --policies long --tasks "gap 10" "conflict, gap 10" "steady 40" --errors
+python -m demo.study --out out/study     run again to go on; each policy and task is a line of results.jsonl
+python -m demo.study --policies long --tasks "gap 10" "conflict, gap 10" "steady 40"     the kinds: study_tasks.py
 
 docs/study.md was written from an earlier run of the same policies; what a new one says is written by a person.
 """
