@@ -1,13 +1,18 @@
-"""The fixed clips of the evaluation: prompts, and what the world shows for them."""
+"""The fixed clips of the evaluation and of the study: prompts, and what the world shows for them.
+
+Where clips take a `seed`, 0 gives those of the evaluation and any other number others: what was chosen on the first can
+be confirmed on the second.
+"""
 
 import torch
 
 from dummyforcing_core.text.demo_text import ABSENT, LIGHT_SLOT, UNNAMED
 
 from .prompts import describe, sample_clips
-from .world import PALETTE, Clips, simulate
+from .world import AXES, PALETTE, Clips, simulate
 
 STILL, SIDEWAYS = 0, 1
+COLOUR_SLOTS, MOTION_SLOTS = [0, 5], [2, 7]
 
 
 def plain_clips(count: int, chunks: int = 7) -> Clips:
@@ -20,34 +25,65 @@ def crowded_clips(count: int, chunks: int = 7) -> Clips:
     return _played(_named_start(count, seed=2027, cells_apart=(1, 1)), chunks)
 
 
-def long_clips(count: int, chunks: int) -> Clips:
+def long_clips(count: int, chunks: int, seed: int = 0) -> Clips:
     """Plain clips in which shape A always moves."""
-    clips = _named_start(count, seed=2025)
+    clips = _named_start(count, 2025 + seed)
     motion = clips.slots[:, 0, 2]
     clips.slots[:, 0, 2] = torch.where(motion == STILL, SIDEWAYS, motion)
     return _played(clips, chunks)
 
 
-def gap_clips(count: int, gap: int) -> Clips:
+def gap_clips(count: int, gap: int, seed: int = 0) -> Clips:
     """Two lit chunks, `gap` dark ones, two lit ones; colours are named in the first two chunks only."""
-    clips = _named_start(count, seed=2026)
+    clips = _named_start(count, 2026 + seed)
     slots = clips.slots[:, :1].repeat(1, 4 + gap, 1)
-    slots[:, 2:, [0, 5]] = UNNAMED
+    slots[:, 2:, COLOUR_SLOTS] = UNNAMED
     slots[:, 2 : 2 + gap, LIGHT_SLOT] = 0
     return _simulated(clips, slots)
 
 
-def recoloured_clips(count: int, gap: int) -> Clips:
+def recoloured_clips(count: int, gap: int, seed: int = 0) -> Clips:
     """Two lit chunks, two lit ones that name colours which neither shape had, `gap` dark ones, two lit ones.
 
     Colours are named in the first four chunks only: what returns with the light is neither first nor newest."""
-    clips = _named_start(count, seed=2029)
-    slots = clips.slots[:, :1].repeat(1, 6 + gap, 1)
-    slots[:, 2:4, [0, 5]] = _unused_colours(clips)[:, None]
-    slots[:, 4:, [0, 5]] = UNNAMED
-    slots[:, 2:, 5] = torch.where(clips.present[:, 1:], slots[:, 2:, 5], UNNAMED)
-    slots[:, 4 : 4 + gap, LIGHT_SLOT] = 0
+    clips = _named_start(count, 2029 + seed)
+    return _simulated(clips, _renamed(clips, 2, 2 + gap))
+
+
+def conflict_clips(count: int, gap: int, seed: int = 0) -> Clips:
+    """The same, but half of the dark (rounded down) lies between the first colours and the second ones.
+
+    Both pairs are then remembered across darkness, and the second one is right."""
+    clips = _named_start(count, 2030 + seed)
+    slots = _renamed(clips, 2 + gap // 2, 2 + gap - gap // 2)
+    slots[:, 2 : 2 + gap // 2, COLOUR_SLOTS] = UNNAMED
+    slots[:, 2 : 2 + gap // 2, LIGHT_SLOT] = 0
     return _simulated(clips, slots)
+
+
+def episode_clips(count: int, gap: int, seed: int = 0) -> Clips:
+    """Recoloured clips whose `gap` dark chunks, three at least, are three episodes of about equal length.
+
+    Each names motions that no other does, nor the light: three more prompts whose content is not worth keeping."""
+    clips = _named_start(count, 2031 + seed)
+    slots = _renamed(clips, 2, 2 + gap)
+    episode = 1 + torch.arange(gap) * 3 // gap
+    for motion in MOTION_SLOTS:
+        dark = slots[:, 4 : 4 + gap, motion]
+        dark.copy_(torch.where(dark == UNNAMED, UNNAMED, (dark + episode) % len(AXES)))
+    _no_speed_of_standing(slots)
+    return _simulated(clips, slots)
+
+
+def _renamed(clips: Clips, second: int, rest: int) -> torch.Tensor:
+    """Slots (B, second + 2 + rest, TEXT_LEN): other colours are named in chunks `second` and `second` + 1, none after
+    them, and of these `rest` chunks all but the last two are dark."""
+    slots = clips.slots[:, :1].repeat(1, second + 2 + rest, 1)
+    slots[:, second : second + 2, COLOUR_SLOTS] = _unused_colours(clips)[:, None]
+    slots[:, second + 2 :, COLOUR_SLOTS] = UNNAMED
+    slots[:, second:, 5] = torch.where(clips.present[:, 1:], slots[:, second:, 5], UNNAMED)
+    slots[:, second + 2 : second + rest, LIGHT_SLOT] = 0
+    return slots
 
 
 SWITCH = 3  # the chunk from which `switch_clips` hear another prompt
@@ -104,9 +140,14 @@ def _named_start(count: int, seed: int, cells_apart: tuple[int, int] = (2, 2)) -
     if len(chosen) < count:
         raise ValueError(f"only {len(chosen)} of {100 * count} random prompts fit; {count} are needed")
     start = Clips(*(getattr(clips, name)[chosen] for name in Clips.__dataclass_fields__))
-    for motion, speed in ((2, 3), (7, 8)):  # nobody writes "standing still fast"
-        start.slots[:, 0, speed].masked_fill_(start.slots[:, 0, motion] == STILL, UNNAMED)
+    _no_speed_of_standing(start.slots)
     return start
+
+
+def _no_speed_of_standing(slots: torch.Tensor) -> None:
+    """Nobody writes "standing still fast"; in place, of slots (B, chunks, TEXT_LEN)."""
+    for motion in MOTION_SLOTS:
+        slots[..., motion + 1].masked_fill_(slots[..., motion] == STILL, UNNAMED)
 
 
 def _played(start: Clips, chunks: int) -> Clips:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from dummyforcing_core.geometry import LatentShape
-from dummyforcing_core.loops.rollout import rollout
-from dummyforcing_core.loops.run import Run
+from dummyforcing_core.loops.run import ChunkResult, Run
+from dummyforcing_core.loops.table import sample
 from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import DEMO, get_family
 from dummyforcing_core.models.wan import CausalWan
@@ -23,21 +23,29 @@ from .world import CHUNK_FRAMES, SIZE_PX
 
 def generate(model: CausalWan, prompts: Sequence[Sequence[str]], policy: Policy, seed: int) -> Tensor:
     """Latents (B, 16, 3 * chunks, 8, 8) of B clips, one prompt per chunk each; clip b uses seed + b."""
+    return torch.cat([chunk.latent for chunk in make(run_of(WanDenoiser(model), prompts, policy, seed))], 2)
+
+
+def run_of(denoise: WanDenoiser, prompts: Sequence[Sequence[str]], policy: Policy, seed: int) -> Run:
+    """B clips as one run, likewise: a clip is the same alone and beside others."""
     chunks = len(prompts[0])
     shape = LatentShape(len(prompts), 16, CHUNK_FRAMES * chunks, SIZE_PX // 8, SIZE_PX // 8)
     contexts: list[Tensor] = []
     for chunk in range(chunks):
         context = torch.cat([_context(clip[chunk]) for clip in prompts])
-        # The same tensor again means the same prompt: its text K/V are kept.
+        # The same tensor again means the same prompts: their text K/V are kept.
         contexts.append(contexts[-1] if contexts and torch.equal(contexts[-1], context) else context)
     family = get_family(DEMO)
     schedule = PromptSchedule.per_chunk(contexts, CHUNK_FRAMES)
     noise = SeededNoise(seed, shape, CHUNK_FRAMES)
-    run = Run(WanDenoiser(model), shape, family.schedule, schedule, policy, family, noise)
+    return Run(denoise, shape, family.schedule, schedule, policy, family, noise)
+
+
+def make(run: Run) -> list[ChunkResult]:
+    """Its chunks, without the warning of caches beyond the trained range: they are part of what is measured."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # full caches beyond 21 frames are part of the study
-        results = list(rollout(run))
-    return torch.cat([result.latent for result in results], 2)
+        warnings.simplefilter("ignore", UserWarning)
+        return list(sample(run))
 
 
 def decode(codec: DemoCodec, latents: Tensor) -> Tensor:

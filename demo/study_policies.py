@@ -80,11 +80,16 @@ class Profiles:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One policy of the study. draw: None, or the number of a random choice of heads."""
+    """One policy of the study.
+
+    draw: None, or the number of a random choice of heads. alone: its memory looks at the content, so that it must not
+    see several clips in one batch.
+    """
 
     name: str
     policy: Policy
     draw: int | None = None
+    alone: bool = False
 
     @property
     def key(self) -> str:
@@ -102,7 +107,8 @@ def entries(setting: Setting, profiles: Profiles, ratios: Sequence[float], draws
         first = DummyForcing(ratio, profile=profiles.first)
         bare = DummyForcing(ratio, packed_frames=0, profile=profiles.later)
         found += _with_rivals(name, ours, setting, draws)
-        found += [Entry(f"{name}, first-chunk profile", first), Entry(f"{name}, online", DummyForcing(ratio))]
+        found.append(Entry(f"{name}, first-chunk profile", first))
+        found.append(Entry(f"{name}, online", DummyForcing(ratio), alone=True))
         found += _with_rivals(f"unpacked {name}", bare, setting, draws)
         found += _with_rivals(f"{name}, rest full", rest_full(ours, setting), setting, draws)
         found.append(Entry(f"{name}, rest full, first-chunk profile", rest_full(first, setting)))
@@ -110,6 +116,16 @@ def entries(setting: Setting, profiles: Profiles, ratios: Sequence[float], draws
             long = DummyForcing(ratio, local_chunks=LONG_CHUNKS, profile=profiles.long)
             found += _with_rivals(f"long {name}", long, setting, draws=0)
     return found
+
+
+def long_entries(setting: Setting, profiles: Profiles) -> list[Entry]:
+    """What a long memory is judged against; numbers are history frames, the current chunk not counted."""
+    sinks = {"window 3": (0, 3), "window 4": (0, 4), "sink 3 + 1": (3, 1), "sink 3 + 6": (3, 6), "window 9": (0, 9)}
+    windows = {
+        name: SlidingWindow(sink + recent + setting.chunk_frames, sink) for name, (sink, recent) in sinks.items()
+    }
+    dummies = {f"dummy {ratio:.0%}": DummyForcing(ratio, profile=profiles.later) for ratio in (0.5, 0.25)}
+    return [Entry(name, policy) for name, policy in {"full cache": Full(), **windows, **dummies}.items()]
 
 
 def _with_rivals(name: str, ours: Policy, setting: Setting, draws: int) -> list[Entry]:
