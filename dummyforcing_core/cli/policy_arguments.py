@@ -8,7 +8,7 @@ from ..clips.pipeline import Pipeline
 from ..errors import DummyForcingError, shown
 from ..models.stepcache import StepCache, TeaCache
 from ..policies import POLICIES, Option, Policy, SlidingWindow, get_policy
-from ..policies.options import default_of, options_of
+from ..policies.options import default_of, either, options_of
 from ..policies.profile import HeadProfile
 from .names import named
 from .numbers import whole, whole_numbers
@@ -33,12 +33,10 @@ def add_policy_options(parser: argparse.ArgumentParser) -> None:
         for name, option, flag in _flags(policy):
             owners.setdefault(flag, []).append((policy, name, option))
     for flag, owned in owners.items():
-        kinds = [_kind(*one) for one in owned]
+        words = [option.unset for *_, option in owned if option.unset]
+        kinds = [_kind(*one, words) for one in owned]
         assert len({metavar for _, metavar in kinds}) == 1, f"--{flag} is read in two ways"
-        about = [
-            f"{policy.name}: {option.help} (default: {_default(policy, name, option)})"
-            for policy, name, option in owned
-        ]
+        about = [f"{policy.name}: {_about(policy, name, option)}" for policy, name, option in owned]
         group.add_argument(f"--{flag}", dest=_dest(flag), type=kinds[0][0], metavar=kinds[0][1], help="; ".join(about))
 
 
@@ -52,29 +50,35 @@ def _dest(flag: str) -> str:
     return flag.replace("-", "_")
 
 
-def _default(policy: type[Policy], name: str, option: Option) -> Any:
+def _about(policy: type[Policy], name: str, option: Option) -> str:
+    """What the help says of an option: what it does, the words it knows, what it is when nothing is said."""
     default = default_of(policy, name)
-    return option.unset if default is None else default
+    words = f": {either(option.choices)}" if option.choices else ""
+    return f"{option.help}{words} (default: {option.unset if default is None else default})"
 
 
-def _kind(policy: type[Policy], name: str, option: Option) -> tuple[Any, str]:
-    """How an option's text is read, and what the help calls it."""
+def _kind(policy: type[Policy], name: str, option: Option, words: Sequence[str]) -> tuple[Any, str]:
+    """How an option's text is read, and what the help calls it; `words` stand for no number, in some policy."""
     if option.read is not None:
         return named, "FILE"
-    number: Callable[[str], Any] = float if isinstance(default_of(policy, name), float) else whole
-    return (_or_word(number, option.unset), "N") if option.unset else (number, "N" if number is whole else "X")
+    if option.choices:  # checked once the policy is known: another one's flag of this name may know other words
+        return str, "WORD"
+    fraction = option.fraction or isinstance(default_of(policy, name), float)
+    number: Callable[[str], Any] = float if fraction else whole
+    return (_or_word(number, words) if words else number), "X" if fraction else "N"
 
 
-def _or_word(number: Callable[[str], Any], word: str) -> Any:
-    """Reads a number, or the word that stands for none."""
+def _or_word(number: Callable[[str], Any], words: Sequence[str]) -> Any:
+    """Reads a number, or one of the words that stand for none."""
 
     def read(text: str) -> Any:
-        if text == word:
-            return word
+        if text in words:
+            return text
         try:
             return number(text)
         except (ValueError, argparse.ArgumentTypeError):
-            raise argparse.ArgumentTypeError(f"expected a number or {word!r}, got '{shown(text)}'") from None
+            known = either(["a number", *dict.fromkeys(map(repr, words))])
+            raise argparse.ArgumentTypeError(f"expected {known}, got '{shown(text)}'") from None
 
     return read
 
@@ -91,7 +95,7 @@ def pick_policy(args: argparse.Namespace, known: Known, name: str | None = None)
         if value is None:
             continue
         refuse_together(args, f"--{flag} is given", [_dest(flags[other]) for other in option.overrides])
-        if value != option.unset:
+        if not option.unset or value != option.unset:
             option.check(f"--{flag}", value)
             given[field] = value if option.read is None else option.read(value)
     for value in given.values():

@@ -1,11 +1,11 @@
 """What a user may set of a policy: fields of its dataclass, with what the command line and errors say of each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import PlanError
+from ..errors import PlanError, shown
 
 _KEY = "option"
 
@@ -19,7 +19,9 @@ class Option:
     flag      -- of the command line, without dashes; "" takes the field's name
     unset     -- the word that stands for None, e.g. "auto"; "" where None cannot be set
     overrides -- fields that have no effect beside it
-    read      -- makes the value out of a file; None for numbers
+    read      -- makes the value out of a file; None for numbers and words
+    choices   -- the words allowed, where the field is one of them; its default says which if nothing is said
+    fraction  -- the number need not be whole; a default that is a float says so too
     """
 
     help: str
@@ -29,15 +31,33 @@ class Option:
     unset: str = ""
     overrides: tuple[str, ...] = ()
     read: Callable[[Path], Any] | None = None
+    choices: tuple[str, ...] = ()
+    fraction: bool = False
 
     def check(self, name: str, value: Any) -> None:
-        """PlanError unless the number lies within the bounds. None is what `unset` stands for."""
-        if value is None or self.read is not None:
-            return
+        """PlanError unless the number lies within the bounds, or the word is known. None is what `unset` stands for."""
+        if value is not None and self.read is None and not self._allows(value):
+            raise PlanError(f"expected {name} of {self._allowed}, got {shown(repr(value))}; {self.help}")
+
+    def _allows(self, value: Any) -> bool:
+        if self.choices or isinstance(value, str):  # a word for a number: `unset` of another policy's flag
+            return value in self.choices
         low, high = self.at_least, self.at_most
-        if (low is not None and not value >= low) or (high is not None and not value <= high):
-            expected = f"{low:g} to {high:g}" if low is not None and high is not None else f"{low:g} or more"
-            raise PlanError(f"expected {name} of {expected}, got {value}; {self.help}")
+        return (low is None or value >= low) and (high is None or value <= high)
+
+    @property
+    def _allowed(self) -> str:
+        low, high = self.at_least, self.at_most
+        if self.choices:
+            return either(self.choices)
+        if low is None:
+            return "a number" if high is None else f"{high:g} or less"
+        return f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+
+
+def either(words: Sequence[str]) -> str:
+    """ "a, b or c", for messages and help."""
+    return " or ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
 def option(default: Any, about: Option) -> Any:

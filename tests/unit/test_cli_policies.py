@@ -1,13 +1,18 @@
 """Policy and step-caching options of `generate`: bad input, and what good input does to the report."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 
+from dummyforcing_core.errors import PlanError
+from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
 from dummyforcing_core.kv.scoring import HeadScores
 from dummyforcing_core.models.denoiser import WanDenoiser
+from dummyforcing_core.policies import POLICIES, Option, Policy, Setting, option
 from dummyforcing_core.policies.profile import HeadProfile
 from tests.unit.refusals import assert_refused, files
 
@@ -117,6 +122,105 @@ def test_a_bad_stride_is_refused_before_anything_is_rendered(run, tiny_demo, tmp
     monkeypatch.setattr(WanDenoiser, "__call__", lambda self, *args: calls.append(1) or call(self, *args))
     run(*GENERATE, "--frames", 21, "--out", tmp_path / "c.mp4", "--policy", "dummy", "--score-stride", 0)
     assert calls == []
+
+
+def test_a_word_of_another_policys_flag_of_this_name(run, tiny_demo, tmp_path: Path) -> None:
+    words = "--policy", "dummy", "--sink", "the family's"
+    result = run(*GENERATE, "--frames", 21, "--out", tmp_path / "c.mp4", *words)
+    assert_refused(result.code, result.err, 'expected --sink of 1 or more, got "the family\'s"')
+
+
+# -- words and fractions ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Toy(Policy):
+    """A policy with an option of every kind that no registered one needs to have."""
+
+    order: str = option("near", Option("which frames come first", choices=("near", "far", "both")))
+    budget_gb: float | None = option(
+        None, Option("memory for history, in GB", 0, unset="no limit", fraction=True, flag="toy-budget")
+    )
+
+    name: ClassVar[str] = "toy"
+
+    def plan(self, setting: Setting) -> HeadPlan:
+        return self.uniform(setting, HeadMemory(0, 3), self.order)
+
+
+@dataclass(frozen=True)
+class OtherToy(Toy):
+    """The same flag with other words, and another word for nothing."""
+
+    order: str = option("random", Option("how heads are drawn", choices=("random", "by layer")))
+    budget_gb: float | None = option(None, Option("the same, in GB", 1, unset="half", fraction=True, flag="toy-budget"))
+
+    name: ClassVar[str] = "other"
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for policy in (Toy, OtherToy):
+        monkeypatch.setitem(POLICIES, policy.name, policy)
+
+
+TOY_WORDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "an unknown word": (("--order", "up"), "expected --order of near, far or both, got 'up'; which frames come first"),
+    "another policy's": (("--order", "random"), "expected --order of near, far or both, got 'random'"),
+    "no word": (("--order", ""), "expected --order of near, far or both, got ''"),
+    "a word for a number": (("--toy-budget", "all"), "expected a number, 'no limit' or 'half', got 'all'"),
+    "another's word for nothing": (("--toy-budget", "half"), "expected --toy-budget of 0 or more, got 'half'"),
+    "less than nothing": (("--toy-budget", "-0.5"), "expected --toy-budget of 0 or more, got -0.5"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TOY_WORDS)
+def test_bad_words_and_fractions(run, tiny_demo, toys, tmp_path: Path, case: str) -> None:
+    words, message = TOY_WORDS[case]
+    result = run(*GENERATE, "--frames", 9, "--out", tmp_path / "c.mp4", "--policy", "toy", *words)
+    assert_refused(result.code, result.err, message)
+
+
+@pytest.mark.parametrize(
+    ("words", "policy"),
+    [
+        ((), "Toy(order='near', budget_gb=None)"),
+        (("--order", "both", "--toy-budget", "1.5"), "Toy(order='both', budget_gb=1.5)"),
+        (("--toy-budget", "no limit"), "Toy(order='near', budget_gb=None)"),
+        (("--policy", "other", "--order", "by layer"), "OtherToy(order='by layer', budget_gb=None)"),
+        (("--policy", "other", "--toy-budget", "2"), "OtherToy(order='random', budget_gb=2.0)"),
+    ],
+)
+def test_words_and_fractions(run, tiny_demo, toys, tmp_path: Path, words: tuple[str, ...], policy: str) -> None:
+    assert policy in report(run, tmp_path, "--policy", "toy", *words, frames=9)["out"]
+
+
+def test_the_help_lists_words_and_defaults(run, toys) -> None:
+    text = " ".join(run("generate", "--help").out.split())
+    order = "toy: which frames come first: near, far or both (default: near)"
+    assert f"--order WORD {order}; other: how heads are drawn: random or by layer (default: random)" in text
+    assert "--toy-budget X toy: memory for history, in GB (default: no limit);" in text
+
+
+@pytest.mark.parametrize(
+    ("about", "value", "message"),
+    [
+        (Option("x", choices=("a",)), "b", "expected field of a, got 'b'; x"),
+        (Option("x", choices=("a", "b")), 1, "expected field of a or b, got 1; x"),
+        (Option("x", at_most=2), 3, "expected field of 2 or less, got 3; x"),
+        (Option("x", 1, 2), 0.5, "expected field of 1 to 2, got 0.5; x"),
+        (Option("x"), "one", "expected field of a number, got 'one'; x"),
+    ],
+)
+def test_what_an_option_refuses(about: Option, value: object, message: str) -> None:
+    with pytest.raises(PlanError) as error:
+        about.check("field", value)
+    assert str(error.value) == message
+
+
+def test_a_policy_refuses_a_word_that_it_does_not_know() -> None:
+    with pytest.raises(PlanError, match="expected order of near, far or both, got 'up'"):
+        Toy(order="up")
 
 
 # -- good input ------------------------------------------------------------------------------------------------------
