@@ -58,8 +58,8 @@ def teacher_forced(
 def velocities(
     run: Run, latents: Tensor, policy: Policy, new_stills: NewStills = no_stills
 ) -> Iterator[tuple[Span, list[Tensor]]]:
-    """What the network says under `policy` along finished latents, chunk by chunk: the velocities (B, C, t, h, w) of its
-    denoising passes. All but the policy is as in `teacher_forced`."""
+    """What the network says under `policy` along finished latents, chunk by chunk: the velocities (B, C, t, h, w) of
+    its denoising passes. All but the policy is as in `teacher_forced`."""
     said: list[Tensor] = []
     forced = _Forced(run.denoise, latents, lambda layer, out: None, said.append)
     for chunk in forced.along(replace(run, policy=policy), new_stills):
