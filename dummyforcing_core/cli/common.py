@@ -227,9 +227,9 @@ def _one_thread(device: torch.device) -> None:
 
 
 class Progress:
-    """A bar over model calls with the time left, on stderr."""
+    """A bar over model calls with the time left, on stderr; `what` is what takes so long, where it does."""
 
-    def __init__(self, chunks: int, calls: int, label: str):
+    def __init__(self, chunks: int, calls: int, label: str, what: str = "this clip takes"):
         try:
             from tqdm import tqdm
         except ImportError as error:
@@ -239,7 +239,7 @@ class Progress:
         self._bar = tqdm(total=calls, desc=shown(label), unit="call", mininterval=0.5, delay=0.5, leave=False)
         self._chunks = chunks
         self._drawn = False
-        self._long = LongRun(calls, warn)
+        self._long = LongRun(calls, warn, what)
 
     @property
     def on_step(self) -> Callable[[Span, int], None]:

@@ -6,18 +6,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from ..clips.contact_sheet import save_png
 from ..clips.head_map import observed_map
 from ..clips.pipeline import Pipeline
-from ..clips.render import Clip, Outputs, part_of
+from ..clips.render import Clip, Outputs, clip_run, part_of, prompt_schedule
 from ..clips.script import Script
 from ..errors import DummyForcingError, OutputError, shown
-from ..evaluation.comparison import Row, compare_row, side_by_side, table, write_rows
+from ..evaluation.comparison import Row, compare_row, finished_latents, side_by_side, table, write_rows
+from ..evaluation.leave_one_out import check_fixed, far_heads, leave_one_out
 from ..files import check_regular
+from ..loops.run import setting_of
+from ..loops.table import loop_of
 from ..ownership import owned
 from ..policies import POLICIES, Policy, get_policy
 from .clip_arguments import add_encoding_arguments, asked_video
-from .common import add_run_arguments, load
+from .common import Progress, add_run_arguments, load
 from .generate import make_clip
 from .names import named
 from .outputs import claimed_folder
@@ -26,12 +31,19 @@ from .preflight import Wanted, check_run, known_model
 from .terminal import tell
 
 BOTH, FIGURES = "side_by_side.mp4", "compare.json"
+LISTED = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `compare` takes."""
     parser.add_argument("--prompt", required=True, help="text of the clip")
     parser.add_argument("--policies", default="window,dummy", metavar="LIST", help="the first is the reference")
+    parser.add_argument(
+        "--leave-one-out",
+        action="store_true",
+        help="also what every head of the first policy is worth: the error if it alone keeps nothing but its newest "
+        "chunk; takes a pass along the clip per head",
+    )
     add_run_arguments(parser)
     add_encoding_arguments(parser)
     add_policy_options(parser)
@@ -50,12 +62,19 @@ def run(args: argparse.Namespace) -> int:
     shape, policies = asked.shape(known.family), [pick_policy(args, known, name) for name in names]
     for policy in policies:
         check_run(known, Wanted(shape, policy, keeps=True))
+    if args.leave_one_out:
+        check_fixed(policies[0], setting_of(known.geometry, shape, known.family))
     stems = _stems(policies)
     with claimed_clips(args, stems):
         pipeline = load(args, [args.prompt])
         clip = Clip(Script.constant(args.prompt), shape, args.seed, policies[0])
         clip = replace(clip, crop=asked.size, frames=asked.frames, fps=asked.fps, encoding=asked.encoding)
-        compare(pipeline, clip, policies, args.out, stems)
+        rows = compare(pipeline, clip, policies, args.out, stems)
+        if args.leave_one_out:
+            latents = args.out / f"{stems[0]}.safetensors"
+            first = replace(rows[0], left_out=_left_out(pipeline, clip, latents))
+            write_rows([first, *rows[1:]], args.out / FIGURES)
+            tell(_worth_most(first))
     return 0
 
 
@@ -91,7 +110,7 @@ def compare(
         tell(table(rows))
         raise OutputError(f"{error}; {len(rows)} of {len(policies)} clips and their figures are in {folder}") from error
     tell(table(rows))
-    tell(f"wrote {folder / BOTH} ({' | '.join(stems)}), {FIGURES} and head maps beside it")
+    tell(f"wrote {folder / BOTH} ({' | '.join(stems)}), {FIGURES} and head maps beside it", at_once=True)
     return rows
 
 
@@ -113,6 +132,34 @@ def _rows(
             title = f"{shown(pipeline.name)}, {outputs.video.stem}"
             save_png(observed_map(result.plan.roles, result.scores, title), path)
         yield compare_row(pipeline, variant, policies[0], latents, result.plan, result.report)
+
+
+def _left_out(pipeline: Pipeline, clip: Clip, latents: Path) -> torch.Tensor:
+    """The velocity error without each head of the clip's policy, (layers, heads), under a progress bar."""
+    run = clip_run(pipeline, clip, prompt_schedule(pipeline, clip))
+    plan, family, spans = run.policy.plan(run.setting), run.family, run.spans
+    heads = far_heads(plan, family.chunk_frames)
+    worth = torch.zeros(plan.layers, plan.heads)
+    calls = (1 + len(heads)) * loop_of(family).model_calls(family, run.schedule, clip.shape.frames, 0)
+    with Progress(len(spans), calls, "leaving heads out", "leaving heads out takes") as progress:
+        run = replace(run, on_step=progress.on_step)
+        finished = finished_latents(latents, run.denoise.geometry.device)
+        for one in leave_one_out(run, finished, clip.policy, heads, pipeline.new_stills):
+            worth[one.layer, one.head] = one.velocity
+    return worth
+
+
+def _worth_most(row: Row) -> str:
+    """The heads whose absence costs most."""
+    worth = row.left_out
+    assert worth is not None
+    if not worth.any():
+        return f"no head of {row.name} keeps more than its newest chunk; give it a longer memory, or more --frames"
+    lines = [f"heads of {row.name} whose absence costs most (velocity error, mean over all {float(worth.mean()):.4f}):"]
+    for place in worth.flatten().argsort(descending=True)[:LISTED].tolist():
+        layer, head = divmod(place, worth.shape[1])
+        lines.append(f"  layer {layer:<3} head {head:<3} {float(worth[layer, head]):.4f}")
+    return "\n".join(lines)
 
 
 def _stems(policies: Sequence[Policy]) -> list[str]:

@@ -29,13 +29,17 @@ _GAP = 12
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One policy of a comparison. Errors are against the first policy, teacher-forced along its clip."""
+    """One policy of a comparison. Errors are against the first policy, teacher-forced along its clip.
+
+    left_out -- of the first policy: the velocity error without each head (layers, heads), if that was asked for
+    """
 
     policy: Policy
     plan: HeadPlan
     report: RunReport
     errors: Sequence[ChunkError]
     flops: int
+    left_out: torch.Tensor | None = None
 
     @property
     def name(self) -> str:
@@ -63,7 +67,7 @@ class Row:
             "roles": [list(row) for row in self.plan.roles],
             "attention_flops_per_pass": self.flops,
             "report": json.loads(self.report.to_json()),
-        }
+        } | ({} if self.left_out is None else {"leave_one_out": self.left_out.tolist()})
 
 
 def compare_row(
@@ -72,10 +76,15 @@ def compare_row(
     """Figures of `clip`'s policy against `reference` along the reference's saved latents."""
     model = pipeline.denoiser.geometry
     run = clip_run(pipeline, clip, prompt_schedule(pipeline, clip))
-    errors = teacher_forced(run, load(latents.read_bytes())["latent"].to(model.device), reference, pipeline.new_stills)
+    errors = teacher_forced(run, finished_latents(latents, model.device), reference, pipeline.new_stills)
     shape = clip_kv_shape(model, clip.shape, pipeline.family)
     flops = pass_flops(plan, shape, pipeline.family, clip.shape.frames)
     return Row(clip.policy, plan, report, list(errors), flops)
+
+
+def finished_latents(path: Path, device: torch.device) -> torch.Tensor:
+    """A clip's saved latents (B, C, T, h, w)."""
+    return load(path.read_bytes())["latent"].to(device)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -47,15 +47,29 @@ def teacher_forced(
     of one chunk wait in main memory: 0.4 GiB per pass over 3 frames of 480p in a 1.3B model.
     """
     errors = _Errors(run.denoise.geometry.layers)
-    alone = replace(run, shape=LatentShape(*latents.shape), start=None, steps=NO_STEPS)
-
-    def along(forced: _Forced, policy: Policy) -> Iterator[ChunkResult]:
-        return sample(replace(alone, denoise=forced, policy=policy, watch=forced.watch, still=new_stills()))
-
-    first = along(_Forced(run.denoise, latents, errors.expect_heads, errors.expect), reference)
-    second = along(_Forced(run.denoise, latents, errors.compare_heads, errors.compare), run.policy)
-    for chunk, _ in zip(first, second, strict=True):
+    first = _Forced(run.denoise, latents, errors.expect_heads, errors.expect)
+    second = _Forced(run.denoise, latents, errors.compare_heads, errors.compare)
+    alone = replace(run, policy=reference)
+    for chunk, _ in zip(first.along(alone, new_stills), second.along(run, new_stills), strict=True):
         yield errors.of_chunk(chunk.span)
+
+
+@torch.inference_mode()
+def velocities(
+    run: Run, latents: Tensor, policy: Policy, new_stills: NewStills = no_stills
+) -> Iterator[tuple[Span, list[Tensor]]]:
+    """What the network says under `policy` along finished latents, chunk by chunk: the velocities (B, C, t, h, w) of
+    its denoising passes. All but the policy is as in `teacher_forced`."""
+    said: list[Tensor] = []
+    forced = _Forced(run.denoise, latents, lambda layer, out: None, said.append)
+    for chunk in forced.along(replace(run, policy=policy), new_stills):
+        yield chunk.span, said.copy()
+        said.clear()
+
+
+def relative_error(velocity: Tensor, expected: Tensor) -> float:
+    """Relative L2 error of one pass."""
+    return float((velocity - expected).norm() / expected.norm())
 
 
 class _Errors:
@@ -80,8 +94,7 @@ class _Errors:
         self._heads.append(_norms(out - expected) / _norms(expected).clamp_min(1e-12))
 
     def compare(self, velocity: Tensor) -> None:
-        expected = self._expected.popleft()
-        self._velocities.append(float((velocity - expected).norm() / expected.norm()))
+        self._velocities.append(relative_error(velocity, self._expected.popleft()))
 
     def of_chunk(self, span: Span) -> ChunkError:
         """The mean over the passes since the last call."""
@@ -106,6 +119,12 @@ class _Forced:
         self._denoise, self._latents = denoise, latents
         self._on_heads, self._on_velocity = on_heads, on_velocity
         self._span: Span | None = None  # of the denoising pass that comes next
+
+    def along(self, run: Run, new_stills: NewStills) -> Iterator[ChunkResult]:
+        """The chunks of the run's loop along the clip, with this as its denoiser."""
+        shape = LatentShape(*self._latents.shape)
+        alone = replace(run, denoise=self, shape=shape, start=None, steps=NO_STEPS, watch=self.watch)
+        return sample(replace(alone, still=new_stills()))
 
     def project(self, layer: int, x: Tensor) -> Tensor:
         return self._denoise.project(layer, x)

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from dummyforcing_core.clips.video import read_frames
+from tests.unit.refusals import assert_refused, files
+from tests.unit.test_cli_policies import write_profile
 
 GAP = 12
 SMALL = "--size", "32x16", "--device", "cpu"  # two tokens per frame
@@ -129,6 +131,41 @@ def test_a_clip_of_one_chunk_has_no_history_to_compare(run, tiny_demo, tmp_path:
     result, rows = compare(run, tmp_path, frames=9)
     assert [row["velocity_error"] for row in rows] == [0, 0]
     assert "Traceback" not in result.err
+
+
+def test_leaving_heads_out(run, tiny_demo, tmp_path: Path) -> None:
+    result, rows = compare(run, tmp_path, "--policies", "full,window", "--leave-one-out")
+    worth = np.array(rows[0]["leave_one_out"])
+    assert worth.shape == (2, 2) and np.all((worth > 1e-5) & (worth < 1))
+    assert "leave_one_out" not in rows[1]
+    lines = result.out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("heads of full whose absence costs most"))
+    assert lines[at - 1].startswith("wrote")
+    places = [(int(layer), int(head), float(error)) for _, layer, _, head, error in map(str.split, lines[at + 1 :])]
+    assert {place[:2] for place in places} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert [error for *_, error in places] == sorted((round(error, 4) for error in worth.flatten()), reverse=True)
+
+
+def test_heads_of_a_saved_profile_are_left_out_where_they_hold_something(run, tiny_demo, tmp_path: Path) -> None:
+    """A sink and a neighbour head per layer: what the neighbour holds is its newest chunk."""
+    profile = write_profile(tmp_path / "p.json")
+    words = "--policies", "dummy", "--profile", profile, "--num-dummy", 0, "--leave-one-out"
+    worth = np.array(compare(run, tmp_path / "new", *words)[1][0]["leave_one_out"])
+    assert np.all(worth[:, 0] > 1e-5) and not np.any(worth[:, 1])
+
+
+def test_heads_that_hold_no_more_than_their_newest_chunk_are_worth_nothing(run, tiny_demo, tmp_path: Path) -> None:
+    words = "--policies", "window", "--window", 6, "--sink", 0, "--leave-one-out"
+    result, rows = compare(run, tmp_path, *words, frames=33)
+    assert rows[0]["leave_one_out"] == [[0.0, 0.0], [0.0, 0.0]]
+    assert "no head of window keeps more than its newest chunk" in result.out.splitlines()[-1]
+
+
+def test_heads_of_a_policy_that_plans_anew_cannot_be_left_out(run, tiny_demo, tmp_path: Path) -> None:
+    words = "--frames", 45, "--out", tmp_path / "new", *SMALL, "--policies", "dummy,window", "--leave-one-out"
+    result = run("compare", "--prompt", "x", *words)
+    assert_refused(result.code, result.err, "expected a reference with one plan for the whole clip, got 'dummy'")
+    assert files(tmp_path) == {}
 
 
 BAD_WORDS: dict[str, tuple[str, str]] = {
