@@ -1,12 +1,13 @@
 """The policies that the study compares: Dummy Forcing, and what it must beat with the same number of bytes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from dummyforcing_core.kv.bank import BankRule
 from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
-from dummyforcing_core.policies import DummyForcing, Full, Policy, Setting, SlidingWindow
+from dummyforcing_core.policies import DummyForcing, Full, HeadBudget, HeadForcing, Policy, Setting, SlidingWindow
 from dummyforcing_core.policies.profile import HeadProfile
 
 Roles = tuple[tuple[str, ...], ...]
@@ -22,12 +23,14 @@ class FixedRoles(Policy):
 
     roles: Roles
     memories: tuple[tuple[str, HeadMemory], ...]
+    rule: BankRule | None = None
 
     name: ClassVar[str] = "fixed_roles"
 
     def plan(self, setting: Setting) -> HeadPlan:
         memory = dict(self.memories)
-        plan = HeadPlan(tuple(tuple(memory[role] for role in row) for row in self.roles), self.roles)
+        rows = tuple(tuple(memory[role] for role in row) for row in self.roles)
+        plan = HeadPlan(rows, self.roles, bank=self.rule)
         plan.check(setting.layers, setting.heads)
         return plan
 
@@ -36,7 +39,7 @@ class FixedRoles(Policy):
         flat = [role for row in self.roles for role in row]
         Random(seed).shuffle(flat)
         width = len(self.roles[0])
-        return FixedRoles(tuple(tuple(flat[i : i + width]) for i in range(0, len(flat), width)), self.memories)
+        return replace(self, roles=tuple(tuple(flat[i : i + width]) for i in range(0, len(flat), width)))
 
 
 @dataclass(frozen=True)
@@ -119,13 +122,54 @@ def entries(setting: Setting, profiles: Profiles, ratios: Sequence[float], draws
 
 
 def long_entries(setting: Setting, profiles: Profiles) -> list[Entry]:
-    """What a long memory is judged against; numbers are history frames, the current chunk not counted."""
+    """Long memories, and what they are judged against; numbers are history frames, the current chunk not counted."""
     sinks = {"window 3": (0, 3), "window 4": (0, 4), "sink 3 + 1": (3, 1), "sink 3 + 6": (3, 6), "window 9": (0, 9)}
-    windows = {
+    windows: dict[str, Policy] = {
         name: SlidingWindow(sink + recent + setting.chunk_frames, sink) for name, (sink, recent) in sinks.items()
     }
+    infinity = {"1 + 8, end-anchored, flushed": SlidingWindow(9 + setting.chunk_frames, 1, "end", 1)}
     dummies = {f"dummy {ratio:.0%}": DummyForcing(ratio, profile=profiles.later) for ratio in (0.5, 0.25)}
-    return [Entry(name, policy) for name, policy in {"full cache": Full(), **windows, **dummies}.items()]
+    dummies["dummy 50%, by output change"] = DummyForcing(cost="output_change")
+    return [
+        *(Entry(name, policy) for name, policy in {"full cache": Full(), **windows, **infinity, **dummies}.items()),
+        *(Entry(name, policy, alone=True) for name, policy in _head_forcing(profiles.later).items()),
+        *_random_memory_heads(setting, profiles.later),
+        *(Entry(f"budget {n}", HeadBudget(budget_frames=n, profile=profiles.later), alone=True) for n in (2.5, 4)),
+    ]
+
+
+def _head_forcing(profile: HeadProfile) -> dict[str, Policy]:
+    """By share of memory heads and what the others keep, then one change at a time of a third and 1."""
+    shares = {"sixth": 1 / 6, "third": 1 / 3, "half": 1 / 2}
+    found: dict[str, Policy] = {
+        f"head forcing, {name}, others {local}": HeadForcing(share, local_frames=local, profile=profile)
+        for name, share in shares.items()
+        for local in (1, 3)
+    }
+    found["head forcing, all heads"] = HeadForcing(1.0, profile=profile)
+    base = HeadForcing(1 / 3, local_frames=1, profile=profile)
+    changes: dict[str, dict[str, Any]] = {
+        "by mass": {"roles_by": "mass"},
+        "online": {"profile": None},
+        "sink 3 in memory heads": {"memory_sink": 3},
+        "half of the others anchors": {"anchor_ratio": 0.5},
+        "first chunk not kept": {"first_chunk": 0},
+        "no novelty": {"novelty": 0.0},
+        "novelty .003": {"novelty": 0.003},
+        "novelty .03": {"novelty": 0.03},
+        "one chunk banked": {"bank_chunks": 1},
+        "three chunks banked": {"bank_chunks": 3},
+        "key novelty": {"bank_rule": "key_novelty"},
+        "every 6th": {"bank_rule": "every"},
+        "rank": {"positions": "rank"},
+        "end-anchored": {"positions": "end"},
+    }
+    return found | {f"third, others 1, {name}": replace(base, **change) for name, change in changes.items()}
+
+
+def _random_memory_heads(setting: Setting, profile: HeadProfile, draws: int = 2) -> list[Entry]:
+    roles = as_roles(HeadForcing(1 / 3, local_frames=1, profile=profile), setting)
+    return [Entry(f"third, others 1, random heads {n}", roles.shuffled(n), alone=True) for n in range(draws)]
 
 
 def _with_rivals(name: str, ours: Policy, setting: Setting, draws: int) -> list[Entry]:
@@ -144,7 +188,7 @@ def as_roles(policy: Policy, setting: Setting) -> FixedRoles:
     """The same plan as a table of roles."""
     plan = policy.plan(setting)
     roles, memories = (sum(rows, ()) for rows in (plan.roles, plan.memories))
-    return FixedRoles(plan.roles, tuple(dict(zip(roles, memories, strict=True)).items()))
+    return FixedRoles(plan.roles, tuple(dict(zip(roles, memories, strict=True)).items()), plan.bank)
 
 
 def rest_full(dummies: Policy, setting: Setting) -> FixedRoles:

@@ -1,14 +1,15 @@
 """What is asked of a policy: clips of the demo world, most with a dark spell, and how much of them lasts."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from dummyforcing_core.errors import DummyForcingError
-from dummyforcing_core.evaluation.profiling import CLEAN, ProfilePlan, Sample, take_samples
+from dummyforcing_core.evaluation.profiling import CLEAN, ProfilePlan, Sample, take_changes, take_samples
+from dummyforcing_core.kv.output_change import OutputChange
 from dummyforcing_core.kv.scoring import HeadScores
 from dummyforcing_core.loops.run import Run
 from dummyforcing_core.models.denoiser import WanDenoiser
@@ -69,17 +70,26 @@ def take_profiles(denoise: WanDenoiser, clips: int) -> Profiles:
     samples = list(_scored(denoise, clips, 1))
     long = [one for one in _scored(denoise, clips, LONG_CHUNKS) if one.chunk > 1]
     first = [one for one in samples if one.chunk == 1 and one.step == CLEAN]
-    return Profiles(_mean(first), _mean([one for one in samples if one.chunk > 1]), _mean(long))
+    later = _mean([one for one in samples if one.chunk > 1])
+    changes = [
+        change for plan in _profiled(denoise, clips, 1) for change in take_changes(denoise, get_family(DEMO), plan)
+    ]
+    return Profiles(_mean(first), replace(later, changes=OutputChange.mean(changes)), _mean(long))
 
 
 def _scored(denoise: WanDenoiser, clips: int, local_chunks: int) -> Iterator[Sample]:
-    """Scores of every pass of the profile's clips, of the trained length; neighbours are so many chunks."""
+    """Scores of every pass of the profile's clips; neighbours are so many chunks."""
+    for plan in _profiled(denoise, clips, local_chunks):
+        yield from take_samples(denoise, get_family(DEMO), plan)
+
+
+def _profiled(denoise: WanDenoiser, clips: int, local_chunks: int) -> Iterator[ProfilePlan]:
+    """The profile's clips, of the trained length, one by one."""
     generator = torch.Generator().manual_seed(PROFILE_PROMPTS)
     for number, prompts in enumerate(prompts_of(sample_clips(clips, LONG_CHUNKS + 1, generator))):
         run = run_of(denoise, [prompts], Full(), PROFILE_SEED + number)
         assert isinstance(run.prompts, PromptSchedule)
-        plan = ProfilePlan([run.prompts], [PROFILE_SEED + number], run.shape, local_chunks)
-        yield from take_samples(denoise, get_family(DEMO), plan)
+        yield ProfilePlan([run.prompts], [PROFILE_SEED + number], run.shape, local_chunks)
 
 
 def _mean(samples: Sequence[Sample]) -> HeadProfile:

@@ -5,7 +5,7 @@ output most without far frames are memory heads; their bank keeps the ends of pa
 near.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -44,6 +44,9 @@ class HeadForcing(ObservedChange):
     novelty: float | None = option(
         None, Option("how new it must be, 1 - cosine", 0, 2, unset="the rule's", fraction=True)
     )
+    first_chunk: int = option(
+        1, Option("1: the first chunk is banked until episodes need its place", 0, 1)
+    )
     every_frames: int = option(6, Option("of rule every: one frame of so many", 1))
     positions: str = option("absolute", Option("of memory heads", choices=POSITIONS))
     roles_by: str = option("output_change", Option("what heads are told apart by", choices=("output_change", "mass")))
@@ -81,8 +84,10 @@ class HeadForcing(ObservedChange):
             return None
         if self.bank_rule == "every":
             return Every(self.every_frames)
-        kind = EpisodeEnd if self.bank_rule == "episode_end" else KeyNovelty
-        return kind() if self.novelty is None else kind(self.novelty)
+        if self.bank_rule == "key_novelty":
+            return KeyNovelty() if self.novelty is None else KeyNovelty(self.novelty)
+        rule = EpisodeEnd(first_chunk=bool(self.first_chunk))
+        return rule if self.novelty is None else replace(rule, novelty=self.novelty)
 
     def _roles(self, worth: Tensor, setting: Setting) -> tuple[tuple[str, ...], ...]:
         """By rank of what far frames are worth to heads, (layers, heads); of equal ones the lower layer, then head."""
