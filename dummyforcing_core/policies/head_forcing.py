@@ -44,9 +44,7 @@ class HeadForcing(ObservedChange):
     novelty: float | None = option(
         None, Option("how new it must be, 1 - cosine", 0, 2, unset="the rule's", fraction=True)
     )
-    first_chunk: int = option(
-        1, Option("1: the first chunk is banked until episodes need its place", 0, 1)
-    )
+    first_chunk: int = option(1, Option("1: the first chunk is banked until episodes need its place", 0, 1))
     every_frames: int = option(6, Option("of rule every: one frame of so many", 1))
     positions: str = option("absolute", Option("of memory heads", choices=POSITIONS))
     roles_by: str = option("output_change", Option("what heads are told apart by", choices=("output_change", "mass")))
