@@ -90,7 +90,7 @@ class EpisodeEnd(BankRule):
 
 @dataclass(frozen=True)
 class KeyNovelty(BankRule):
-    """Every frame whose keys, averaged over its tokens in all heads with a bank, are unlike those of marked frames."""
+    """Every frame whose keys, averaged over its tokens in all heads, are unlike those of marked frames."""
 
     novelty: float = 0.05
 

@@ -138,9 +138,9 @@ class ClipMemory:
         ]
         for one in passes:
             self._run.on_step(one.span, len(self._run.schedule))
-            self.cache.on_bank_keys = self._decisions.see_keys if self._decisions.reads_keys else None
+            self.cache.on_keys = self._decisions.see_keys if self._decisions.reads_keys else None
             clean_pass(self._run, self.cache, one.span, one.latent, context, observation)
-            self.cache.on_bank_keys = None
+            self.cache.on_keys = None
             self.cache.marked = self._decisions.committed(one.span, one.latent)
             self._marked.append(self.cache.marked)
         self._context = context

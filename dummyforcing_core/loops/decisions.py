@@ -56,7 +56,7 @@ class Decisions:
         return self._run.policy.replan(seen, self._setting), seen
 
     def see_keys(self, k: Tensor) -> None:
-        """Keys (B, L, H, D) of a layer's heads with a bank in a clean pass."""
+        """Keys (B, L, H, D) of a layer in a clean pass."""
         self._keys.append(k)
 
     def committed(self, span: Span, latent: Tensor) -> frozenset[int]:
