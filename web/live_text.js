@@ -11,9 +11,11 @@ export function progressText({ chunk, chunks, fps, seconds_left, decoding }) {
   return [text("chunk", { chunk, chunks }), `${fps} FPS`, ...left].join(" · ");
 }
 
-// What the heads remember by, and what that takes. Sizes come in MiB.
-export function memoryText({ memory, kv_mib, device_mib }) {
+// What the heads remember by, the stretches of the clip in their bank, and what that takes. Sizes come in MiB.
+export function memoryText({ memory, remembers = [], kv_mib, device_mib }) {
   const parts = memory ? [text("memory", { memory })] : [];
+  const times = remembers.map((stretch) => stretch.map(tenths).join("-")).join(", ");
+  if (times) parts.push(text("remembers", { times }));
   if (kv_mib !== undefined) parts.push(`K/V ${gib(kv_mib)}`);
   if (device_mib) parts.push(text("vram", { size: gib(device_mib) }));
   return parts.join(" · ");
@@ -48,4 +50,10 @@ function gib(mib) {
 function clock(seconds) {
   const whole = Math.round(seconds);
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+}
+
+// 0:01.5, for stretches of less than a second.
+function tenths(seconds) {
+  const all = Math.round(10 * seconds);
+  return `${clock(Math.floor(all / 10))}.${all % 10}`;
 }

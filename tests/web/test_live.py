@@ -236,3 +236,24 @@ def test_the_line_tells_of_late_decoding_and_of_a_failure(page: ComfyPage) -> No
     assert tell(page, node, running=True, chunk=0, chunks=1)["line"] == "starting, 1 chunk"
     state = tell(page, node, running=False, outcome="stopped", kept=False)
     assert state["line"] == "stopped after 0 of 1 chunks"
+
+
+@BOTH_LOOKS
+def test_the_line_tells_what_is_remembered(page: ComfyPage, tmp_path: Path, nodes_2: bool) -> None:
+    page.use_nodes_2(nodes_2)
+    node = build(page, 5.0)
+    page.fit()
+    numbers = {"fps": 7.5, "seconds_left": 75, "kv_mib": 2048, "device_mib": 0, "memory": "HeadForcing, num memory 4"}
+    tell(page, node, running=True, chunk=0, chunks=99, memory=numbers["memory"], prompt="a cat")
+    state = tell(page, node, running=True, chunk=1, chunks=99, prompt="a cat", remembers=[], **numbers)
+    assert state["memory"] == "memory: HeadForcing, num memory 4 · K/V 2.0 GiB"
+    held = [[1.3125, 2.0625], [8, 8.75], [59.97, 61.25]]
+    state = tell(page, node, running=True, chunk=40, chunks=99, prompt="a cat", remembers=held, **numbers)
+    times = "0:01.3-0:02.1, 0:08.0-0:08.8, 1:00.0-1:01.3"
+    assert state["memory"] == f"memory: HeadForcing, num memory 4 · remembers {times} · K/V 2.0 GiB"
+    assert state["prompt"] == "prompt: a cat"
+    row = page.page.locator("[data-says=memory]").first
+    assert row.get_attribute("title") == state["memory"], "what two lines do not hold"
+    page.screenshot(tmp_path / "remembered.png")
+    assert tell(page, node, running=False, outcome="done")["memory"] == ""
+    assert page.errors == []
