@@ -11,14 +11,18 @@ export function progressText({ chunk, chunks, fps, seconds_left, decoding }) {
   return [text("chunk", { chunk, chunks }), `${fps} FPS`, ...left].join(" · ");
 }
 
-// What the heads remember by, the stretches of the clip in their bank, and what that takes. Sizes come in MiB.
-export function memoryText({ memory, remembers = [], kv_mib, device_mib }) {
+// What the heads remember by, and what that takes. Sizes come in MiB.
+export function memoryText({ memory, kv_mib, device_mib }) {
   const parts = memory ? [text("memory", { memory })] : [];
-  const times = remembers.map((stretch) => stretch.map(tenths).join("-")).join(", ");
-  if (times) parts.push(text("remembers", { times }));
   if (kv_mib !== undefined) parts.push(`K/V ${gib(kv_mib)}`);
   if (device_mib) parts.push(text("vram", { size: gib(device_mib) }));
   return parts.join(" · ");
+}
+
+// The stretches of the clip in the heads' bank.
+export function rememberedText({ remembers = [] }) {
+  const times = remembers.map((stretch) => stretch.map(tenths).join("-")).join(", ");
+  return times && text("remembers", { times });
 }
 
 // The prompt that the newest chunk was made with.
