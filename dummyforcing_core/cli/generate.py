@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..clips.bank_history import held_text
 from ..clips.pipeline import Pipeline
 from ..clips.render import Clip, Outputs, Rendered, made_by, render, script_conditions
 from ..clips.script import Script
@@ -143,6 +144,8 @@ def make_clip(pipeline: Pipeline, clip: Clip, outputs: Outputs, verbose: bool = 
         result = render(pipeline, clip, outputs, progress.on_step)
     if verbose:
         tell(result.report.table())
+        if result.report.bank:
+            tell(f"remembers {held_text(result.report.bank[-1].held)}")
         tell(f"wrote {outputs.video}")
     return result
 

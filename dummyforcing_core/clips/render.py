@@ -34,6 +34,7 @@ from ..prompts import PromptSchedule
 from ..rates import OWN_RATE, rate_text, seconds_text
 from ..transfer import wait_for
 from ..vae.streaming import to_uint8
+from .bank_history import BankHistory
 from .contact_sheet import ContactSheet
 from .doubts import warn_doubts
 from .encoding import DEFAULT_ENCODING, Encoding
@@ -183,7 +184,7 @@ class _Record:
         self._clip, self._init_ms, self._began = clip, pipeline.init_ms, began
         self._report = RunReport(conditions(pipeline, clip), init_ms=pipeline.init_ms)
         shape = clip_kv_shape(pipeline.denoiser.geometry, clip.shape, pipeline.family, len(prompts.entries) - 1)
-        self._memory = MemoryUse(shape)
+        self._memory, self._bank = MemoryUse(shape), BankHistory(clip.fps, clip.shown_frames)
         self.sheet = ContactSheet(clip.shown_frames, fps=float(clip.fps))
         self.latents: list[Tensor] = []
         self.frames = 0  # in the video
@@ -201,6 +202,7 @@ class _Record:
     def add(self, chunk: ChunkResult, diffuse_ms: float, decode_ms: float) -> None:
         """A chunk whose frames are in the video."""
         self._memory.add(chunk)
+        self._bank.add(chunk)
         self._report.add_chunk(chunk, diffuse_ms, decode_ms, ms_since(self._began))
 
     def keep_unfinished(self, outputs: Outputs) -> None:
@@ -232,7 +234,7 @@ class _Record:
             if outputs.contact_sheet:
                 self.sheet.save(outputs.contact_sheet, title=self._clip.script.title)
             self._report.total_ms = self._init_ms + ms_since(self._began)
-            self._report.memory = self._memory.rows()
+            self._report.memory, self._report.bank = self._memory.rows(), self._bank.changes
             if outputs.report:
                 self._report.write(outputs.report)
         except DummyForcingError as error:
