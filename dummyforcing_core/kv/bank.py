@@ -24,9 +24,15 @@ class Candidate:
     feature: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BankRule(ABC):
-    """Which frames are marked, and when."""
+    """Which frames are marked, and when.
+
+    room_frames -- the most that are marked at a time; 0: as many as the plan's largest bank holds. A plan that is to be
+    narrowed may have no bank yet
+    """
+
+    room_frames: int = 0
 
     name: ClassVar[str]
     at_switch: ClassVar[bool] = False  # or as soon as a pass is committed
@@ -64,6 +70,7 @@ class EpisodeEnd(BankRule):
     at_switch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        _check_frames(self.room_frames, 0)
         _check_share("novelty", self.novelty)
 
     @property
@@ -88,6 +95,7 @@ class KeyNovelty(BankRule):
     reads_keys: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        _check_frames(self.room_frames, 0)
         _check_share("novelty", self.novelty)
 
     @property
@@ -108,8 +116,8 @@ class Every(BankRule):
     name: ClassVar[str] = "every"
 
     def __post_init__(self) -> None:
-        if type(self.frames) is not int or self.frames < 1:
-            raise PlanError(f"expected every 1 or more frames, got {shown(repr(self.frames))}; give a whole number")
+        _check_frames(self.room_frames, 0)
+        _check_frames(self.frames, 1)
 
     def candidates(self, frames: range, latent: Tensor, keys: Tensor | None) -> list[Candidate]:
         return [Candidate((frame,)) for frame in frames if frame % self.frames == 0]
@@ -136,7 +144,7 @@ class Marks:
     """
 
     def __init__(self, rule: BankRule, bank_frames: int):
-        self.rule, self._room = rule, bank_frames
+        self.rule, self._room = rule, rule.room_frames or bank_frames
         self._marked: list[Candidate] = []
         self._waiting: list[Candidate] = []  # of the newest pass: at a switch its end is an episode's
 
@@ -186,6 +194,11 @@ class Marks:
 def _to_host(features: Sequence[Tensor]) -> Tensor:
     """(candidates, B, n): the one read from the device."""
     return torch.stack(list(features)).cpu()
+
+
+def _check_frames(value: object, least: int) -> None:
+    if type(value) is not int or value < least:
+        raise PlanError(f"expected {least} or more frames, got {shown(repr(value))}; give a whole number")
 
 
 def _check_share(name: str, value: object) -> None:

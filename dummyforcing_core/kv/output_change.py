@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PlanError
+from ..transfer import to_device
 from .cache import Region
 from .lse import attention_with_lse
 from .plan import HeadMemory
@@ -104,7 +105,8 @@ class ChangeObservation:
             like = q.new_empty(0)
             self._grams[layer] = gram_matrices(lambda x: self._project(layer, x), self._heads, q.shape[3], like)
         kept, parts = _parts(regions, list(self._options.values()), q.device)
-        energy = _energy(q, k, v, parts, kept.to(q.device), self._grams[layer][heads])
+        grams = self._grams[layer][to_device(torch.tensor(heads), q.device)]
+        energy = _energy(q, k, v, parts, to_device(kept, q.device), grams)
         change = (energy / (q.shape[0] * q.shape[1])).sqrt()
         for i, head in enumerate(heads):
             self._change[layer][head] = change[i]

@@ -63,7 +63,7 @@ class HeadBudget(ObservedChange):
 
     def at_first(self, setting: Setting) -> HeadPlan:
         budget = self._budget(setting)
-        plan = self.wide(setting, 1, setting.chunk_frames, self._memory(setting), self._rule)
+        plan = self.wide(setting, 1, setting.chunk_frames, self._memory(setting), self._rule(setting))
         needed = plan.cached_frames(setting.clip_frames)
         if self.budget_gb is not None and sum(needed) > budget:
             raise PlanError(
@@ -81,11 +81,10 @@ class HeadBudget(ObservedChange):
         names = [list(memories)[option] for option in chosen]
         rows = [tuple(names[i : i + setting.heads]) for i in range(0, len(names), setting.heads)]
         kept = tuple(tuple(memories[name] for name in row) for row in rows)
-        return HeadPlan(kept, tuple(rows), setting.family.name, self._rule)
+        return HeadPlan(kept, tuple(rows), setting.family.name, self._rule(setting))
 
-    @property
-    def _rule(self) -> EpisodeEnd | None:
-        return EpisodeEnd() if self.bank_chunks else None
+    def _rule(self, setting: Setting) -> EpisodeEnd | None:
+        return EpisodeEnd(room_frames=self.bank_chunks * setting.chunk_frames) if self.bank_chunks else None
 
     def _memory(self, setting: Setting) -> HeadMemory:
         return HeadMemory(0, setting.chunk_frames, bank_frames=self.bank_chunks * setting.chunk_frames)

@@ -5,7 +5,7 @@ output most without far frames are memory heads; their bank keeps the ends of pa
 near.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -44,9 +44,7 @@ class HeadForcing(ObservedChange):
     novelty: float | None = option(
         None, Option("how new it must be, 1 - cosine", 0, 2, unset="the rule's", fraction=True)
     )
-    first_chunk: int = option(
-        1, Option("1: the first chunk is banked until episodes need its place", 0, 1)
-    )
+    first_chunk: int = option(1, Option("1: the first chunk is banked until episodes need its place", 0, 1))
     every_frames: int = option(6, Option("of rule every: one frame of so many", 1))
     positions: str = option("absolute", Option("of memory heads", choices=POSITIONS))
     roles_by: str = option("output_change", Option("what heads are told apart by", choices=("output_change", "mass")))
@@ -57,7 +55,7 @@ class HeadForcing(ObservedChange):
         self._memory_heads(setting)
         sink = max(self.memory_sink, self.sink_frames if self.anchor_ratio else 0)
         recent = max(self.recent_chunks * setting.chunk_frames, self._local(setting))
-        return self.wide(setting, sink, recent, self._memory(setting), self.rule)
+        return self.wide(setting, sink, recent, self._memory(setting), self.rule(setting))
 
     def observation(self, setting: Setting, project: Project) -> Observing:
         if self.roles_by == "mass":
@@ -75,19 +73,19 @@ class HeadForcing(ObservedChange):
             "local": HeadMemory(0, self._local(setting)),
         }
         rows = tuple(tuple(memories[role] for role in row) for row in roles)
-        return HeadPlan(rows, roles, setting.family.name, self.rule)
+        return HeadPlan(rows, roles, setting.family.name, self.rule(setting))
 
-    @property
-    def rule(self) -> BankRule | None:
+    def rule(self, setting: Setting) -> BankRule | None:
         """What marks frames; None without a bank."""
-        if not self.bank_chunks:
+        room = self.bank_chunks * setting.chunk_frames
+        if not room:
             return None
         if self.bank_rule == "every":
-            return Every(self.every_frames)
+            return Every(self.every_frames, room_frames=room)
+        novelty = {} if self.novelty is None else {"novelty": self.novelty}
         if self.bank_rule == "key_novelty":
-            return KeyNovelty() if self.novelty is None else KeyNovelty(self.novelty)
-        rule = EpisodeEnd(first_chunk=bool(self.first_chunk))
-        return rule if self.novelty is None else replace(rule, novelty=self.novelty)
+            return KeyNovelty(**novelty, room_frames=room)
+        return EpisodeEnd(**novelty, first_chunk=bool(self.first_chunk), room_frames=room)
 
     def _roles(self, worth: Tensor, setting: Setting) -> tuple[tuple[str, ...], ...]:
         """By rank of what far frames are worth to heads, (layers, heads); of equal ones the lower layer, then head."""

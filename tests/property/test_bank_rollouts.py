@@ -1,5 +1,7 @@
 """Clips whose heads have a bank: what is held, by a definition of its own; what equals what; the cache made again."""
 
+import gc
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -11,13 +13,14 @@ from torch import Tensor
 
 from dummyforcing_core.errors import PlanError
 from dummyforcing_core.geometry import LatentShape
+from dummyforcing_core.kv.attention import sdpa
 from dummyforcing_core.kv.bank import EpisodeEnd, Every
 from dummyforcing_core.kv.cache import KVCache
 from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
 from dummyforcing_core.loops.clip_memory import replay_clip
 from dummyforcing_core.loops.rollout import rollout
 from dummyforcing_core.loops.run import ChunkResult, Run
-from dummyforcing_core.models.denoiser import WanDenoiser
+from dummyforcing_core.models.denoiser import ModelGeometry, WanDenoiser
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import HeadForcing, Policy, SlidingWindow
@@ -223,3 +226,53 @@ def test_plans_are_of_one_list_whatever_heads_keep() -> None:
     assert large[-4:] == list(range(20, 24))
     assert set(small[:-3]) <= set(large)
     assert chunks[-1].banked == tuple(large[:-4])
+
+
+class Toy:
+    """One layer of two heads: latents are queries, keys and values; x0 leans towards what is remembered."""
+
+    geometry = ModelGeometry(1, 2, 32, 16, torch.device("cpu"), torch.float32)
+
+    def project(self, layer, x):
+        return x
+
+    def __call__(self, x, sigma, text, step):
+        self.cache = step.cache
+        tokens = x.permute(0, 2, 3, 4, 1).flatten(2).unflatten(2, (2, 32))  # a frame of 2 x 2 latents is one token
+        out = self.cache(0, tokens, tokens, tokens).flatten(2) + text.mean()
+        return (0.5 * out).unflatten(2, (2, 2, 16)).permute(0, 4, 1, 2, 3) if step.output else None
+
+
+@pytest.mark.parametrize("chunks", [150, pytest.param(10_000, marks=pytest.mark.proof)])
+def test_memory_is_constant_however_many_episodes(chunks: int) -> None:
+    denoise, shape = Toy(), LatentShape(1, 16, 3 * chunks, 2, 2)
+    texts = [TEXTS[chunk // 5 % len(TEXTS)] for chunk in range(chunks)]
+    policy = HeadForcing(0.5, novelty=0.0)
+    run = Run(
+        denoise, shape, Schedule((1.0, 0.6)), PromptSchedule.per_chunk(texts, 3), policy, FAMILY,
+        SeededNoise(0, shape, 3), attend=sdpa,
+    )  # fmt: skip
+    banks, resident, tensors, traced, storages = set(), set(), set(), [], set()
+    tracemalloc.start()
+    try:
+        for chunk in rollout(run):
+            number = chunk.span.chunk
+            if number > 20:
+                resident.add(chunk.resident_bytes)
+                banks.add(len(chunk.banked))
+                assert chunk.history_bytes <= chunk.predicted_history_bytes
+            if number in (99, chunks // 2, chunks - 1):
+                gc.collect()
+                tensors.add(sum(issubclass(type(thing), Tensor) for thing in gc.get_objects()))
+                traced.append(tracemalloc.get_traced_memory()[0])
+                storages.add(tuple(group.k.data_ptr() for group in denoise.cache.layers[0]))
+    finally:
+        tracemalloc.stop()
+    assert banks == {6} and len(resident) == len(tensors) == len(storages) == 1
+    assert traced[-1] - traced[0] < 100_000
+
+
+def test_heads_that_are_observed_find_in_their_bank_what_was_marked_before() -> None:
+    chunks, _ = made(clip(HeadForcing(0.5), [6], frames=30))
+    assert [chunk.banked for chunk in chunks[1:6]] == [(), *[(0, 1, 2)] * 4]
+    assert set(chunks[-1].banked) <= {0, 1, 2, 15, 16, 17}

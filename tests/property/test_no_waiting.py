@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 import dummyforcing_core
 from dummyforcing_core.geometry import LatentShape
+from dummyforcing_core.kv import bank
+from dummyforcing_core.kv.output_change import ChangeObservation, OutputChange, memory_options
 from dummyforcing_core.kv.scoring import Observation
 from dummyforcing_core.loops.run import Run
 from dummyforcing_core.loops.table import sample
@@ -25,7 +28,7 @@ from dummyforcing_core.models.denoiser import WanDenoiser
 from dummyforcing_core.models.families import FAMILIES, Family
 from dummyforcing_core.models.wan import CausalWan, WanConfig, forward, text_kv
 from dummyforcing_core.noise import SeededNoise
-from dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
+from dummyforcing_core.policies import DummyForcing, HeadForcing, Policy, SlidingWindow
 from dummyforcing_core.policies.profile import HeadProfile
 from dummyforcing_core.prompts import PromptSchedule
 from dummyforcing_core.transfer import to_device
@@ -90,12 +93,18 @@ def model() -> WanDenoiser:
     return WanDenoiser(wan.requires_grad_(False))
 
 
+CHANGE = OutputChange(memory_options(3), torch.rand(LAYERS, HEADS, 5))
+CHANGES = replace(HeadProfile.assumed(LAYERS, HEADS), changes=CHANGE)
+
+
 def policies(family: Family) -> dict[str, Policy]:
     window = SlidingWindow(family.default_window_frames, family.sink_frames)
     return {
         "dense": window,
         "dummy forcing": DummyForcing(profile=HeadProfile.assumed(LAYERS, HEADS)),
         "dummy forcing, scored on the way": DummyForcing(),
+        "head forcing": HeadForcing(profile=CHANGES),
+        "head forcing, scored on the way": HeadForcing(),
     }
 
 
@@ -152,7 +161,13 @@ def test_a_forward_with_timesteps_of_the_host() -> None:
     assert out is not None and out.device == DEVICE
 
 
-KINDS = ("dense", "dummy forcing", "dummy forcing, scored on the way")
+KINDS = (
+    "dense",
+    "dummy forcing",
+    "dummy forcing, scored on the way",
+    "head forcing",
+    "head forcing, scored on the way",
+)
 ONE_PER_LOOP = {family.loop: name for name, family in FAMILIES.items()}.values()
 
 
@@ -161,10 +176,13 @@ ONE_PER_LOOP = {family.loop: name for name, family in FAMILIES.items()}.values()
     [*((name, "dense") for name in FAMILIES), *((name, kind) for name in ONE_PER_LOOP for kind in KINDS[1:])],
 )
 def test_no_loop_waits(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores are the one thing that is read, once in a chunk whose heads are observed."""
-    read: list[Observation] = []
+    """Two things are read: what was observed, once in a chunk whose heads are, and what a switch may add to a bank."""
+    read: list[object] = []
+    looked: list[list[Tensor]] = []
     profile = HeadProfile.assumed(LAYERS, HEADS)
     monkeypatch.setattr(Observation, "result", lambda seen: read.append(seen) or profile.scores)
+    monkeypatch.setattr(ChangeObservation, "result", lambda seen: read.append(seen) or CHANGE)
+    monkeypatch.setattr(bank, "_to_host", lambda seen: looked.append(seen) or torch.ones(len(seen), *seen[0].shape))
     family, denoise = FAMILIES[name], model()
     frames = max(8 * family.chunk_frames, 2 * family.trained_frames if family.overlap_frames else 0)
     shape = LatentShape(1, 16, frames, 4, 4)
@@ -180,6 +198,8 @@ def test_no_loop_waits(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) ->
             scored += chunk.scores is not None
     assert made == frames and len(read) == scored
     assert (scored > 0) is ("scored" in kind)
+    lasting = family.loop in ("chunks", "restarts")
+    assert [len(seen) for seen in looked] == [1] * ("head forcing" in kind and lasting)
 
 
 def test_a_steady_chunk_sends_its_noise_its_rotations_and_its_levels() -> None:
