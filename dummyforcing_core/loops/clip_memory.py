@@ -126,8 +126,10 @@ class ClipMemory:
 
         If the policy observed its heads in this chunk, it plans anew from what was seen, which is returned.
         """
-        recached = self._recached_at == span.start
-        if self._observed and not self._noisy and self._widen() and recached:
+        recached, seen = self._recached_at == span.start, None
+        if self._observed and self._noisy:  # before the chunk is read: what is marked goes into banks, and is not lost
+            seen = self._replan(span)
+        elif self._observed and self._widen() and recached:
             self._recache(span, context)
         observation = None if self._noisy else self._observation
         passes = [
@@ -144,7 +146,8 @@ class ClipMemory:
         self._context = context
         if self._run.policy.may_observe_again or self._recache_frames:
             self._keep(passes, span.stop)
-        seen = self._replan(span) if self._observed else None
+        if self._observed and not self._noisy:
+            seen = self._replan(span)
         self.log = MemoryLog(self.cache.plan, self._observed, recached, tuple(self._marked))
         return seen
 

@@ -98,8 +98,7 @@ class _Memory:
         """An empty cache for a chunk, of the widest plan if heads are to be scored in it."""
         policy = self._run.policy
         observes = policy.observes(span, self.setting, self._observed, switched)
-        project = self._run.denoise.project
-        self._observation = policy.observation(self.setting, project) if observes else None
+        self._observation = policy.observation(self.setting, self._run.denoise.project) if observes else None
         if observes:
             self._plan = self._widest
         self.cache = self._empty()

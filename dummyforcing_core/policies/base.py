@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Protocol
 
 from ..errors import PlanError
@@ -55,8 +55,8 @@ class Setting:
 class Policy(ABC):
     """Decides what every head remembers. Most decide at once; some observe a clean pass and decide again.
 
-    A policy is a frozen dataclass; fields that users may set are `option`s (options.py). PlanError for one out of its
-    bounds.
+    A policy is a frozen dataclass, with repr=False if it has later options. Fields that users may set are `option`s
+    (options.py); PlanError for one out of its bounds.
     """
 
     name: ClassVar[str]
@@ -64,6 +64,15 @@ class Policy(ABC):
     def __post_init__(self) -> None:
         for name, option in options_of(self).items():
             option.check(name, getattr(self, name))
+
+    def __repr__(self) -> str:
+        options = options_of(self)
+        shown = [
+            f"{one.name}={getattr(self, one.name)!r}"
+            for one in fields(self)
+            if not (one.name in options and options[one.name].later and getattr(self, one.name) == one.default)
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def resolved(self, family: Family) -> "Policy":
         """The same policy with everything filled in that it takes from the family when nothing is said."""

@@ -21,7 +21,7 @@ from .profile import HeadProfile, changes_of
 COSTS = ("mass", "output_change")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DummyForcing(Policy):
     """Heterogeneous memory with dynamic head programming.
 
@@ -41,7 +41,7 @@ class DummyForcing(Policy):
         None, Option("score again every so many chunks", 1, flag="reclassify", unset="never")
     )
     score_stride: int = option(1, Option("score every so many query rows", 1))
-    cost: str = option("mass", Option("what dummies are chosen by; mass is the paper's", choices=COSTS))
+    cost: str = option("mass", Option("what dummies are chosen by; mass is the paper's", choices=COSTS, later=True))
     profile: HeadProfile | None = option(  # noqa: RUF009
         None,
         Option(

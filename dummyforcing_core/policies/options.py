@@ -22,6 +22,7 @@ class Option:
     read      -- makes the value out of a file; None for numbers and words
     choices   -- the words allowed, where the field is one of them; its default says which if nothing is said
     fraction  -- the number need not be whole; a default that is a float says so too
+    later     -- younger than its policy: at its default a policy reads as it did before, so that folders go on
     """
 
     help: str
@@ -33,6 +34,7 @@ class Option:
     read: Callable[[Path], Any] | None = None
     choices: tuple[str, ...] = ()
     fraction: bool = False
+    later: bool = False
 
     def check(self, name: str, value: Any) -> None:
         """PlanError unless the number lies within the bounds, or the word is known. None is what `unset` stands for."""

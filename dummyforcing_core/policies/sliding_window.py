@@ -11,7 +11,7 @@ from .base import Policy, Setting
 from .options import Option, option
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SlidingWindow(Policy):
     """Every head sees `window_frames` latent frames, current chunk and `sink_frames` first frames included.
 
@@ -22,9 +22,12 @@ class SlidingWindow(Policy):
         None, Option("frames a head sees, current chunk included", 1, flag="window", unset="the family's")
     )
     sink_frames: int | None = option(None, Option("first frames kept", 0, flag="sink", unset="the family's"))
-    positions: str = option("absolute", Option("where kept frames stand", choices=POSITIONS))
+    positions: str = option("absolute", Option("where kept frames stand", choices=POSITIONS, later=True))
     switch_frames: int | None = option(
-        None, Option("newest frames that stay at a switch, besides the first", 0, flag="keep-at-switch", unset="all")
+        None,
+        Option(
+            "newest frames that stay at a switch, besides the first", 0, flag="keep-at-switch", unset="all", later=True
+        ),
     )
 
     name: ClassVar[str] = "window"

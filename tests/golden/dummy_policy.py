@@ -33,7 +33,7 @@ class FrameMass:
             for head, mass in zip(heads, region_mass(chosen, k, bounds), strict=True):
                 table[layer][head] = mass
 
-    def scores(self):
+    def result(self):
         return self
 
 

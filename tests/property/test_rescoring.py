@@ -125,7 +125,7 @@ def test_rescoring_sees_the_window_again_rebuilt_from_retained_latents(policy: G
                 regions.setdefault(named["current"][0], set()).add((named["sink"], named["recent"]))
                 inner(layer, heads, q, k, v, found)
 
-            observe.scores = inner.scores
+            observe.result = inner.result
             return observe
 
     looking = Looking(**{f.name: getattr(policy, f.name) for f in fields(policy)})

@@ -68,6 +68,9 @@ class Recorder:
         self.cache: weakref.ref[RollingCache] | None = None
         self.layer = 0
 
+    def project(self, layer: int, x: Tensor) -> Tensor:
+        raise AssertionError("a projection is for output changes, and nobody observes them here")
+
     def __call__(self, x: Tensor, sigma: Tensor, context: Tensor, step: Step) -> Tensor | None:
         cache = step.cache
         assert isinstance(cache, RollingCache)
@@ -204,7 +207,7 @@ class Told(DummyForcing):
                 assert k.shape[1] == tokens * sum(len(r.frames) for r in regions)
                 seen_now.append((layer, tuple(heads), {r.name: r.frames for r in regions}))
 
-            def scores(self) -> HeadScores:
+            def result(self) -> HeadScores:
                 return profile(layers).scores
 
         return Watcher(setting.layers, setting.heads)
