@@ -9,6 +9,7 @@ from .head_profiles import LoadHeadProfile, ProfileHeads, SaveHeadProfile
 from .host.files import add_profile_folder
 from .host.live import add_routes
 from .load_ar_model import LoadARModel
+from .long_memory import ApplyHeadBudget, ApplyHeadForcing
 from .policies import ApplyCacheWindow, ApplyDummyForcing, TeaCacheAR
 from .sampling import ClipSize, SamplerStreaming, StreamingDecode, StreamingSampler
 
@@ -21,6 +22,8 @@ NODES: list[type[io.ComfyNode]] = [
     LoadHeadProfile,
     ApplyDummyForcing,
     ApplyCacheWindow,
+    ApplyHeadForcing,
+    ApplyHeadBudget,
     TeaCacheAR,
     PromptSchedule,
     PromptAt,

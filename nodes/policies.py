@@ -8,11 +8,11 @@ from comfy_api.latest import io
 from ..dummyforcing_core.errors import DummyForcingError, shown
 from ..dummyforcing_core.models.stepcache import TeaCache
 from ..dummyforcing_core.policies import DummyForcing, SlidingWindow
+from ..dummyforcing_core.policies.options import default_of, options_of
 from .host.denoiser import geometry_of
+from .host.given_profile import usable_profile
 from .host.settings import settings_of, steps_notes, with_policy, with_settings
 from .schema import MEMORY, SAMPLE, HeadProfileType, schema
-
-MISSING = "head profile {name} is not on this machine: the heads are classified online, in the first chunks"
 
 
 class ApplyDummyForcing(io.ComfyNode):
@@ -68,6 +68,15 @@ class ApplyDummyForcing(io.ComfyNode):
                     advanced=True,
                     tooltip="The chunk whose heads are scored. 0: the first that has neighbour frames.",
                 ),
+                io.Combo.Input(
+                    "cost",
+                    options=list(options_of(DummyForcing)["cost"].choices),
+                    default=default_of(DummyForcing, "cost"),
+                    optional=True,
+                    advanced=True,
+                    tooltip="What heads without history are chosen by: mass, where they look, as in the paper, or "
+                    "output_change, what their output loses.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="MODEL")],
         )
@@ -82,23 +91,17 @@ class ApplyDummyForcing(io.ComfyNode):
         sink_frames: int,
         observe_chunk: int,
         head_profile: Any = None,
+        cost: str = default_of(DummyForcing, "cost"),
     ) -> io.NodeOutput:
-        geometry = geometry_of(model)
-        notes = tuple(note for note in settings_of(model).notes if not note.startswith("head profile"))
-        if isinstance(head_profile, str):  # a name that Load Head Profile did not find
-            notes, head_profile = (*notes, MISSING.format(name=head_profile)), None
-        if head_profile is not None:
-            head_profile.check(geometry.layers, geometry.heads)
-            known = settings_of(model).fingerprint
-            if known and head_profile.fingerprint and known != head_profile.fingerprint:
-                notes = (*notes, "head profile of another checkpoint with equal layers and heads: used all the same")
+        profile, notes = usable_profile(model, head_profile, by_change=cost == "output_change")
         policy = DummyForcing(
             dummy_ratio=dummy_ratio,
             local_chunks=local_chunks,
             packed_frames=packed_frames,
             sink_frames=sink_frames,
             observe_chunk=observe_chunk or None,
-            profile=head_profile,
+            cost=cost,
+            profile=profile,
         )
         return io.NodeOutput(with_policy(model, policy, notes))
 
@@ -123,14 +126,41 @@ class ApplyCacheWindow(io.ComfyNode):
                     tooltip="Latent frames a head sees, sink and current chunk included. 4 latent frames are 1 second.",
                 ),
                 io.Int.Input("sink", default=3, min=0, max=1024, tooltip="First latent frames that are never dropped."),
+                io.Combo.Input(
+                    "positions",
+                    options=list(options_of(SlidingWindow)["positions"].choices),
+                    default=default_of(SlidingWindow, "positions"),
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where kept frames stand in time: absolute, where they were; rank, close together; end, as "
+                    "if the clip ended with the length that was trained.",
+                ),
+                io.Int.Input(
+                    "keep_at_switch",
+                    default=-1,
+                    min=-1,
+                    max=1024,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Newest latent frames that stay when the prompt changes, besides the sink. -1: all.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="MODEL")],
         )
 
     @classmethod
-    def execute(cls, model: Any, window: int, sink: int) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: Any,
+        window: int,
+        sink: int,
+        positions: str = default_of(SlidingWindow, "positions"),
+        keep_at_switch: int = -1,
+    ) -> io.NodeOutput:
         geometry_of(model)
-        return io.NodeOutput(with_policy(model, SlidingWindow(window, sink), settings_of(model).notes))
+        kept = None if keep_at_switch < 0 else keep_at_switch
+        policy = SlidingWindow(window, sink, positions=positions, switch_frames=kept)
+        return io.NodeOutput(with_policy(model, policy, settings_of(model).notes))
 
 
 class TeaCacheAR(io.ComfyNode):

@@ -6,20 +6,22 @@ workflow_titles.py; without any, all are drawn. In a folder that is removed it r
     python -m dummyforcing_core generate --prompt DEMO_PROMPT --policy dummy --size 64x64 --frames 81 --seed 42 ...
     python -m dummyforcing_core profile --prompts prompts/demo_world.txt ...
 
-for the first template's clip and the sixth one's head map. The others need checkpoints of gigabytes: their pictures
-are diagrams and say so. What moves is an animated WebP: the page asks for a .jpg, and browsers go by what is in it.
+for the first template's clip and the sixth one's head map, and the like for the eighth one's two clips. The others
+need checkpoints of gigabytes: their pictures are diagrams and say so. What moves is an animated WebP: the page asks for
+a .jpg, and browsers go by what is in it.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 from workflow_nodes import ROOT
-from workflow_prompts import DEMO_PROMPT, STORY
+from workflow_prompts import DEMO_PROMPT, HIKER, RECOLOURED, RETURN, STORY
 from workflow_titles import TITLES
 
 SIDE, CLIP_SIDE = 512, 256  # pixels; the template browser shows 256
@@ -62,16 +64,20 @@ def core(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "dummyforcing_core", *map(str, words)], cwd=ROOT, check=True)
 
 
-def demo() -> Frames:
-    """The demo workflow's own clip."""
+def made(*words: object) -> Frames:
+    """The frames of a clip of the demo model, with the workflows' seed."""
     import av
 
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder) / "demo.mp4"
-        size = ("--size", "64x64", "--frames", 81, "--seed", 42, "--device", "cpu")
-        core("generate", "--prompt", DEMO_PROMPT, "--policy", "dummy", *size, "--out", clip)
+        core("generate", *words, "--size", "64x64", "--seed", 42, "--device", "cpu", "--out", clip)
         with av.open(str(clip)) as container:
-            frames = [frame.to_image() for frame in container.decode(video=0)]
+            return [frame.to_image() for frame in container.decode(video=0)]
+
+
+def demo() -> Frames:
+    """The demo workflow's own clip."""
+    frames = made("--prompt", DEMO_PROMPT, "--policy", "dummy", "--frames", 81)
     return [frame.resize((CLIP_SIDE, CLIP_SIDE), Image.Resampling.LANCZOS) for frame in frames]
 
 
@@ -230,6 +236,71 @@ def teacache_on_top() -> Frames:
     return frames
 
 
+def long_memory_demo() -> Frames:
+    """The workflow's own two clips beside each other, every second frame, above the prompt."""
+    policies = {
+        "window of 6 frames": ("window", "--window", 6, "--sink", 0),
+        "Head Forcing": ("head_forcing", "--memory-ratio", 0.5),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        schedule = Path(folder) / "schedule.txt"
+        schedule.write_text(RECOLOURED, encoding="utf-8")
+        clips = [made("--schedule", schedule, "--policy", *one, "--seconds", 6.5) for one in policies.values()]
+    side = (SIDE - 3 * MARGIN) // 2
+    frames = []
+    for number in range(0, len(clips[0]), 2):
+        card = Card("the bundled demo model, 6.5 s")
+        for column, (name, clip) in enumerate(zip(policies, clips, strict=True)):
+            x = MARGIN + column * (side + MARGIN)
+            card.text(x, TOP, name, 26)
+            card.image.paste(clip[number].resize((side * SCALE,) * 2), (x * SCALE, (TOP + 42) * SCALE))
+        for row, words in enumerate(textwrap.wrap(_told(RECOLOURED, number / 16), 38)[:3]):
+            card.text(MARGIN, TOP + 54 + side + 30 * row, words, 23)
+        frames.append(card.done())
+    return frames
+
+
+def _told(schedule: str, second: float) -> str:
+    """The prompt of that second."""
+    lines = [line.split(" | ") for line in schedule.splitlines()]
+    return [prompt for start, prompt in lines if float(start.rpartition(":")[2]) <= second][-1]
+
+
+def returning_character_120s() -> Frames:
+    """The eight episodes of the workflow, and whose ends the memory heads hold while each is made."""
+    scenes = [line.split(" | ") for line in RETURN.splitlines()]
+    there = [HIKER.lower() in prompt.lower() for _, prompt in scenes]
+    at_the_end = [seen and "leaves" not in prompt for seen, (_, prompt) in zip(there, scenes, strict=True)]
+    pitch = (SIDE - 2 * MARGIN) / 4
+    frames = []
+    for now in range(len(scenes)):
+        card = Card("diagram: 120 s, the template's own prompts")
+        for index, (start, _) in enumerate(scenes):
+            x, y = MARGIN + index % 4 * pitch, TOP + index // 4 * 96
+            colour = EMPTY if index > now else (NEIGHBOUR if index == now else SINK)
+            card.box(x, y, pitch - 8, 86, colour)
+            card.text(x + 8, y + 6, start, 22, FAINT if index > now else BACKGROUND)
+            if there[index]:
+                _person(card, x + pitch - 42, y + 14, 60, FAINT if index > now else BACKGROUND)
+        card.text(MARGIN, TOP + 206, "memory heads: ends of past episodes", 24)
+        for slot in range(6):
+            x, held = MARGIN + slot * (SIDE - 2 * MARGIN) / 6, slot + max(0, now - 6)
+            filled = held < now
+            card.box(x, TOP + 246, 70, 70, SINK if filled else EMPTY)
+            if filled and at_the_end[held]:
+                _person(card, x + 24, TOP + 254, 54, BACKGROUND)
+        frames.append(card.done())
+    return frames
+
+
+def _person(card: Card, x: float, y: float, height: float, colour: Colour) -> None:
+    """A head above a coat."""
+    head = height * 0.36
+    card.draw.ellipse([side * SCALE for side in (x, y, x + head, y + head)], colour)
+    coat = [(x + head / 2, y + head * 0.9), (x + head * 1.15, y + height), (x - head * 0.15, y + height)]
+    card.draw.polygon([(a * SCALE, b * SCALE) for a, b in coat], colour)
+
+
 Drawing = tuple[Callable[[], Frames], int]
 DRAWINGS: dict[str, Drawing] = {  # with the milliseconds of a frame
     "demo": (demo, 62),
@@ -239,7 +310,10 @@ DRAWINGS: dict[str, Drawing] = {  # with the milliseconds of a frame
     "dense_vs_dummy_forcing_480p": (dense_vs_dummy_forcing_480p, 700),
     "profile_heads_and_save": (profile_heads_and_save, 0),
     "teacache_on_top": (teacache_on_top, 300),
+    "long_memory_demo": (long_memory_demo, 125),
+    "returning_character_120s": (returning_character_120s, 1200),
 }
+FILMED = {"demo", "long_memory_demo"}
 
 
 def main(names: list[str]) -> None:
@@ -249,7 +323,7 @@ def main(names: list[str]) -> None:
         first, *others = draw()
         path = ROOT / "workflows" / f"{TITLES[name]}.jpg"
         if others:
-            how = {"quality": 80, "method": 6} if name == "demo" else {"lossless": True}
+            how = {"quality": 80, "method": 6} if name in FILMED else {"lossless": True}
             first.save(path, "WEBP", save_all=True, append_images=others, duration=milliseconds, loop=0, **how)
         else:
             first.save(path, "JPEG", quality=90, optimize=True)

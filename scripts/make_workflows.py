@@ -15,7 +15,7 @@ from workflow_files import links, note_text
 from workflow_graph import Graph, Node
 from workflow_layout import Column
 from workflow_nodes import ROOT
-from workflow_prompts import CITY, DEMO_PROMPT, IMAGE_MOTION, LIGHTHOUSE, PANDA, STORY, SURFER
+from workflow_prompts import CITY, DEMO_PROMPT, IMAGE_MOTION, LIGHTHOUSE, PANDA, RECOLOURED, RETURN, STORY, SURFER
 from workflow_titles import TITLES
 
 WORKFLOWS = ROOT / "workflows"
@@ -184,8 +184,9 @@ def dense_vs_dummy_forcing_480p(graph: Graph) -> None:
     graph.column(260)
     size = graph.add("DummyForcingClipSize", preset="480P", seconds=5.0)
     seed = graph.add("PrimitiveInt", column=words, value=SEED, title="Seed of both")
-    graph.group("Memory of the heads", 270)
+    graph.group("Memory of the heads", 250)
     dense = graph.add("DummyForcingApplyCacheWindow", model=model["MODEL"], window=21, sink=0, title="Dense: 21 frames")
+    graph.column(250)
     dummy = graph.add("DummyForcingApplyDummyForcing", model=model["MODEL"])
     graph.row()
     left, right = graph.group("Sample dense", 310), graph.group("Sample with Dummy Forcing", 310)
@@ -240,6 +241,51 @@ def teacache_on_top(graph: Graph) -> None:
     report(graph, made)
 
 
+def long_memory_demo(graph: Graph) -> None:
+    """What the second prompt named comes back after the dark, or does not; nothing downloaded."""
+    graph.row()
+    graph.group("Model", 260)
+    model = graph.add("DummyForcingLoadDemoModel")
+    words = graph.group("Prompts, size and seed", 420)
+    prompt = graph.add("DummyForcingPromptSchedule", clip=model["CLIP"], text=RECOLOURED, room=TEXT)
+    graph.column(260)
+    size = graph.add("DummyForcingClipSize", preset="custom", seconds=6.5, width=64, height=64)
+    seed = graph.add("PrimitiveInt", column=words, value=SEED, title="Seed of both")
+    graph.group("Memory of the heads", 270)
+    window = graph.add("DummyForcingApplyCacheWindow", model=model["MODEL"], window=6, sink=0)
+    graph.column(270)
+    bank = graph.add("DummyForcingApplyHeadForcing", model=model["MODEL"], memory_ratio=0.5)
+    graph.row()
+    left, right = graph.group("Sample with a window", 310), graph.group("Sample with Head Forcing", 310)
+    compared = graph.group("Compare", 380)
+    reports = graph.group("Reports", 380)
+    first = sampler(graph, window, prompt, size, model, seed=seed["INT"], filename_prefix="video/window", column=left)
+    report(graph, first, "Report, window", reports)
+    prefix = "video/head_forcing"
+    second = sampler(graph, bank, prompt, size, model, seed=seed["INT"], filename_prefix=prefix, column=right)
+    report(graph, second, "Report, Head Forcing", reports)
+    videos = {"first": first["VIDEO"], "second": second["VIDEO"]}
+    both = graph.add("DummyForcingCompareClips", room=PICTURE, column=compared, **videos)
+    report(graph, both, "How they differ", reports)
+
+
+def returning_character_120s(graph: Graph) -> None:
+    """Eight prompts in two minutes; who was there in the first three comes back in the last two."""
+    graph.row()
+    model, clip, vae = loaders(graph, LONGLIVE, LONGLIVE_LORA)
+    graph.group("Story and size", 440)
+    prompt = graph.add("DummyForcingPromptSchedule", clip=clip["CLIP"], text=RETURN, room=TEXT)
+    graph.column(270)
+    size = graph.add("DummyForcingClipSize", preset="480P", seconds=120.0)
+    graph.row()
+    graph.group("Memory of the heads", 280)
+    policy = graph.add("DummyForcingApplyHeadForcing", model=model["MODEL"], bank_chunks=6)
+    graph.group("Sample", 430)
+    made = sampler(graph, policy, prompt, size, vae, filename_prefix="video/returning_character")
+    graph.group("Report", 530)
+    report(graph, made)
+
+
 MAKERS: dict[str, Callable[[Graph], None]] = {
     make.__name__: make
     for make in (
@@ -250,6 +296,8 @@ MAKERS: dict[str, Callable[[Graph], None]] = {
         dense_vs_dummy_forcing_480p,
         profile_heads_and_save,
         teacache_on_top,
+        long_memory_demo,
+        returning_character_120s,
     )
 }
 

@@ -37,5 +37,36 @@ _SCENES = {
     "eyes while large snowflakes begin to fall. Close shot, quiet, soft light.",
 }
 STORY = "\n".join(f"{start} | {scene}" for start, scene in _SCENES.items())
+HIKER = "a young woman with short red hair, a long green coat and a yellow scarf"
+A_HIKER = HIKER.capitalize()
+_RETURN = {
+    "0:00": f"A wide shot of {HIKER} walking along an empty beach at sunrise. Small waves run up the sand beside "
+    "her, the light is low and golden, and the camera tracks slowly beside her. Realistic, natural "
+    "colours.",
+    "0:15": f"{A_HIKER} stops on the beach, bends down and picks up a white shell. She turns it in her fingers and"
+    " holds it to the sun. Close shot, soft morning light, shallow depth of field.",
+    "0:30": f"{A_HIKER} walks away along the beach and leaves the picture to the right. Only her footprints stay "
+    "in the wet sand, and small waves run over them. Wide shot, steady camera.",
+    "0:45": "The same beach without any people. The tide comes in, foam runs up the sand, and three gulls land at"
+    " the edge of the water. Wide shot, bright noon light, steady camera.",
+    "1:00": "A storm over the same empty beach. Dark clouds race over the sea, tall waves break on the sand, and "
+    "rain falls in grey curtains. Wide shot, dramatic light.",
+    "1:15": "The rain has stopped over the same empty beach. A rainbow stands above the calm sea, the wet sand "
+    "mirrors the sky, and a small crab walks across it. Low wide shot.",
+    "1:30": f"{A_HIKER} comes back along the same beach from the right, her coat moving in the wind. She looks at "
+    "the sea and smiles. Medium shot, warm evening light, smooth tracking shot.",
+    "1:45": f"{A_HIKER} sits down on the sand, takes the white shell out of her pocket and lays it before her, "
+    "while the sun sets over the sea. Close shot, warm light, shallow depth of field.",
+}
+RETURN = "\n".join(f"{start} | {scene}" for start, scene in _RETURN.items())
 # They never meet: a shape that passes behind another is what the demo model does worst.
 DEMO_PROMPT = "a red circle at the top left moving sideways and a blue square at the bottom right moving sideways"
+# Each lit part is of two chunks, which the demo model needs to follow a change; two dark ones are beyond a window of 6.
+RECOLOURED = "\n".join(
+    (
+        "0:00 | a cyan circle at the top left moving sideways and a red square at the bottom right moving sideways",
+        "0:01.5 | a green circle and a magenta square",
+        "0:03 | lights off",
+        "0:04.5 | lights on",
+    )
+)

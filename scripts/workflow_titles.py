@@ -13,4 +13,6 @@ TITLES = {
     "dense_vs_dummy_forcing_480p": "5 Dummy Forcing beside dense",
     "profile_heads_and_save": "6 Head profile, scored and kept",
     "teacache_on_top": "7 TeaCache on top, fewer steps",
+    "long_memory_demo": "8 Long memory, colours come back",
+    "returning_character_120s": "9 Two minutes, a character returns",
 }

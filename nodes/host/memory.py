@@ -107,6 +107,7 @@ def advice(geometry: ModelGeometry, shape: LatentShape, policy: Policy, family: 
     now = kv_bytes(geometry, shape, policy, family)
     scored = replace(
         policy if isinstance(policy, DummyForcing) else DummyForcing(),
+        cost="mass",  # an assumed profile has no output change, and the memory is the same
         profile=HeadProfile.assumed(geometry.layers, geometry.heads),
     )
     smaller = replace(shape, height=max(2, shape.height // 4 * 2), width=max(2, shape.width // 4 * 2))

@@ -16,7 +16,12 @@ from ...dummyforcing_core.policies import Policy
 from ...dummyforcing_core.schedule import Schedule
 
 KEY = "dummyforcing"
-TITLES = {"dummy": "Apply Dummy Forcing", "window": "Apply Cache Window"}  # the nodes that set policies, by policy
+TITLES = {  # the nodes that set policies, by policy
+    "dummy": "Apply Dummy Forcing",
+    "window": "Apply Cache Window",
+    "head_forcing": "Apply Head Forcing",
+    "head_budget": "Apply Head Budget",
+}
 REPLACED = "replaced the settings of"
 REPLACED_STEPS = f"{REPLACED} another TeaCache"
 Wrappers = comfy.patcher_extension.WrappersMP

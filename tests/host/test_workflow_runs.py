@@ -8,14 +8,17 @@ import math
 import re
 import urllib.error
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import dummyforcing_core
 from tests.host.clips import (
     CLIP_SIZE,
     FILES,
     HEIGHT,
+    HERE,
     RELEASED,
     SAMPLER,
     WIDTH,
@@ -66,6 +69,41 @@ def test_the_comparison_is_side_by_side(host: ComfyServer) -> None:
     apart = np.abs(sides[0].astype(np.int16) - sides[1]).mean(axis=(1, 2, 3))
     assert apart[16:].mean() > 0.5, "both policies made the same clip"
     assert apart[:8].max() < apart[16:].mean() / 5, "in the first chunk no head has a past"
+
+
+def test_colours_come_back_under_head_forcing_and_not_under_the_window(host: ComfyServer, tmp_path: Path) -> None:
+    """At the size that the template has: what it promises."""
+    prompt = read(HERE / "released" / dummyforcing_core.__version__ / "long_memory_demo.json")
+    run = host.run(prompt)
+
+    def seen(policy: str) -> tuple[set[str], set[str]]:
+        (node,) = [
+            key for key, one in prompt.items()
+            if one["class_type"] == SAMPLER and prompt[one["inputs"]["model"][0]]["class_type"] == policy
+        ]  # fmt: skip
+        data = host.view(run.output(node)["images"][0])
+        (tmp_path / f"{policy}.mp4").write_bytes(data)
+        frames = video(data)[0].astype(np.int16)
+        return colours(frames[40]), colours(frames[-1])
+
+    named = {"green", "magenta"}
+    assert seen("DummyForcingApplyHeadForcing") == (named, named)
+    before, after = seen("DummyForcingApplyCacheWindow")
+    assert before == named and after and not after & named
+
+
+NAMES = {"red": "100", "yellow": "110", "green": "010", "cyan": "011", "blue": "001", "magenta": "101"}
+
+
+def colours(frame: np.ndarray) -> set[str]:
+    """Colours of the shapes in a lit frame (H, W, 3): which channels are bright, in pixels that are vivid."""
+    spread = np.ptp(frame, axis=2, keepdims=True)
+    bright = frame > frame.min(axis=2, keepdims=True) + spread / 2
+    vivid = spread[..., 0] > 80
+    counts = {
+        name: (vivid & (bright == [mark == "1" for mark in marks]).all(axis=2)).sum() for name, marks in NAMES.items()
+    }
+    return {name for name, count in counts.items() if count > 100}
 
 
 def test_the_picture_is_the_first_frame_whatever_the_seed(host: ComfyServer) -> None:

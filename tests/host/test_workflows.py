@@ -28,7 +28,7 @@ each_workflow = pytest.mark.parametrize("name", FILES)
 # ---- the files
 
 
-def test_there_are_the_seven_workflows_with_their_pictures() -> None:
+def test_there_are_the_nine_workflows_with_their_pictures() -> None:
     names = {path.name for path in WORKFLOWS.iterdir()}
     assert names == {f"{title}.{ending}" for title in TITLES.values() for ending in ("json", "jpg")}
 
@@ -70,7 +70,7 @@ def test_every_model_file_has_a_true_link_and_a_download_line(name: str) -> None
             assert link["url"] == f"https://huggingface.co/{source.repo}/resolve/main/{source.path}"
             assert f"models/{link['directory']}" == source.folder
             assert f"[{link['name']}]({link['url']}) in `{source.folder}`" in note
-    assert ("## Files" in note) == (name != "demo")
+    assert ("## Files" in note) == (name not in ("demo", "long_memory_demo"))
 
 
 @each_workflow
@@ -184,7 +184,7 @@ def test_a_muted_node_is_refused_by_the_conversion(host: ComfyServer) -> None:
 def test_the_prompt_is_the_one_that_the_page_made(host: ComfyServer, name: str, tmp_path: Path) -> None:
     """released/ holds what the page itself queued for the files of that version; it stays when the version moves on.
 
-    0.1.0.dev0 is what 0.1.0 was before its videos had a codec.
+    0.1.0.dev0 is what 0.1.0 was before its videos had a codec, 0.1.0.dev1 before policies had more choices.
     """
     kept = HERE / "released" / dummyforcing_core.__version__ / f"{name}.json"
     made = to_api(read(FILES[name]), host.object_info())

@@ -10,7 +10,12 @@ ROOT = Path(__file__).parents[2]
 OURS = ("dummyforcing_core", "nodes", "demo", "benchmarks", "scripts")
 MOST_ARGUMENTS, MOST_LINES = 7, 45
 # ComfyUI calls these by its own signature, or fills them from a node's inputs.
-HOSTS = {"nodes/sampling.py": {"execute"}, "nodes/host/session.py": {"sample"}}
+HOSTS = {
+    "nodes/sampling.py": {"execute"},
+    "nodes/policies.py": {"execute"},
+    "nodes/long_memory.py": {"execute"},
+    "nodes/host/session.py": {"sample"},
+}
 SCHEMAS = {"define_schema"}  # a list of inputs, as long as there are inputs
 
 

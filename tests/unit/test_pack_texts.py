@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from dummyforcing_core.policies import POLICIES
+from dummyforcing_core.policies.options import options_of
+
 ROOT = Path(__file__).parents[2]
 PAGES, LOCALES, LANGUAGES = ROOT / "web" / "docs", ROOT / "locales", ("en", "zh")
 TROUBLE = ROOT / "docs" / "troubleshooting.md"
@@ -93,7 +96,9 @@ def test_the_reader_sees_every_node() -> None:
     listed = re.search(r"NODES.*?\[(.*?)\]\n", (ROOT / "nodes/extension.py").read_text(encoding="utf-8"), re.S)
     assert listed and len(NODES) == len(re.findall(r"\w+,", listed[1])) >= 15
     assert all(node_id.startswith("DummyForcing") for node_id in NODES)
-    assert list(NODES["DummyForcingApplyCacheWindow"].inputs) == ["model", "window", "sink"]
+    assert list(NODES["DummyForcingApplyCacheWindow"].inputs) == [
+        "model", "window", "sink", "positions", "keep_at_switch"
+    ]  # fmt: skip
 
 
 class TestLocales:
@@ -160,10 +165,12 @@ class TestPageTexts:
         made = {*OUTCOMES, *(f"{outcome}_kept" for outcome in OUTCOMES), *(f"role_{role}" for role in ROLES)}
         assert made | set(re.findall(r'\btext\("(\w+)"', self.SCRIPTS)) <= keys
         choices = {key for key in keys if key.startswith("choice_")}
-        assert [key for key in choices if f'"{key.removeprefix("choice_")}"' not in NODE_SOURCES] == []
+        told = {key for key in choices if f'"{key.removeprefix("choice_")}"' in NODE_SOURCES}
+        assert {key.removeprefix("choice_") for key in choices - told} <= OF_POLICIES
         assert [key for key in keys - made - choices if f'"{key}"' not in self.SCRIPTS] == []
 
 
+OF_POLICIES = {word for one in POLICIES.values() for about in options_of(one).values() for word in about.choices}
 OUTCOMES, ROLES = ("stopped", "failed"), ("sink", "neighbour", "dummy")
 FIELDS = re.compile(r"\{(\w+)\}")
 

@@ -182,7 +182,10 @@ def test_the_template_browser_shows_them_in_order_with_moving_square_pictures(
 ) -> None:
     page = only_ours.page
     only_ours.browse_templates(PACK_FOLDER)
+    page.locator(CARDS).last.scroll_into_view_if_needed()  # pictures out of sight are not loaded
     page.wait_for_function(f"() => ({PICTURES})().every((size) => size?.[0] > 0)")
+    only_ours.screenshot(tmp_path / "last templates.png")
+    page.locator(CARDS).first.scroll_into_view_if_needed()
     sizes: list[Any] = page.evaluate(PICTURES)
     assert len(sizes) == len(TITLES) and all(width == height >= 256 for width, height in sizes)
     only_ours.screenshot(tmp_path / "templates.png")

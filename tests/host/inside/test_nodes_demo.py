@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,16 +172,20 @@ def _setting(part: Any, model: Any) -> Any:
     return part("dummyforcing_core.policies").Setting(geometry.layers, geometry.heads, family, 3, 7, 0)
 
 
+WITH_PROFILE = pytest.mark.parametrize("node", ["ApplyDummyForcing", "ApplyHeadForcing", "ApplyHeadBudget"])
+
+
+@WITH_PROFILE
 def test_a_profile_that_is_not_here_is_noted_and_the_clip_is_made(
-    call: Any, demo: Any, stream: Any, prompt: Any, clip: Any
+    call: Any, demo: Any, stream: Any, prompt: Any, clip: Any, node: str
 ) -> None:
     missing = call("DummyForcingLoadHeadProfile", name="from_somebody_else.json").outputs[0]
-    model = call("DummyForcingApplyDummyForcing", model=demo[0], head_profile=missing).outputs[0]
+    model = call(f"DummyForcing{node}", model=demo[0], head_profile=missing).outputs[0]
     done = stream(model, conditioning=prompt())
     assert "note: head profile from_somebody_else.json is not on this machine" in done.outputs[2]
-    online = call("DummyForcingApplyDummyForcing", model=demo[0]).outputs[0]
+    online = call(f"DummyForcing{node}", model=demo[0]).outputs[0]
     torch.testing.assert_close(done.outputs[0]["samples"], clip(online, conditioning=prompt()), rtol=0, atol=0)
-    cleared = call("DummyForcingApplyDummyForcing", model=model).outputs[0]
+    cleared = call(f"DummyForcing{node}", model=model).outputs[0]
     assert "note:" not in stream(cleared, conditioning=prompt(), vae=demo[2]).outputs[2]
 
 
@@ -189,8 +194,34 @@ def test_profile_names_stay_in_their_folder(call: Any, profile: Any, refused: An
     refused(lambda: call("DummyForcingSaveHeadProfile", head_profile=profile.outputs[0], name=name), "plain name")
 
 
-def test_a_profile_of_other_heads_is_refused(call: Any, ar_model: Any, profile: Any, refused: Any) -> None:
-    refused(lambda: call("DummyForcingApplyDummyForcing", model=ar_model(), head_profile=profile.outputs[0]), "2 x 2")
+@WITH_PROFILE
+def test_a_profile_of_other_heads_is_refused(call: Any, ar_model: Any, profile: Any, refused: Any, node: str) -> None:
+    refused(lambda: call(f"DummyForcing{node}", model=ar_model(), head_profile=profile.outputs[0]), "2 x 2")
+
+
+@WITH_PROFILE
+def test_a_profile_of_version_1_serves_who_goes_by_masses(
+    call: Any, demo: Any, profile: Any, stream: Any, prompt: Any, refused: Any, node: str
+) -> None:
+    old = replace(profile.outputs[0], changes=None)
+    by = {"ApplyDummyForcing": ("cost", "mass"), "ApplyHeadForcing": ("roles_by", "mass")}.get(node)
+    if by:
+        model = call(f"DummyForcing{node}", model=demo[0], head_profile=old, **dict([by])).outputs[0]
+        assert "note:" not in stream(model, conditioning=prompt(), vae=demo[2]).outputs[2]
+    changes = {} if by is None else {by[0]: "output_change"}
+    refused(
+        lambda: call(f"DummyForcing{node}", model=demo[0], head_profile=old, **changes), "version 1", "Profile Heads"
+    )
+
+
+def test_dummies_by_output_change_and_with_a_profile_of_it(
+    call: Any, demo: Any, profile: Any, clip: Any, prompt: Any, canvas: Any
+) -> None:
+    made = {}
+    for name, inputs in {"mass": {"cost": "mass"}, "change": {"cost": "output_change"}}.items():
+        model = call("DummyForcingApplyDummyForcing", model=demo[0], head_profile=profile.outputs[0], **inputs)
+        made[name] = clip(model.outputs[0], conditioning=prompt(), latent=canvas(13))
+    assert (made["mass"] - made["change"]).abs().max() > 1e-3
 
 
 def test_too_few_chunks_for_a_score_are_told(

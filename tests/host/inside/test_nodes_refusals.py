@@ -135,7 +135,9 @@ def test_our_sampler_refuses_masks(guided: Any, ar_model: Any, refused: Any, con
     refused(lambda: guided(ar_model(), "BasicGuider", masked, conditioning=conditioning(1)), "mask")
 
 
-@pytest.mark.parametrize("node", ["ApplyDummyForcing", "ApplyCacheWindow", "TeaCache"])
+@pytest.mark.parametrize(
+    "node", ["ApplyDummyForcing", "ApplyCacheWindow", "ApplyHeadForcing", "ApplyHeadBudget", "TeaCache"]
+)
 def test_settings_refuse_other_architectures(call: Any, refused: Any, node: str) -> None:
     class Diffusion:
         in_dim = 36
@@ -154,6 +156,10 @@ def test_settings_refuse_other_architectures(call: Any, refused: Any, node: str)
         ("ApplyCacheWindow", {"window": 5, "sink": 3}, ["window", "5"]),
         ("ApplyCacheWindow", {"window": 2, "sink": 0}, ["window", "2"]),
         ("ApplyDummyForcing", {"observe_chunk": 40}, ["40", "last chunk"]),
+        ("ApplyHeadForcing", {"observe_chunk": 40}, ["40", "last chunk"]),
+        ("ApplyHeadBudget", {"observe_chunk": 40}, ["40", "last chunk"]),
+        ("ApplyHeadBudget", {"unit": "GB of cache", "budget": 0.0}, ["at least", "the current chunk alone"]),
+        ("ApplyHeadBudget", {"unit": "speed-up", "budget": 30.0}, ["at most 7", "30"]),
     ],
 )
 def test_settings_that_do_not_fit_the_clip_are_told_before_sampling(

@@ -12,6 +12,8 @@ SIGMAS = torch.tensor([1.0, 0.5, 0.0])
 SETTINGS = {
     "dummies": ("DummyForcingApplyDummyForcing", {"dummy_ratio": 0.75}),
     "window": ("DummyForcingApplyCacheWindow", {"window": 5, "sink": 1}),
+    "forcing": ("DummyForcingApplyHeadForcing", {"memory_ratio": 0.5}),
+    "budget": ("DummyForcingApplyHeadBudget", {"budget": 2.0}),
     "tea": ("DummyForcingTeaCache", {"skip_steps": "2"}),
 }
 
@@ -34,19 +36,20 @@ def options(model: Any) -> str:
     return repr((model.model_options, {k: {n: len(w) for n, w in v.items()} for k, v in model.wrappers.items()}))
 
 
-def test_no_node_changes_the_model_it_got(ar_model: Any, with_: Any, clip: Any) -> None:
+def test_no_node_changes_the_model_it_got(ar_model: Any, with_: Any, clip: Any, canvas: Any) -> None:
+    long = {"latent": canvas(13)}  # heads are observed in the third chunk and then keep less
     model = ar_model()
-    before, plain = options(model), clip(model)
+    before, plain = options(model), clip(model, **long)
     branches = {name: with_(model, name) for name in SETTINGS}
-    made = {name: clip(branch) for name, branch in branches.items()}
+    made = {name: clip(branch, **long) for name, branch in branches.items()}
     assert options(model) == before
-    torch.testing.assert_close(clip(model), plain, rtol=0, atol=0)
+    torch.testing.assert_close(clip(model, **long), plain, rtol=0, atol=0)
     kept = {name: options(branch) for name, branch in branches.items()}
     deeper = with_(branches["dummies"], "tea", "window")
     clip(deeper)
     assert {name: options(branch) for name, branch in branches.items()} == kept
     for name, branch in branches.items():
-        torch.testing.assert_close(clip(branch), made[name], rtol=0, atol=0)
+        torch.testing.assert_close(clip(branch, **long), made[name], rtol=0, atol=0)
     for one in made.values():
         assert (one - plain).abs().max() > 1e-3
 
@@ -62,10 +65,41 @@ def test_the_order_of_nodes_does_not_matter(ar_model: Any, with_: Any, clip: Any
 def test_the_last_policy_wins(ar_model: Any, with_: Any, part: Any) -> None:
     settings_of = part("nodes.host.settings").settings_of
     model = ar_model()
-    for first, last in (("dummies", "window"), ("window", "dummies")):
+    for first, last in (("dummies", "window"), ("window", "dummies"), ("budget", "forcing"), ("forcing", "budget")):
         both, alone = (settings_of(with_(model, *names)) for names in ((first, last), (last,)))
         assert both.policy == alone.policy
         assert [note.startswith("replaced the settings of") for note in both.notes] == [True] and alone.notes == ()
+
+
+def test_what_nobody_sets_is_as_the_policies_have_it(call: Any, ar_model: Any, part: Any) -> None:
+    policies, settings_of = part("dummyforcing_core.policies"), part("nodes.host.settings").settings_of
+    for node, own in (
+        ("DummyForcingApplyHeadForcing", policies.HeadForcing()),
+        ("DummyForcingApplyHeadBudget", policies.HeadBudget(budget_frames=4.0)),
+        ("DummyForcingApplyDummyForcing", policies.DummyForcing()),
+        ("DummyForcingApplyCacheWindow", policies.SlidingWindow(12, 3)),
+    ):
+        assert settings_of(call(node, model=ar_model()).outputs[0]).policy == own
+
+
+def test_numbers_that_stand_for_nothing_said(call: Any, ar_model: Any, part: Any) -> None:
+    settings_of = part("nodes.host.settings").settings_of
+
+    def policy(node: str, **inputs: Any) -> Any:
+        return settings_of(call(f"DummyForcing{node}", model=ar_model(), **inputs).outputs[0]).policy
+
+    own, none = (policy("ApplyHeadForcing", local_frames=n, novelty=n, observe_chunk=0) for n in (-1, 0))
+    assert (own.local_frames, own.novelty, own.observe_chunk) == (None, None, None)
+    assert (none.local_frames, none.novelty) == (0, 0)
+    with pytest.raises(part("dummyforcing_core.errors").PlanError, match="observe_chunk of 2 or more, got 1"):
+        policy("ApplyHeadForcing", observe_chunk=1)
+    kept = [policy("ApplyCacheWindow", keep_at_switch=n, positions="end") for n in (-1, 0, 3)]
+    assert [(one.switch_frames, one.positions) for one in kept] == [(None, "end"), (0, "end"), (3, "end")]
+    budgets = [
+        policy("ApplyHeadBudget", unit=unit, budget=2.0) for unit in ("frames per head", "GB of cache", "speed-up")
+    ]
+    told = [(one.budget_frames, one.budget_gb, one.speedup) for one in budgets]
+    assert told == [(2, None, None), (None, 2, None), (None, None, 2)]
 
 
 def test_settings_are_frozen_and_every_part_of_them_too(ar_model: Any, with_: Any, part: Any) -> None:
