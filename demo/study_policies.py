@@ -134,7 +134,9 @@ def long_entries(setting: Setting, profiles: Profiles) -> list[Entry]:
         Entry("dummy 50%, by output change, online", DummyForcing(cost="output_change"), alone="always"),
         *(Entry(name, policy, alone="at switches") for name, policy in _head_forcing(profiles.later).items()),
         *(
-            Entry(f"third, others 1, {name}", HeadForcing(1 / 3, local_frames=1, **change), alone="always")
+            Entry(
+                f"third, others 1, {name}", HeadForcing(1 / 3, local_frames=1, first_chunk=1, **change), alone="always"
+            )
             for name, change in {"online": {}, "key novelty": {"bank_rule": "key_novelty"}}.items()
         ),
         *_random_memory_heads(setting, profiles.later),
@@ -149,12 +151,13 @@ def _head_forcing(profile: HeadProfile) -> dict[str, Policy]:
     """By share of memory heads and what the others keep, then one change at a time of a third and 1."""
     shares = {"sixth": 1 / 6, "third": 1 / 3, "half": 1 / 2}
     found: dict[str, Policy] = {
-        f"head forcing, {name}, others {local}": HeadForcing(share, local_frames=local, profile=profile)
+        f"head forcing, {name}, others {local}": HeadForcing(share, local_frames=local, first_chunk=1, profile=profile)
         for name, share in shares.items()
         for local in (1, 3)
     }
-    found["head forcing, all heads"] = HeadForcing(1.0, profile=profile)
-    base = HeadForcing(1 / 3, local_frames=1, profile=profile)
+    found["head forcing"] = HeadForcing(profile=profile)
+    found["head forcing, all heads"] = HeadForcing(1.0, first_chunk=1, profile=profile)
+    base = HeadForcing(1 / 3, local_frames=1, first_chunk=1, profile=profile)
     changes: dict[str, dict[str, Any]] = {
         "by mass": {"roles_by": "mass"},
         "sink 3 in memory heads": {"memory_sink": 3},
@@ -173,7 +176,7 @@ def _head_forcing(profile: HeadProfile) -> dict[str, Policy]:
 
 
 def _random_memory_heads(setting: Setting, profile: HeadProfile, draws: int = 2) -> list[Entry]:
-    roles = as_roles(HeadForcing(1 / 3, local_frames=1, profile=profile), setting)
+    roles = as_roles(HeadForcing(1 / 3, local_frames=1, first_chunk=1, profile=profile), setting)
     return [Entry(f"third, others 1, random heads {n}", roles.shuffled(n), alone="at switches") for n in range(draws)]
 
 

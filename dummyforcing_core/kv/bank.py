@@ -68,7 +68,7 @@ class EpisodeEnd(BankRule):
     """
 
     novelty: float = 0.01
-    first_chunk: bool = True
+    first_chunk: bool = False
 
     name: ClassVar[str] = "episode_end"
     at_switch: ClassVar[bool] = True
