@@ -50,10 +50,10 @@ class ApplyHeadForcing(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "local_frames",
-                    default=_default("local_frames"),
-                    min=OWN,
+                    default=default_of(HeadForcing, "local_frames"),
+                    min=0,
                     max=64,
-                    tooltip="Newest latent frames that all other heads keep. -1: a chunk. 1 makes dummies of them.",
+                    tooltip="Newest latent frames that all other heads keep.",
                 ),
                 io.Float.Input(
                     "anchor_ratio",
@@ -173,7 +173,7 @@ class ApplyHeadForcing(io.ComfyNode):
             memory_ratio=memory_ratio,
             anchor_ratio=anchor_ratio,
             bank_chunks=bank_chunks,
-            local_frames=None if local_frames < 0 else local_frames,
+            local_frames=local_frames,
             memory_sink=memory_sink,
             sink_frames=sink_frames,
             bank_rule=bank_rule,

@@ -274,7 +274,7 @@ def test_memory_is_constant_however_many_episodes(chunks: int) -> None:
 
 
 def test_heads_that_are_observed_find_in_their_bank_what_was_marked_before() -> None:
-    chunks, _ = made(clip(HeadForcing(0.5), [6], frames=30))
+    chunks, _ = made(clip(HeadForcing(0.5, first_chunk=1), [6], frames=30))
     assert [chunk.banked for chunk in chunks[1:6]] == [(), *[(0, 1, 2)] * 4]
     assert set(chunks[-1].banked) <= {0, 1, 2, 15, 16, 17}
 

@@ -43,9 +43,9 @@ def test_the_oldest_goes() -> None:
 
 
 def test_the_first_chunk_stands_in_until_its_place_is_needed_and_never_hides_what_comes() -> None:
-    marked = played(EpisodeEnd(), 6, (1, False), (1, True), (-1, True))
+    marked = played(EpisodeEnd(first_chunk=True), 6, (1, False), (1, True), (-1, True))
     assert marked == [[0, 1, 2], [0, 1, 2, 3, 4, 5], [3, 4, 5, 6, 7, 8]]
-    assert played(EpisodeEnd(), 6, (1, True))[-1] == [0, 1, 2]  # marked again, and held once
+    assert played(EpisodeEnd(first_chunk=True), 6, (1, True))[-1] == [0, 1, 2]  # marked again, and held once
 
 
 def test_frames_whose_keys_are_new() -> None:

@@ -71,7 +71,7 @@ def test_what_roles_keep() -> None:
     ("options", "rule"),
     [
         ({}, EpisodeEnd(room_frames=6)),
-        ({"novelty": 0.1, "first_chunk": 0}, EpisodeEnd(0.1, False, room_frames=6)),
+        ({"novelty": 0.1, "first_chunk": 1}, EpisodeEnd(0.1, True, room_frames=6)),
         ({"bank_rule": "key_novelty"}, KeyNovelty(room_frames=6)),
         ({"bank_rule": "every", "every_frames": 2, "bank_chunks": 1}, Every(2, room_frames=3)),
         ({"bank_chunks": 0}, None),
