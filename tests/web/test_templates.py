@@ -182,8 +182,9 @@ def test_the_template_browser_shows_them_in_order_with_moving_square_pictures(
 ) -> None:
     page = only_ours.page
     only_ours.browse_templates(PACK_FOLDER)
-    page.locator(CARDS).last.scroll_into_view_if_needed()  # pictures out of sight are not loaded
-    page.wait_for_function(f"() => ({PICTURES})().every((size) => size?.[0] > 0)")
+    for number in range(len(TITLES)):  # pictures out of sight are not loaded
+        page.locator(CARDS).nth(number).scroll_into_view_if_needed()
+        page.wait_for_function(f"(number) => ({PICTURES})()[number]?.[0] > 0", arg=number)
     only_ours.screenshot(tmp_path / "last templates.png")
     page.locator(CARDS).first.scroll_into_view_if_needed()
     sizes: list[Any] = page.evaluate(PICTURES)
