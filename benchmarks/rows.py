@@ -6,14 +6,16 @@ from typing import Any
 
 import torch
 
+from dummyforcing_core.kv.output_change import OutputChange, memory_options
 from dummyforcing_core.kv.scoring import HeadScores
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.models.wan import WanConfig
-from dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
+from dummyforcing_core.policies import DummyForcing, HeadForcing, Policy, SlidingWindow
 from dummyforcing_core.policies.profile import HeadProfile
 
 FAMILY = Family("benchmark", "Random weights", "none")
 F = FAMILY.chunk_frames
+OPTIONS = memory_options(F)
 LONG_FRAMES = 60  # history of long context, in latent frames: the paper's 237 pixel frames
 REFERENCES = {"base": ("dense 21", "window 12"), "long": ("dense 60+3", "window 9+3")}
 
@@ -32,6 +34,7 @@ def synthetic_profile(layers: int, heads: int, seed: int) -> HeadProfile:
     """Scores whose plan has exact counts at any ratio: of the heads that are no dummies half are sink, half neighbour.
 
     Heads are ranked by chance; by rank, two at a time, they lean to the sink and to the neighbours by equal amounts.
+    Output changes go by the same rank.
     """
     n = layers * heads
     rank = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
@@ -39,7 +42,8 @@ def synthetic_profile(layers: int, heads: int, seed: int) -> HeadProfile:
     low, even = high / 4, rank % 2 == 0
     sink, neighbour = torch.where(even, high, low) / 2, torch.where(even, low, high) / 2
     mass = torch.stack((sink, neighbour, 1 - sink - neighbour), dim=-1)
-    return HeadProfile(HeadScores(mass.view(layers, heads, 3)), FAMILY.name)
+    change = high.view(layers, heads, 1).expand(-1, -1, len(OPTIONS)).contiguous()
+    return HeadProfile(HeadScores(mass.view(layers, heads, 3)), FAMILY.name, changes=OutputChange(OPTIONS, change))
 
 
 def all_rows(config: WanConfig, skip: tuple[int, ...], seed: int) -> Iterator[Row]:
@@ -50,6 +54,7 @@ def all_rows(config: WanConfig, skip: tuple[int, ...], seed: int) -> Iterator[Ro
         Row("window 12", SlidingWindow(12, 3)),
         Row("dummy 25", DummyForcing(0.25, profile=profile)),
         Row("dummy 50", DummyForcing(0.5, profile=profile)),
+        Row("head forcing", HeadForcing(1 / 3, local_frames=1, profile=profile)),
     ):
         yield row
         if skip:

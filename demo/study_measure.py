@@ -30,7 +30,9 @@ def measured(denoise: WanDenoiser, codec: DemoCodec, entry: Entry, task: Task, b
     began = time.process_time()
     values: dict[str, list[float]] = {}
     frames = size = 0.0
-    clips, batch = len(task.truth), 1 if entry.alone else batch
+    clips = len(task.truth)
+    looks = entry.alone == "always" or (entry.alone == "at switches" and task.switches)
+    batch = 1 if looks else batch
     for first in range(0, clips, batch):
         run = task.run(denoise, first, min(batch, clips - first), entry.policy)
         chunks = make(run)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from dummyforcing_core.kv.bank import BankRule
 from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
@@ -85,14 +85,14 @@ class Profiles:
 class Entry:
     """One policy of the study.
 
-    draw: None, or the number of a random choice of heads. alone: its memory looks at the content, so that it must not
-    see several clips in one batch.
+    draw: None, or the number of a random choice of heads. alone: when its memory looks at the content, so that it must
+    not see several clips in one batch.
     """
 
     name: str
     policy: Policy
     draw: int | None = None
-    alone: bool = False
+    alone: Literal["never", "at switches", "always"] = "never"
 
     @property
     def key(self) -> str:
@@ -111,7 +111,7 @@ def entries(setting: Setting, profiles: Profiles, ratios: Sequence[float], draws
         bare = DummyForcing(ratio, packed_frames=0, profile=profiles.later)
         found += _with_rivals(name, ours, setting, draws)
         found.append(Entry(f"{name}, first-chunk profile", first))
-        found.append(Entry(f"{name}, online", DummyForcing(ratio), alone=True))
+        found.append(Entry(f"{name}, online", DummyForcing(ratio), alone="always"))
         found += _with_rivals(f"unpacked {name}", bare, setting, draws)
         found += _with_rivals(f"{name}, rest full", rest_full(ours, setting), setting, draws)
         found.append(Entry(f"{name}, rest full, first-chunk profile", rest_full(first, setting)))
@@ -129,12 +129,21 @@ def long_entries(setting: Setting, profiles: Profiles) -> list[Entry]:
     }
     infinity = {"1 + 8, end-anchored, flushed": SlidingWindow(9 + setting.chunk_frames, 1, "end", 1)}
     dummies = {f"dummy {ratio:.0%}": DummyForcing(ratio, profile=profiles.later) for ratio in (0.5, 0.25)}
-    dummies["dummy 50%, by output change"] = DummyForcing(cost="output_change")
     return [
         *(Entry(name, policy) for name, policy in {"full cache": Full(), **windows, **infinity, **dummies}.items()),
-        *(Entry(name, policy, alone=True) for name, policy in _head_forcing(profiles.later).items()),
+        Entry("dummy 50%, by output change, online", DummyForcing(cost="output_change"), alone="always"),
+        *(Entry(name, policy, alone="at switches") for name, policy in _head_forcing(profiles.later).items()),
+        *(
+            Entry(
+                f"third, others 1, {name}", HeadForcing(1 / 3, local_frames=1, first_chunk=1, **change), alone="always"
+            )
+            for name, change in {"online": {}, "key novelty": {"bank_rule": "key_novelty"}}.items()
+        ),
         *_random_memory_heads(setting, profiles.later),
-        *(Entry(f"budget {n}", HeadBudget(budget_frames=n, profile=profiles.later), alone=True) for n in (2.5, 4)),
+        *(
+            Entry(f"budget {n}", HeadBudget(budget_frames=n, profile=profiles.later), alone="at switches")
+            for n in (2.5, 4)
+        ),
     ]
 
 
@@ -142,15 +151,15 @@ def _head_forcing(profile: HeadProfile) -> dict[str, Policy]:
     """By share of memory heads and what the others keep, then one change at a time of a third and 1."""
     shares = {"sixth": 1 / 6, "third": 1 / 3, "half": 1 / 2}
     found: dict[str, Policy] = {
-        f"head forcing, {name}, others {local}": HeadForcing(share, local_frames=local, profile=profile)
+        f"head forcing, {name}, others {local}": HeadForcing(share, local_frames=local, first_chunk=1, profile=profile)
         for name, share in shares.items()
         for local in (1, 3)
     }
-    found["head forcing, all heads"] = HeadForcing(1.0, profile=profile)
-    base = HeadForcing(1 / 3, local_frames=1, profile=profile)
+    found["head forcing"] = HeadForcing(profile=profile)
+    found["head forcing, all heads"] = HeadForcing(1.0, first_chunk=1, profile=profile)
+    base = HeadForcing(1 / 3, local_frames=1, first_chunk=1, profile=profile)
     changes: dict[str, dict[str, Any]] = {
         "by mass": {"roles_by": "mass"},
-        "online": {"profile": None},
         "sink 3 in memory heads": {"memory_sink": 3},
         "half of the others anchors": {"anchor_ratio": 0.5},
         "first chunk not kept": {"first_chunk": 0},
@@ -159,7 +168,6 @@ def _head_forcing(profile: HeadProfile) -> dict[str, Policy]:
         "novelty .03": {"novelty": 0.03},
         "one chunk banked": {"bank_chunks": 1},
         "three chunks banked": {"bank_chunks": 3},
-        "key novelty": {"bank_rule": "key_novelty"},
         "every 6th": {"bank_rule": "every"},
         "rank": {"positions": "rank"},
         "end-anchored": {"positions": "end"},
@@ -168,8 +176,8 @@ def _head_forcing(profile: HeadProfile) -> dict[str, Policy]:
 
 
 def _random_memory_heads(setting: Setting, profile: HeadProfile, draws: int = 2) -> list[Entry]:
-    roles = as_roles(HeadForcing(1 / 3, local_frames=1, profile=profile), setting)
-    return [Entry(f"third, others 1, random heads {n}", roles.shuffled(n), alone=True) for n in range(draws)]
+    roles = as_roles(HeadForcing(1 / 3, local_frames=1, first_chunk=1, profile=profile), setting)
+    return [Entry(f"third, others 1, random heads {n}", roles.shuffled(n), alone="at switches") for n in range(draws)]
 
 
 def _with_rivals(name: str, ours: Policy, setting: Setting, draws: int) -> list[Entry]:

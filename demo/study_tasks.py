@@ -54,6 +54,11 @@ class Task:
         offset = FRESH * fresh
         return cls(name, KINDS[kind](clips, int(chunks), offset), SEED + offset)
 
+    @property
+    def switches(self) -> bool:
+        """Whether the prompt of any clip changes."""
+        return any(prompt != prompts[0] for prompts in prompts_of(self.truth) for prompt in prompts)
+
     def run(self, denoise: WanDenoiser, first: int, count: int, policy: Policy) -> Run:
         """So many clips from this one on, under a policy."""
         return run_of(denoise, prompts_of(self.truth)[first : first + count], policy, self.seed + first)

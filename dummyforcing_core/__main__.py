@@ -1,4 +1,4 @@
-"""python -m dummyforcing_core COMMAND: demo, generate, compare, profile, vbench, verify, convert, models, doctor."""
+"""python -m dummyforcing_core COMMAND: demo, generate, take, compare, profile, vbench, verify, convert, ..."""
 
 from .cli import signals
 
@@ -23,6 +23,7 @@ from .errors import MESSAGE, DummyForcingError, shown
 COMMANDS = {
     "demo": "make a clip with the bundled model",
     "generate": "make clips from prompts",
+    "take": "what is in a take, and whether it is whole",
     "compare": "one clip under several policies, side by side",
     "profile": "score a model's heads and save the profile",
     "vbench": "sample VBench's prompts, to be scored by VBench",

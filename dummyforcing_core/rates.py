@@ -58,6 +58,12 @@ def clock(seconds: float) -> str:
     return f"{minutes:.0f}:{rest:06.3f}".rstrip("0").rstrip(".") if rest % 1 else f"{minutes:.0f}:{rest:02.0f}"
 
 
+def fine_clock(seconds: float) -> str:
+    """The same always in hundredths, 0:01.50: for stretches of less than a second."""
+    minutes, rest = divmod(round(seconds, 2), 60)
+    return f"{minutes:.0f}:{rest:05.2f}"
+
+
 def speed_note(rate: Fraction) -> str:
     """One line if motion looks clearly slower or faster than it was made, else ""."""
     times = rate / OWN_RATE

@@ -265,8 +265,9 @@ class ApplyHeadBudget(io.ComfyNode):
         head_profile: Any = None,
     ) -> io.NodeOutput:
         profile, notes = usable_profile(model, head_profile, by_change=True)
+        limit: dict[str, Any] = {UNITS[unit]: budget}
         policy = HeadBudget(
-            **{UNITS[unit]: budget},
+            **limit,
             bank_chunks=bank_chunks,
             observe_chunk=observe_chunk or None,
             observe_step=observe_step,

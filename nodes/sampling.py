@@ -12,12 +12,12 @@ from .host.chunks import full_clip_sampler
 from .host.clip_job import clip_job
 from .host.files import Destination
 from .host.live import early_ends
-from .host.notes import NO_VAE, check_video_unused
+from .host.notes import NO_VAE, check_pixels_unused
 from .host.streaming import decode_clip, empty_clip, sample_clip
 from .schema import LOOK, SAMPLE, encoding_inputs, schema
 
 RATE_STEP = 0.001  # the page shows, and keeps, as many digits as the step of an arrow has: 23.976
-VIDEO = 1  # the place of this output in the Streaming Sampler
+OF_PIXELS = {1: "VIDEO", 3: "remembered"}  # outputs of the Streaming Sampler that take a VAE, by their place
 CUSTOM, LANDSCAPE, PORTRAIT = "custom", "landscape", "portrait"
 PRESETS = [name.upper() for name in SIZES if not name.endswith("-portrait")]
 
@@ -108,6 +108,7 @@ class StreamingSampler(io.ComfyNode):
                 io.Latent.Output(display_name="LATENT"),
                 io.Video.Output(display_name="VIDEO", is_output_list=True),
                 io.String.Output(display_name="report"),
+                io.Image.Output(display_name="remembered"),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.dynprompt],
             is_output_node=True,
@@ -142,17 +143,19 @@ class StreamingSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         to = Destination(rate_of(fps), filename_prefix, Encoding(codec, crf), cls.hidden)
         if vae is None:
-            check_video_unused(cls.hidden, VIDEO)
+            check_pixels_unused(cls.hidden, OF_PIXELS)
         job = clip_job(model, conditioning, latent, to.fps, vae, start_latent, sigmas)
         made = sample_clip(job, seed, to)
         videos: list = [InputImpl.VideoFromFile(str(file.path)) for file in made.files]
+        remembered: Any = made.remembered
         if not videos:
             from comfy_execution.graph import ExecutionBlocker
 
-            videos = [ExecutionBlocker(NO_VAE)]
+            remembered = ExecutionBlocker(NO_VAE)
+            videos = [remembered]
         shown = [ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output) for file in made.files]
         display = ui.PreviewVideo(shown).as_dict() if shown else {}
-        return io.NodeOutput(made.latent, videos, made.report, ui={**display, "text": [made.report]})
+        return io.NodeOutput(made.latent, videos, made.report, remembered, ui={**display, "text": [made.report]})
 
 
 class SamplerStreaming(io.ComfyNode):

@@ -6,7 +6,7 @@ import { allNodes, findNode, findNodeByLocator, onOutput, rootGraph } from "./gr
 import { hideHostPreview } from "./hidden_preview.js";
 import { loopSetting, loops, toggleLoop } from "./live_loop.js";
 import { elements } from "./live_elements.js";
-import { endText, fileText, memoryText, notesOf, notesText, progressText, promptText } from "./live_text.js";
+import { endText, fileText, memoryText, notesOf, notesText, progressText, promptText, rememberedText } from "./live_text.js";
 import { newestVideo } from "./newest_video.js";
 import { text } from "./texts.js";
 import { announce } from "./watching.js";
@@ -81,7 +81,7 @@ function liveView(node) {
   }
 
   function tell(detail) {
-    [notesText, memoryText, promptText].forEach((words, index) => {
+    [notesText, memoryText, rememberedText, promptText].forEach((words, index) => {
       const row = rows[index];
       row.textContent = row.title = words(detail);
       row.hidden = row.textContent === "";

@@ -19,6 +19,12 @@ export function memoryText({ memory, kv_mib, device_mib }) {
   return parts.join(" · ");
 }
 
+// The stretches of the clip in the heads' bank.
+export function rememberedText({ remembers = [] }) {
+  const times = remembers.map((stretch) => stretch.map(tenths).join("-")).join(", ");
+  return times && text("remembers", { times });
+}
+
 // The prompt that the newest chunk was made with.
 export const promptText = ({ prompt }) => (prompt ? text("prompt", { prompt }) : "");
 
@@ -48,4 +54,10 @@ function gib(mib) {
 function clock(seconds) {
   const whole = Math.round(seconds);
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+}
+
+// 0:01.5, for stretches of less than a second.
+function tenths(seconds) {
+  const all = Math.round(10 * seconds);
+  return `${clock(Math.floor(all / 10))}.${all % 10}`;
 }

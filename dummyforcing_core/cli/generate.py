@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..clips.bank_history import held_text
 from ..clips.pipeline import Pipeline
 from ..clips.render import Clip, Outputs, Rendered, made_by, render, script_conditions
 from ..clips.script import Script
@@ -32,7 +33,7 @@ from .common import (
     warn,
 )
 from .finished import LEFT_OUT, NO_FILES, check_finished
-from .names import check_ending, named
+from .names import check_ending, check_folder, named
 from .numbers import whole, whole_numbers
 from .outputs import claimed_folder, claimed_outputs
 from .policy_arguments import add_policy_arguments, add_step_arguments, listed, pick_policy, pick_steps, refuse_together
@@ -69,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--start-image", type=named, metavar="FILE", help="first frame of the clip")
     start.add_argument("--start-latents", type=named, metavar="FILE", help="go on from a clip's saved latents")
     parser.add_argument("--save-latents", type=named, metavar="FILE", help='also write tensor "latent" (.safetensors)')
+    parser.add_argument(
+        "--take", type=named, metavar="DIR", help="keep all that is needed to go on in this folder, or go on with it"
+    )
     parser.add_argument("--report", type=named, metavar="FILE", help="also write the timing report (.json)")
 
 
@@ -143,6 +147,8 @@ def make_clip(pipeline: Pipeline, clip: Clip, outputs: Outputs, verbose: bool = 
         result = render(pipeline, clip, outputs, progress.on_step)
     if verbose:
         tell(result.report.table())
+        if result.report.bank:
+            tell(f"remembers {held_text(result.report.bank[-1].held)}")
         tell(f"wrote {outputs.video}")
     return result
 
@@ -165,8 +171,10 @@ def _scripts(args: argparse.Namespace) -> tuple[list[Script], bool]:
 def _claimed(args: argparse.Namespace, in_folder: Sequence[Script]) -> AbstractContextManager[None]:
     """Owns what the run writes, all of which is checked before any work is done; `in_folder`: what goes into one."""
     if in_folder:
-        if args.save_latents or args.report:
-            raise OutputError("--save-latents and --report name one file; with --prompts they are not available")
+        if args.save_latents or args.report or args.take:
+            raise OutputError(
+                "--save-latents, --report and --take name what is of one clip; with --prompts they are not available"
+            )
         clips = [_in_folder(args.out, number, script) for number, script in enumerate(in_folder)]
         return claimed_folder(args, [path for clip in clips for path in clip.all])
     outputs = _outputs(args)
@@ -177,7 +185,9 @@ def _claimed(args: argparse.Namespace, in_folder: Sequence[Script]) -> AbstractC
 def _outputs(args: argparse.Namespace) -> Outputs:
     """Files of the one clip that --out names."""
     check_ending("--out", args.out, ENDINGS["out"])
-    outputs = Outputs(args.out, latents=args.save_latents, report=args.report)
+    outputs = Outputs(args.out, latents=args.save_latents, report=args.report, take=args.take)
+    if args.take is not None:
+        check_folder("--take", args.take)
     outputs.check()
     return outputs
 

@@ -21,6 +21,8 @@ ROLE_COLOURS = {
     "memory": (178, 72, 132),
     "anchor": (66, 133, 194),
     "local": (196, 106, 60),
+    "static": (196, 106, 60),
+    "dynamic": (178, 72, 132),
     "nothing": (90, 60, 50),
     "newest frame": (196, 106, 60),
     "newest chunk": (76, 158, 106),

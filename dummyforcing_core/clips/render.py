@@ -18,12 +18,12 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import DummyForcingError, OutputError, shown
-from ..files import check_name, check_regular, is_device, real_path, rename_whole, write_atomic
+from ..files import check_name, check_regular, is_device, make_folder, real_path, rename_whole, write_atomic
 from ..geometry import SPATIAL, TEMPORAL, LatentShape, chunk_spans, pixel_frames
 from ..kv.plan import HeadPlan
 from ..loops.latent_check import LatentCheck
 from ..loops.run import ChunkResult, OnStep, Run
-from ..loops.table import clip_kv_shape, sample
+from ..loops.table import clip_kv_shape, loop_of, sample
 from ..models.families import Family
 from ..models.finite import is_finite
 from ..models.stepcache import NO_STEPS, StepCache
@@ -32,8 +32,10 @@ from ..ownership import owned
 from ..policies.base import Policy, Seen
 from ..prompts import PromptSchedule
 from ..rates import OWN_RATE, rate_text, seconds_text
+from ..takes.take import Recording
 from ..transfer import wait_for
 from ..vae.streaming import to_uint8
+from .bank_history import BankHistory
 from .contact_sheet import ContactSheet
 from .doubts import warn_doubts
 from .encoding import DEFAULT_ENCODING, Encoding
@@ -41,6 +43,7 @@ from .memory_use import MemoryUse
 from .pipeline import Pipeline
 from .report import RunReport, ms_since
 from .script import Script
+from .take_of import open_take, taken_up
 from .video import VideoWriter
 
 
@@ -82,13 +85,17 @@ class Clip:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where a clip's files go; None leaves one out. keep_unfinished: whether what was made before a failure stays."""
+    """Where a clip's files go; None leaves one out. keep_unfinished: whether what was made before a failure stays.
+
+    take -- the folder of a take, new or to go on with
+    """
 
     video: Path
     contact_sheet: Path | None = None
     latents: Path | None = None
     report: Path | None = None
     keep_unfinished: bool = True
+    take: Path | None = None
 
     @property
     def part(self) -> Path:
@@ -102,8 +109,8 @@ class Outputs:
 
     @property
     def all(self) -> list[Path]:
-        """Every file that is written."""
-        files = (self.video, self.part, self.contact_sheet, self.latents, self.latents_part, self.report)
+        """Every file and folder that is written."""
+        files = (self.video, self.part, self.contact_sheet, self.latents, self.latents_part, self.report, self.take)
         return [file for file in files if file is not None]
 
     def check(self) -> None:
@@ -138,9 +145,12 @@ def render(pipeline: Pipeline, clip: Clip, outputs: Outputs, on_step: OnStep = l
     """
     outputs.check()
     prompts, began = prompt_schedule(pipeline, clip), time.perf_counter()
-    record = _Record(pipeline, clip, prompts, began, outputs.latents is not None)
     run = replace(clip_run(pipeline, clip, prompts), on_step=on_step)
+    if outputs.take is not None:
+        make_folder(outputs.take)
     with owned(*outputs.all):
+        take = _take(pipeline, clip, outputs.take)
+        record = _Record(pipeline, clip, prompts, began, outputs.latents is not None, take)
         try:
             with _writer(pipeline, clip, outputs.part) as video, LatentCheck() as latents:
                 _fill(video, record, latents, pipeline, run, clip)
@@ -155,35 +165,68 @@ def _fill(
     video: VideoWriter, record: "_Record", latents: LatentCheck, pipeline: Pipeline, run: Run, clip: Clip
 ) -> None:
     """Samples, decodes and writes, chunk by chunk."""
-    decoder, stills = pipeline.new_decoder(), pipeline.kept_stills()
-    for chunk, diffuse_ms in _timed(sample(replace(run, still=stills)), run.denoise.geometry.device):
-        latents.add(chunk)
-        record.add_latent(chunk.latent)
-        decode_began = time.perf_counter()
-        pixels = decoder.push(chunk.latent)
+    decoder, stills, device = pipeline.new_decoder(), pipeline.kept_stills(), run.denoise.geometry.device
+
+    def decoded(latent: Tensor) -> np.ndarray:
+        record.add_latent(latent)
+        pixels = decoder.push(latent)
         if stills is not None:
             stills.keep(pixels)
-        frames = _shown(clip, video, pixels)
-        decode_ms = ms_since(decode_began)
+        return _shown(clip, video, pixels)
+
+    def write(frames: np.ndarray) -> None:
         video.write(frames)
         record.add_frames(frames)
+
+    take = record.take
+    if take is not None:
+        for span in take.spans:
+            write(decoded(take.latent(span, device)))
+        run = replace(run, made=take.made(device))
+    for chunk, diffuse_ms in _timed(sample(replace(run, still=stills)), device):
+        latents.add(chunk)
+        if take is not None:  # first: whatever fails from here on, the chunk is there
+            take.add(chunk)
+        decode_began = time.perf_counter()
+        frames = decoded(chunk.latent)
+        decode_ms = ms_since(decode_began)
+        write(frames)
         record.add(chunk, diffuse_ms, decode_ms)
     rest = decoder.flush()
     if rest.shape[2]:
-        frames = _shown(clip, video, rest)
-        video.write(frames)
-        record.add_frames(frames)
+        write(_shown(clip, video, rest))
+    if take is not None and not take.manifest.finished:
+        take.finish()
+
+
+def _take(pipeline: Pipeline, clip: Clip, folder: Path | None) -> Recording | None:
+    """The take that the clip is written to, if it is."""
+    if folder is None:
+        return None
+    stills = loop_of(pipeline.family).still_frames(pipeline.family) > 0
+    take = open_take(folder, conditions(pipeline, clip), clip.shape, shown=stills)
+    if there := taken_up(take, float(TEMPORAL / clip.fps)):
+        warnings.warn(there, stacklevel=3)
+    return take
 
 
 class _Record:
     """What a clip leaves beside its video: pictures, latents if they are wanted, figures."""
 
-    def __init__(self, pipeline: Pipeline, clip: Clip, prompts: PromptSchedule, began: float, keep_latents: bool):
-        self._keep_latents = keep_latents
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        clip: Clip,
+        prompts: PromptSchedule,
+        began: float,
+        keep_latents: bool,
+        take: Recording | None,
+    ):
+        self._keep_latents, self.take = keep_latents, take
         self._clip, self._init_ms, self._began = clip, pipeline.init_ms, began
         self._report = RunReport(conditions(pipeline, clip), init_ms=pipeline.init_ms)
         shape = clip_kv_shape(pipeline.denoiser.geometry, clip.shape, pipeline.family, len(prompts.entries) - 1)
-        self._memory = MemoryUse(shape)
+        self._memory, self._bank = MemoryUse(shape), BankHistory(clip.fps, clip.shown_frames)
         self.sheet = ContactSheet(clip.shown_frames, fps=float(clip.fps))
         self.latents: list[Tensor] = []
         self.frames = 0  # in the video
@@ -201,6 +244,7 @@ class _Record:
     def add(self, chunk: ChunkResult, diffuse_ms: float, decode_ms: float) -> None:
         """A chunk whose frames are in the video."""
         self._memory.add(chunk)
+        self._bank.add(chunk)
         self._report.add_chunk(chunk, diffuse_ms, decode_ms, ms_since(self._began))
 
     def keep_unfinished(self, outputs: Outputs) -> None:
@@ -210,6 +254,8 @@ class _Record:
                 outputs.part.unlink(missing_ok=True)
             return
         kept = []
+        if self.take is not None:
+            kept.append(f"{self.take.folder} holds {len(self.take.entries)} chunks, the same command goes on with them")
         if self.frames:  # else a part that is there is an earlier run's
             kept.append(f"what was finished, {self.frames} frames, plays in {outputs.part}")
         latents = [*takewhile(is_finite, self.latents)]  # the newest may not have been looked at
@@ -232,13 +278,19 @@ class _Record:
             if outputs.contact_sheet:
                 self.sheet.save(outputs.contact_sheet, title=self._clip.script.title)
             self._report.total_ms = self._init_ms + ms_since(self._began)
-            self._report.memory = self._memory.rows()
+            self._report.memory, self._report.bank = self._memory.rows(), self._bank.changes
             if outputs.report:
                 self._report.write(outputs.report)
         except DummyForcingError as error:
             raise OutputError(f"{error}; the video is whole and stays: {outputs.video}") from error
-        assert self._memory.last is not None
-        return Rendered(self._report, self._memory.last.plan, self._memory.scores)
+        return Rendered(self._report, self._plan, self._memory.scores)
+
+    @property
+    def _plan(self) -> HeadPlan:
+        if self._memory.last is not None:
+            return self._memory.last.plan
+        assert self.take is not None  # all of it was there
+        return self.take.entries[-1].log.plan
 
 
 def save_latents(path: Path, latents: Tensor) -> None:

@@ -13,6 +13,8 @@ from ..errors import shown
 from ..files import json_text, write_atomic
 from ..geometry import TEMPORAL
 from ..loops.run import ChunkResult
+from ..rates import fine_clock
+from .bank_history import BankChange, held_text
 
 _MEBIBYTE = 2**20
 _WIDTH, _NAME_WIDTH = 64, 20
@@ -51,6 +53,7 @@ class RunReport:
     memory: {"history_bytes" | "resident_bytes" | "peak_bytes": {"predicted": bytes, "actual": bytes},
         "cached_frames": {"mean": latent frames per head, "max": ..., "context_ratio": mean / frames of the clip}}; what
         was not measured is left out or None.
+    bank: what was held of the clip in a bank, one entry per change; empty if there was none.
     """
 
     conditions: dict[str, Any] = field(default_factory=dict)
@@ -59,6 +62,7 @@ class RunReport:
     total_ms: float = 0.0
     first_frame_ms: float = 0.0
     memory: dict[str, Mapping[str, float | None]] = field(default_factory=dict)
+    bank: list[BankChange] = field(default_factory=list)
 
     def add_chunk(self, chunk: ChunkResult, diffuse_ms: float, decode_ms: float, since_start_ms: float) -> None:
         """The next chunk of the clip, whose first pixels were there `since_start_ms` after the run began."""
@@ -118,6 +122,8 @@ class RunReport:
         lines += [_rule("speed"), *_pairs(self._speed())]
         if self.memory:
             lines += [_rule("memory"), *self._memory_rows()]
+        if self.bank:
+            lines += [_rule("remembered"), *self._bank_rows()]
         return "\n".join([*lines, "-" * _WIDTH])
 
     def to_json(self) -> str:
@@ -188,6 +194,12 @@ class RunReport:
             ratio = cached.get("context_ratio")
             if ratio is not None:
                 lines += _pairs({"context ratio": f"{ratio:.3f} of the clip, mean over heads"})
+        return lines
+
+    def _bank_rows(self) -> list[str]:
+        lines = _pairs({"at the end": held_text(self.bank[-1].held)})
+        for change in self.bank:
+            lines += _pairs({f"from {fine_clock(change.seconds)} on": held_text(change.held)})
         return lines
 
 

@@ -22,6 +22,7 @@ class Candidate:
 
     frames: tuple[int, ...]
     feature: Tensor | None = None
+    worth: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +38,14 @@ class BankRule(ABC):
     name: ClassVar[str]
     at_switch: ClassVar[bool] = False  # or as soon as a pass is committed
     reads_keys: ClassVar[bool] = False
+    keeps_best: ClassVar[bool] = False  # where there is no more room, of what is least worth; else the oldest goes
 
-    @property
-    def threshold(self) -> float:
-        """Novelty, 1 - cosine to what is marked, above which a candidate with a feature is marked."""
-        return 0.0
+    def worth(self, feature: Tensor, marked: Sequence[Tensor], before: Tensor | None) -> float | None:
+        """Of a candidate with a feature, (B, n) as all are; None: it is not marked.
+
+        marked -- the features of what is; before -- of the candidate before this one
+        """
+        return None
 
     @abstractmethod
     def candidates(self, frames: range, latent: Tensor, keys: Tensor | None) -> list[Candidate]:
@@ -64,7 +68,7 @@ class EpisodeEnd(BankRule):
     """
 
     novelty: float = 0.01
-    first_chunk: bool = True
+    first_chunk: bool = False
 
     name: ClassVar[str] = "episode_end"
     at_switch: ClassVar[bool] = True
@@ -73,9 +77,8 @@ class EpisodeEnd(BankRule):
         _check_frames(self.room_frames, 0)
         _check_share("novelty", self.novelty)
 
-    @property
-    def threshold(self) -> float:
-        return self.novelty
+    def worth(self, feature: Tensor, marked: Sequence[Tensor], before: Tensor | None) -> float | None:
+        return _above(self.novelty, feature, marked)
 
     def candidates(self, frames: range, latent: Tensor, keys: Tensor | None) -> list[Candidate]:
         flat = latent.float().flatten(2)
@@ -87,7 +90,7 @@ class EpisodeEnd(BankRule):
 
 @dataclass(frozen=True)
 class KeyNovelty(BankRule):
-    """Every frame whose keys, averaged over its tokens in all heads with a bank, are unlike those of marked frames."""
+    """Every frame whose keys, averaged over its tokens in all heads, are unlike those of marked frames."""
 
     novelty: float = 0.05
 
@@ -98,13 +101,29 @@ class KeyNovelty(BankRule):
         _check_frames(self.room_frames, 0)
         _check_share("novelty", self.novelty)
 
-    @property
-    def threshold(self) -> float:
-        return self.novelty
+    def worth(self, feature: Tensor, marked: Sequence[Tensor], before: Tensor | None) -> float | None:
+        return _above(self.novelty, feature, marked)
 
     def candidates(self, frames: range, latent: Tensor, keys: Tensor | None) -> list[Candidate]:
-        assert keys is not None  # reads_keys says so
-        return [Candidate((frame,), feature) for frame, feature in zip(frames, keys.unbind(1), strict=True)]
+        return _by_keys(frames, keys)
+
+
+@dataclass(frozen=True)
+class KeyChange(BankRule):
+    """The frames whose keys differ most from those of the frame before: Forcing-KV's choice."""
+
+    name: ClassVar[str] = "key_change"
+    reads_keys: ClassVar[bool] = True
+    keeps_best: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_frames(self.room_frames, 0)
+
+    def worth(self, feature: Tensor, marked: Sequence[Tensor], before: Tensor | None) -> float | None:
+        return _novelty(feature, [] if before is None else [before])
+
+    def candidates(self, frames: range, latent: Tensor, keys: Tensor | None) -> list[Candidate]:
+        return _by_keys(frames, keys)
 
 
 @dataclass(frozen=True)
@@ -123,7 +142,7 @@ class Every(BankRule):
         return [Candidate((frame,)) for frame in frames if frame % self.frames == 0]
 
 
-RULES: dict[str, type[BankRule]] = {rule.name: rule for rule in (EpisodeEnd, KeyNovelty, Every)}
+RULES: dict[str, type[BankRule]] = {rule.name: rule for rule in (EpisodeEnd, KeyNovelty, KeyChange, Every)}
 
 
 def rule_document(rule: BankRule) -> dict[str, Any]:
@@ -146,6 +165,7 @@ class Marks:
     def __init__(self, rule: BankRule, bank_frames: int):
         self.rule, self._room = rule, rule.room_frames or bank_frames
         self._marked: list[Candidate] = []
+        self._before: Tensor | None = None  # the last feature that was looked at
         self._waiting: list[Candidate] = []  # of the newest pass: at a switch its end is an episode's
 
     @property
@@ -156,7 +176,7 @@ class Marks:
         """A pass over these frames is history now; arguments as of `BankRule.candidates`."""
         found = self.rule.candidates(frames, latent, keys)
         if stand_in := self.rule.stands_in(frames):
-            self._mark([Candidate(stand_in)])
+            self._mark(Candidate(stand_in))
         if self.rule.at_switch:
             self._waiting = found
         else:
@@ -169,26 +189,41 @@ class Marks:
 
     def _offer(self, candidates: Sequence[Candidate]) -> None:
         features = [one.feature for one in candidates if one.feature is not None]
-        if features:
-            read = iter(_to_host(features))
-            candidates = [Candidate(one.frames, next(read)) for one in candidates]
-        for one in candidates:
-            if one.feature is None or self._novelty(one.feature) > self.rule.threshold:
-                self._mark([one])
+        if not features:
+            for one in candidates:
+                self._mark(one)
+            return
+        for one, feature in zip(candidates, _to_host(features), strict=True):
+            known = [other.feature for other in self._marked if other.feature is not None]
+            worth = self.rule.worth(feature, known, self._before)
+            self._before = feature
+            if worth is not None:
+                self._mark(Candidate(one.frames, feature, worth))
 
-    def _novelty(self, feature: Tensor) -> float:
-        """1 - cosine to the nearest marked one, the mean over the batch; infinite where nothing is marked."""
-        known = [one.feature for one in self._marked if one.feature is not None]
-        if not known:
-            return float("inf")
-        return 1 - float(torch.cosine_similarity(torch.stack(known), feature, dim=-1).amax(0).mean())
-
-    def _mark(self, candidates: Sequence[Candidate]) -> None:
-        """Marks them, in place of what stood in for the same frames; the oldest go where there is no more room."""
-        new = {frame for one in candidates for frame in one.frames}
-        self._marked = [one for one in self._marked if not new.intersection(one.frames)] + list(candidates)
+    def _mark(self, new: Candidate) -> None:
+        """Marks it, in place of what stood in for the same frames; others go where there is no more room."""
+        self._marked = [one for one in self._marked if set(one.frames).isdisjoint(new.frames)] + [new]
         while sum(len(one.frames) for one in self._marked) > self._room:
-            self._marked.pop(0)
+            gone = min(self._marked, key=lambda one: one.worth) if self.rule.keeps_best else self._marked[0]
+            self._marked.remove(gone)
+
+
+def _by_keys(frames: range, keys: Tensor | None) -> list[Candidate]:
+    """One candidate a frame."""
+    assert keys is not None  # reads_keys says so
+    return [Candidate((frame,), feature) for frame, feature in zip(frames, keys.unbind(1), strict=True)]
+
+
+def _above(threshold: float, feature: Tensor, marked: Sequence[Tensor]) -> float | None:
+    novelty = _novelty(feature, marked)
+    return novelty if novelty > threshold else None
+
+
+def _novelty(feature: Tensor, others: Sequence[Tensor]) -> float:
+    """1 - cosine to the nearest of the others, the mean over the batch; infinite where there are none."""
+    if not others:
+        return float("inf")
+    return 1 - float(torch.cosine_similarity(torch.stack(list(others)), feature, dim=-1).amax(0).mean())
 
 
 def _to_host(features: Sequence[Tensor]) -> Tensor:

@@ -116,7 +116,7 @@ class KVCache:
         self.pass_frames = range(0)  # those of them that become keys
         self._tables: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self.marked: frozenset[int] = frozenset()  # frames that are banked when they leave the ring
-        self.on_bank_keys: Callable[[Tensor], None] | None = None  # sees raw k (B, L, H, D) of a group with a bank
+        self.on_keys: Callable[[Tensor], None] | None = None  # sees every layer's k (B, L, H, D), not rotated
         self.on_output: Callable[[int, Tensor], None] | None = None  # sees every layer's output (B, L, H, D)
         self._observer: Observer | None = None
         self._peak_bytes = 0
@@ -162,6 +162,8 @@ class KVCache:
         """Stages k, v and attends, group by group. All (B, L, H, D), not rotated; returns (B, L, H, D)."""
         frames = len(self.pass_frames)
         out = torch.empty_like(q)
+        if self.on_keys is not None:
+            self.on_keys(k)
         for group in self.layers[layer]:
             # Keys are written before queries are looked at: a chunk attends to itself in both directions.
             self._stage(group, k, v)
@@ -182,14 +184,14 @@ class KVCache:
 
     def store(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Stages k, v (B, L, H, D) of a layer whose output nobody reads."""
+        if self.on_keys is not None:
+            self.on_keys(k)
         for group in self.layers[layer]:
             self._stage(group, k, v)
 
     def _stage(self, group: GroupBuffer, k: Tensor, v: Tensor) -> None:
         tokens = len(self.pass_frames) * self.shape.frame_tokens
         k, v = (group.pick(x[:, x.shape[1] - tokens :]) for x in (k, v))
-        if self.on_bank_keys is not None and group.ranges[0].memory.bank_frames:
-            self.on_bank_keys(k)
         group.stage(k, v, self.pass_frames, self._rotation(group, self.pass_frames))
 
     def _rotation(self, group: GroupBuffer, frames: range) -> tuple[Tensor, Tensor]:

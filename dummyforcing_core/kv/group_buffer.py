@@ -72,8 +72,8 @@ class HeadRange:
         return sorted(moves.items())
 
     def _slot(self, marked: Collection[int]) -> int | None:
-        """Where the next frame goes: a new slot, or that of the oldest recent frame; if this one is banked, it stays in
-        its slot, and the frame takes a new one, or that of the oldest frame in the bank."""
+        """Where the next frame goes: a new slot, or that of the oldest recent frame. If this one is banked, it stays in
+        its slot, and the frame takes a new one, or that of the oldest banked frame, of unmarked ones if there are."""
         if len(self.slots) < self.memory.sink_frames:
             return len(self.slots)
         ring = self.ring()
@@ -86,7 +86,7 @@ class HeadRange:
             return oldest
         place = len(self.slots)
         if len(self.banked) == self.memory.bank_frames:
-            gone = min(self.banked)
+            gone = min(self.banked.difference(marked) or self.banked)
             self.banked.remove(gone)
             place = self.slots.index(gone, self.pinned_frames)
         self.banked.add(self.slots[oldest])

@@ -19,7 +19,7 @@ from ..models.denoiser import Step
 from ..models.families import Family
 from ..policies.base import Observing, Seen
 from ..schedule import add_noise
-from .decisions import Decisions, Logged
+from .decisions import Decisions, Logged, Resumed
 from .run import MemoryLog, Run
 
 
@@ -48,7 +48,7 @@ class ClipMemory:
         self._recache_frames = run.family.default_window_frames if run.recaches else 0
         self.cache = run.new_cache()
         self._widest = check_memories(self.cache.plan, run.family)
-        self._decisions = decisions or Decisions(run, self._widest)
+        self._decisions = decisions or Resumed(run, self._widest)
         self.predicted_peak_bytes = self.cache.plan.resident_bytes(self.cache.shape)
         self.log: MemoryLog | None = None
         self._past: list[Passed] = []
@@ -138,9 +138,9 @@ class ClipMemory:
         ]
         for one in passes:
             self._run.on_step(one.span, len(self._run.schedule))
-            self.cache.on_bank_keys = self._decisions.see_keys if self._decisions.reads_keys else None
+            self.cache.on_keys = self._decisions.see_keys if self._decisions.reads_keys else None
             clean_pass(self._run, self.cache, one.span, one.latent, context, observation)
-            self.cache.on_bank_keys = None
+            self.cache.on_keys = None
             self.cache.marked = self._decisions.committed(one.span, one.latent)
             self._marked.append(self.cache.marked)
         self._context = context

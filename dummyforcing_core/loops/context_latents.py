@@ -36,6 +36,7 @@ class ContextLatents:
         self.frames = context_frames(family)
         self._family, self._given = family, given_frames
         self._still = None if family.sink_frames else still  # frame 0 stays: no pixels are needed
+        self.encoded: tuple[int, Tensor] | None = None  # the frame of the last context that was encoded, and E
         self._first: Tensor | None = None
         self._newest = self._unseen = torch.empty(0)
 
@@ -52,16 +53,22 @@ class ContextLatents:
         if self._still is not None:
             self._unseen = latent.clone()
 
+    def pass_by(self) -> None:
+        """Before a chunk whose context nobody asks for: pixels are those of later ones too."""
+        self.encoded = None
+        if self._still is not None:
+            self._still.push(self._unseen)
+
     def before(self, span: Span) -> Tensor:
         """The context (B, C, min(span.start, K), h, w) of `span`. Ask once after every `add`: pixels are made here."""
         assert self._first is not None
-        if self._still is not None:
-            self._still.push(self._unseen)
+        self.pass_by()
         front = self._newest[:, :, :1]
         if self.keeps_first(span):
             front = self._first
         elif self._still is not None:
             front = encoded_still(self._still, span.start - self.frames, front)
+            self.encoded = span.start - self.frames, front
         return torch.cat((front, self._newest[:, :, 1:]), dim=2)
 
 

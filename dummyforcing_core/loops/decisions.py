@@ -56,7 +56,7 @@ class Decisions:
         return self._run.policy.replan(seen, self._setting), seen
 
     def see_keys(self, k: Tensor) -> None:
-        """Keys (B, L, H, D) of a layer's heads with a bank in a clean pass."""
+        """Keys (B, L, H, D) of a layer in a clean pass."""
         self._keys.append(k)
 
     def committed(self, span: Span, latent: Tensor) -> frozenset[int]:
@@ -70,6 +70,30 @@ class Decisions:
     @property
     def _marked(self) -> frozenset[int]:
         return frozenset() if self._marks is None else self._marks.frames
+
+
+class Resumed(Decisions):
+    """Of a run that goes on behind chunks that are made: of those the log is asked; what is marked follows."""
+
+    def __init__(self, run: Run, plan: HeadPlan):
+        super().__init__(run, plan)
+        self._log = run.made.log
+        self._known = False  # whether the chunk at hand is one of them
+
+    def begin(self, span: Span, switched: bool) -> tuple[bool, frozenset[int]]:
+        self._known = span.chunk < len(self._log)
+        observed, marked = super().begin(span, switched)
+        if not self._known:
+            return observed, marked
+        # What a policy looks at to choose the chunk is what it looked at then.
+        assert observed == self._log[span.chunk].observed
+        return observed, marked
+
+    def observation(self) -> Observing | None:
+        return None if self._known else super().observation()
+
+    def replanned(self, span: Span, observation: Observing | None) -> tuple[HeadPlan, Seen | None]:
+        return (self._log[span.chunk].plan, None) if self._known else super().replanned(span, observation)
 
 
 class Logged(Decisions):

@@ -29,7 +29,7 @@ from ..policies.base import Observing, Seen
 from .clip_memory import clean_pass, passing
 from .context_latents import ContextLatents, context_frames, warn_plain_latent
 from .rollout import denoised
-from .run import ChunkResult, Run, kv_shape
+from .run import ChunkResult, MemoryLog, Run, kv_shape
 
 
 @torch.inference_mode()
@@ -51,7 +51,12 @@ def recompute(run: Run) -> Generator[ChunkResult, None, None]:
     for span in run.spans:
         text = run.prompts.at(span.start)
         full, seen = False, None
-        if run.start is not None and span.given:
+        if run.is_made(span):
+            if span.start and not span.given:
+                context.pass_by()
+            latent = run.made.latent(span)
+            memory.go_on(span, run.made.log[span.chunk])
+        elif run.start is not None and span.given:
             latent = run.start
         else:
             # 1. The context's latents. Pixels may be decoded and encoded for them: not beside the last chunk's K/V.
@@ -68,7 +73,10 @@ def recompute(run: Run) -> Generator[ChunkResult, None, None]:
             seen = memory.settle(span)
         context.add(latent)
         before = text
-        yield ChunkResult.of(memory.cache, span, latent, full, memory.predicted_peak_bytes, seen)
+        if not run.is_made(span):
+            result = ChunkResult.of(memory.cache, span, latent, full, memory.predicted_peak_bytes, seen)
+            log = MemoryLog(memory.cache.plan, seen is not None)
+            yield replace(result, log=log, still=context.encoded)
 
 
 class _Memory:
@@ -108,6 +116,12 @@ class _Memory:
         for part in Span(span.chunk, 0, latents.shape[2]).passes(self.setting.chunk_frames):
             self._run.on_step(replace(span, part=part.part), len(self._run.schedule))
             clean_pass(self._run, self.cache, part, latents[:, :, part.start : part.stop], text)
+
+    def go_on(self, span: Span, log: MemoryLog) -> None:
+        """Behind a chunk that is made: its plan holds."""
+        self._plan = log.plan
+        if log.observed:
+            self._observed.append(span.chunk)
 
     def settle(self, span: Span) -> Seen | None:
         """After a chunk: what was seen of its heads if they were observed; the cache then goes over to their plan."""

@@ -24,10 +24,9 @@ from ..models.denoiser import ModelGeometry
 from ..models.families import Family
 from ..noise import NoiseFn
 from ..prompts import Prompts
-from ..vae.still_frame import StillFrames
 from .context_latents import encoded_still, warn_plain_latent
 from .rollout import rollout
-from .run import ChunkResult, OnStep, Run, Watch, kv_shape, setting_of
+from .run import ChunkResult, Made, MemoryLog, OnStep, Run, Watch, kv_shape, setting_of
 
 
 @torch.inference_mode()
@@ -40,23 +39,31 @@ def restarts(run: Run) -> Generator[ChunkResult, None, None]:
     parts = parts_of(run.shape.frames, run.family, run.given_frames)
     if run.still is None and parts[-1].start > 0:
         warn_plain_latent(run.family)
-    tail = _Tail(run.family.overlap_frames, run.still if parts[-1].start > 0 else None)
-    made = 0  # chunks
+    tail = _Tail(run, with_stills=parts[-1].start > 0)
+    done = 0  # chunks
     if run.start is not None and parts[0].start:  # longer than a clip has room for: its end begins the first one
-        yield _unread(run, parts[0])
+        if not run.made.log:
+            yield _unread(run, parts[0])
         tail.add(run.start)
-        made = 1
+        done = 1
     for part in parts:
-        moved = _Moved(part.start, max(made - 1, 0))
+        moved = _Moved(part.start, max(done - 1, 0))
         begin = tail.before(part.start) if part.start else run.start
-        for chunk in rollout(_clip(run, part, begin, moved)):
-            if chunk.span.given and made:
+        clip = _clip(run, part, begin, moved)
+        for span in clip.spans:
+            if clip.is_made(span) and not (span.given and done):
+                if part is not parts[-1]:
+                    tail.add(run.made.latent(moved(span)))
+                done += 1
+        for chunk in rollout(clip):
+            if chunk.span.given and done:
                 continue  # the end of the clip before
             banked = tuple(frame + part.start for frame in chunk.banked)
-            chunk = replace(chunk, span=moved(chunk.span), banked=banked, log=None)
+            still, tail.encoded = tail.encoded, None  # told of once, with the first chunk behind it
+            chunk = replace(chunk, span=moved(chunk.span), banked=banked, still=still)
             if part is not parts[-1]:
                 tail.add(chunk.latent)
-            made += 1
+            done += 1
             yield chunk
 
 
@@ -96,15 +103,21 @@ def _unread(run: Run, first: Part) -> ChunkResult:
     assert run.start is not None
     shape = replace(run.shape, frames=first.stop - first.start)
     plan = run.policy.plan(setting_of(run.denoise.geometry, shape, run.family, first.held))
-    return ChunkResult(Span(0, 0, run.given_frames, given=True), run.start, plan)
+    span = Span(0, 0, run.given_frames, given=True)
+    return ChunkResult(span, run.start, plan, log=MemoryLog(plan))
 
 
 class _Tail:
-    """The newest latents of a video, and its pixels where a VAE makes the first of them anew."""
+    """The newest latents of a video, and its pixels where a VAE makes the first of them anew.
 
-    def __init__(self, frames: int, still: StillFrames | None):
-        self._frames, self._still = frames, still
+    encoded -- the frame that was encoded last, and what came out
+    """
+
+    def __init__(self, run: Run, with_stills: bool):
+        self._frames, self._made = run.family.overlap_frames, run.made
+        self._still = run.still if with_stills else None
         self._newest: Tensor | None = None
+        self.encoded: tuple[int, Tensor] | None = None
 
     def add(self, latent: Tensor) -> None:
         """The video's next latents (B, C, t, h, w)."""
@@ -118,8 +131,11 @@ class _Tail:
         assert self._newest is not None
         if self._still is None:
             return self._newest
-        first = encoded_still(self._still, frame, self._newest[:, :, :1])
-        return torch.cat((first, self._newest[:, :, 1:]), dim=2)
+        first = self._made.stills.get(frame)
+        if first is None:
+            first = encoded_still(self._still, frame, self._newest[:, :, :1])
+            self.encoded = frame, first
+        return torch.cat((first.to(self._newest), self._newest[:, :, 1:]), dim=2)
 
 
 @dataclass(frozen=True)
@@ -159,8 +175,16 @@ class _PromptsFrom:
 
 def _clip(run: Run, part: Part, begin: Tensor | None, moved: _Moved) -> Run:
     """One clip of the video, which goes on from `begin`."""
+    log = run.made.log[moved.chunk :]
+    if part.start and log:  # what a clip begins with is not what the video has there, and nothing is observed in it
+        log = () if len(log) == 1 else (replace(log[0], observed=False), *log[1:])
+
+    def latent(span: Span) -> Tensor:
+        return begin if span.given and begin is not None else run.made.latent(moved(span))
+
     return replace(
         run,
+        made=Made(latent, log),
         shape=replace(run.shape, frames=part.stop - part.start),
         prompts=_PromptsFrom(run.prompts, part.start),
         noise=moved.noise(run.noise),

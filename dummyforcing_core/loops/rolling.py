@@ -14,7 +14,7 @@ clip. The public code makes a clean pass after the first W - 1 windows too; noth
 
 from collections import deque
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from ..models.stepcache import StepCache
 from ..policies.base import Setting
 from ..schedule import Schedule, add_noise
 from .rolling_memory import RollingMemory
-from .run import ChunkResult, Run
+from .run import ChunkResult, MemoryLog, Run
 
 
 @dataclass
@@ -52,6 +52,12 @@ def rolling(run: Run) -> Generator[ChunkResult, None, None]:
     levels = run.schedule.sigmas
     last = len(levels) - 1
     waiting, window = deque(run.spans), list[_Entry]()
+    while waiting and run.is_made(waiting[0]):
+        span = waiting.popleft()
+        memory.go_on(span, run.made.latent(span), run.prompts.at(span.start))
+    for place, x in enumerate(run.made.window):
+        span = waiting.popleft()
+        window.append(_Entry(span, run.prompts.at(span.start), x, last - place))
     while waiting or window:
         # 1. One chunk enters as noise.
         if waiting:
@@ -77,7 +83,9 @@ def rolling(run: Run) -> Generator[ChunkResult, None, None]:
             latent = clean[0].clone()  # the window's other chunks must not live as long
             run.on_step(oldest.span, len(levels))
             scores = memory.commit(oldest.span, latent, oldest.context, observation)
-            yield ChunkResult.of(memory.cache, oldest.span, latent, full, memory.predicted_peak_bytes, scores)
+            result = ChunkResult.of(memory.cache, oldest.span, latent, full, memory.predicted_peak_bytes, scores)
+            log = MemoryLog(memory.cache.plan, scores is not None)
+            yield replace(result, log=log, window=tuple(entry.x for entry in window))
 
 
 def _predicted(run: Run, memory: RollingMemory, window: list[_Entry]) -> tuple[Tensor, ...]:

@@ -40,12 +40,17 @@ class RollingMemory:
         policy, switched = self._run.policy, self._context is not None and context is not self._context
         if not policy.observes(span, self.setting, self.observed, switched):
             return None
-        if self.cache.plan != self._widest:  # heads cannot be widened in place
-            del self.cache  # first: the old and the new one need not fit together
-            self.cache = self._empty()
-            for passed in self._past:
-                clean_pass(self._run, self.cache, passed.span, passed.latent, passed.context)
+        self._widen()
         return policy.observation(self.setting, self._run.denoise.project)
+
+    def go_on(self, span: Span, latent: Tensor, context: Tensor) -> None:
+        """Reads a chunk that is made into the cache; its plan holds."""
+        log = self._run.made.log[span.chunk]
+        if log.observed:
+            self._widen()
+        self.commit(span, latent, context, None)
+        if log.observed:
+            self._go_over(span, log.plan)
 
     def commit(self, span: Span, latent: Tensor, context: Tensor, observation: Observing | None) -> Seen | None:
         """Reads a finished chunk, latent (B, C, F, h, w), into the cache; plans anew if heads were observed in it."""
@@ -61,12 +66,23 @@ class RollingMemory:
     def _replan(self, span: Span, observation: Observing) -> Seen:
         """Goes over to the plan that the policy makes of what was observed."""
         seen = observation.result()
-        plan = fitted(self._run.policy.replan(seen, self.setting), self._run.family)
+        self._go_over(span, fitted(self._run.policy.replan(seen, self.setting), self._run.family))
+        return seen
+
+    def _go_over(self, span: Span, plan: HeadPlan) -> None:
         peak = self.cache.plan.repack_peak_bytes(self.cache.shape, plan)
         self.predicted_peak_bytes = max(self.predicted_peak_bytes, peak)
         self.cache.repack(plan)
         self.observed.append(span.chunk)
-        return seen
+
+    def _widen(self) -> None:
+        """A cache of the widest plan, made anew if heads have been narrowed: they cannot be widened in place."""
+        if self.cache.plan == self._widest:
+            return
+        del self.cache  # first: the old and the new one need not fit together
+        self.cache = self._empty()
+        for passed in self._past:
+            clean_pass(self._run, self.cache, passed.span, passed.latent, passed.context)
 
     def _empty(self) -> RollingCache:
         run, model = self._run, self._run.denoise.geometry

@@ -23,17 +23,21 @@ from .run import ChunkResult, Run
 
 @torch.inference_mode()
 def rollout(run: Run) -> Generator[ChunkResult, None, None]:
-    """Yields one ChunkResult per chunk."""
+    """Yields one ChunkResult per chunk that is not made."""
     memory = ClipMemory(run)
     for span in run.spans:
         context = run.prompts.at(span.start)
         full = memory.cache.is_full
         memory.begin(span, context)  # a new prompt ends an episode, and the family may re-cache its window
-        if run.start is not None and span.given:
+        if run.is_made(span):
+            latent = run.made.latent(span)
+        elif run.start is not None and span.given:
             latent = run.start
         else:
             latent = denoised(run, memory.cache, span, context, observed=memory.observed)
         seen = memory.commit(span, latent, context)  # the clean pass; heads that were observed are re-grouped here
+        if run.is_made(span):
+            continue
         result = ChunkResult.of(memory.cache, span, latent, full, memory.predicted_peak_bytes, seen)
         yield replace(result, log=memory.log)
 

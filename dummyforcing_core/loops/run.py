@@ -1,7 +1,7 @@
 """What is sampled, and what comes out: the one argument of every loop, and the chunks that it yields."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,42 @@ OnStep = Callable[[Span, int], None]
 Watch = Callable[[Span, int], Observer | None]
 
 
+@dataclass(frozen=True)
+class MemoryLog:
+    """What was decided in one chunk; with the clip's latents, enough to make its cache again.
+
+    plan     -- from this chunk on
+    observed -- the plan was made from what was seen in this chunk
+    recached -- the window was read again before it
+    marked   -- frames that are banked when they leave the ring: as the chunk begins, then after each of its clean
+    passes
+    """
+
+    plan: HeadPlan
+    observed: bool = False
+    recached: bool = False
+    marked: tuple[frozenset[int], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """Chunks of a clip that are there already, from its first one on; the loop goes on behind them, bit for bit.
+
+    latent -- what was made of a span, (B, C, span.frames, h, w)
+    log    -- of every chunk
+    window -- of a rolling window, the noisy latents (B, C, F, h, w) of the chunks that come next, as they were left
+    stills -- latent frames that were encoded as still images, (B, C, 1, h, w) by frame
+    """
+
+    latent: Callable[[Span], Tensor]
+    log: tuple[MemoryLog, ...]
+    window: tuple[Tensor, ...] = ()
+    stills: Mapping[int, Tensor] = field(default_factory=dict)
+
+
+NOTHING_MADE = Made(lambda span: torch.empty(0), ())
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """One clip to be sampled. A value: a loop reads it, all that changes on the way lives in the loop's memory.
@@ -34,6 +70,7 @@ class Run:
     on_step -- called before every model call with the chunk and the step; raise in it to cancel
     watch   -- may give an observer of a denoising pass' attention
     still   -- encodes pixel frames of the clip, for loops that want them; without one they use the plain latent
+    made    -- chunks that are there already: none of them is yielded
 
     OutputError if the start is not of the clip's size.
     """
@@ -51,6 +88,7 @@ class Run:
     on_step: OnStep = lambda span, step: None
     watch: Watch = lambda span, step: None
     still: StillFrames | None = None
+    made: Made = NOTHING_MADE
 
     def __post_init__(self) -> None:
         clip = self.shape
@@ -60,6 +98,10 @@ class Run:
                 f"expected start latents of shape ({clip.batch}, {clip.channels}, frames, {clip.height}, "
                 f"{clip.width}), got {tuple(self.start.shape)}; encode the image or clip at the size of this one"
             )
+
+    def is_made(self, span: Span) -> bool:
+        """Whether a chunk is there already."""
+        return span.chunk < len(self.made.log)
 
     @property
     def given_frames(self) -> int:
@@ -122,23 +164,6 @@ def kv_shape(model: ModelGeometry, shape: LatentShape, family: Family, recaches:
     )
 
 
-@dataclass(frozen=True)
-class MemoryLog:
-    """What was decided in one chunk; with the clip's latents, enough to make its cache again.
-
-    plan     -- from this chunk on
-    observed -- the plan was made from what was seen in this chunk
-    recached -- the window was read again before it
-    marked   -- frames that are banked when they leave the ring: as the chunk begins, then after each of its clean
-    passes
-    """
-
-    plan: HeadPlan
-    observed: bool
-    recached: bool
-    marked: tuple[frozenset[int], ...]
-
-
 @dataclass(frozen=True, eq=False)
 class ChunkResult:
     """A finished chunk: where it lies, its latent (B, C, T, h, w), bit for bit what the clean pass read.
@@ -147,7 +172,9 @@ class ChunkResult:
     window_full -- the chunk was made with as much history as its plan ever holds
     scores      -- what the plan was made from, if heads were observed in this chunk
     banked      -- frames in the bank once the chunk is committed
-    log         -- what was decided of memory in it, where a loop keeps one cache from chunk to chunk
+    log         -- what was decided of memory in it
+    window      -- of a rolling window, the noisy latents of the chunks that come next
+    still       -- the latent frame that was encoded as a still image for it, and what came out, (B, C, 1, h, w)
 
     history_bytes, resident_bytes, peak_bytes: K/V live and allocated once the chunk is committed, and the most that
     was allocated on the way; predicted_...: what the plan, or for the peak the plans so far, estimated that at.
@@ -166,6 +193,8 @@ class ChunkResult:
     scores: Seen | None = None
     banked: tuple[int, ...] = ()
     log: MemoryLog | None = None
+    window: tuple[Tensor, ...] = ()
+    still: tuple[int, Tensor] | None = None
 
     @classmethod
     def of(

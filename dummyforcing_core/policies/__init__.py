@@ -4,6 +4,7 @@ from ..errors import PlanError, shown
 from ..models.families import Family
 from .base import Policy, Setting
 from .dummy_forcing import DummyForcing
+from .forcing_kv import ForcingKV
 from .full import Full
 from .head_budget import HeadBudget
 from .head_forcing import HeadForcing
@@ -18,6 +19,7 @@ POLICIES: dict[str, type[Policy]] = {
         DummyForcing,
         HeadForcing,
         HeadBudget,
+        ForcingKV,
     )
 }
 
@@ -35,6 +37,6 @@ def own_policy(family: Family) -> Policy:
 
 
 __all__ = [
-    "POLICIES", "DummyForcing", "Full", "HeadBudget", "HeadForcing", "Option", "Policy", "Setting", "SlidingWindow",
-    "get_policy", "option", "own_policy",
+    "POLICIES", "DummyForcing", "ForcingKV", "Full", "HeadBudget", "HeadForcing", "Option", "Policy", "Setting",
+    "SlidingWindow", "get_policy", "option", "own_policy",
 ]  # fmt: skip

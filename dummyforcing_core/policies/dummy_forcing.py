@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from ..errors import PlanError
 from ..geometry import Span
-from ..kv.output_change import ChangeObservation, OutputChange, Project
+from ..kv.output_change import NEAR, ChangeObservation, OutputChange, Project
 from ..kv.plan import HeadMemory, HeadPlan
 from ..kv.scoring import Observation
 from .base import Observing, Policy, Seen, Setting
@@ -86,6 +86,7 @@ class DummyForcing(Policy):
     def observation(self, setting: Setting, project: Project) -> Observing:
         if self.cost == "output_change":
             options = {ROLES[role]: memory for role, memory in self._memories(setting).items()}
+            options[NEAR] = HeadMemory(0, setting.chunk_frames)  # what pictures of the heads show
             return ChangeObservation(setting.layers, setting.heads, options, project)
         return Observation(setting.layers, setting.heads, self.score_stride)
 

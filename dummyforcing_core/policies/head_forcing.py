@@ -28,23 +28,21 @@ RULES = ("episode_end", "key_novelty", "every")
 class HeadForcing(ObservedChange):
     """Roles by output change, or by attention mass as in the paper: most on far frames remember, least are local."""
 
-    memory_ratio: float = option(0.2, Option("share of heads that remember", 0, 1))
+    memory_ratio: float = option(0.33, Option("share of heads that remember", 0, 1))
     num_memory: int | None = option(
         None, Option("number of such heads instead of a share", 0, overrides=("memory_ratio",), unset="by the share")
     )
     anchor_ratio: float = option(0.0, Option("share of the other heads that keep the first frames", 0, 1))
     bank_chunks: int = option(2, Option("chunks that memory heads keep beyond the newest", 0))
     recent_chunks: int = option(1, Option("newest chunks that memory heads keep", 1))
-    local_frames: int | None = option(
-        None, Option("newest frames that the other heads keep; 1 makes dummies of them", 0, unset="a chunk")
-    )
+    local_frames: int = option(1, Option("newest frames that the other heads keep", 0))
     memory_sink: int = option(0, Option("first frames that memory heads keep besides; they hold back what is newer", 0))
     sink_frames: int = option(3, Option("first frames that anchor heads keep", 1, flag="sink"))
     bank_rule: str = option("episode_end", Option("what is banked", choices=RULES))
     novelty: float | None = option(
         None, Option("how new it must be, 1 - cosine", 0, 2, unset="the rule's", fraction=True)
     )
-    first_chunk: int = option(1, Option("1: the first chunk is banked until episodes need its place", 0, 1))
+    first_chunk: int = option(0, Option("1: the first chunk is banked until episodes need its place", 0, 1))
     every_frames: int = option(6, Option("of rule every: one frame of so many", 1))
     positions: str = option("absolute", Option("of memory heads", choices=POSITIONS))
     roles_by: str = option("output_change", Option("what heads are told apart by", choices=("output_change", "mass")))
@@ -54,7 +52,7 @@ class HeadForcing(ObservedChange):
     def at_first(self, setting: Setting) -> HeadPlan:
         self._memory_heads(setting)
         sink = max(self.memory_sink, self.sink_frames if self.anchor_ratio else 0)
-        recent = max(self.recent_chunks * setting.chunk_frames, self._local(setting))
+        recent = max(self.recent_chunks * setting.chunk_frames, self.local_frames)
         return self.wide(setting, sink, recent, self._memory(setting), self.rule(setting))
 
     def observation(self, setting: Setting, project: Project) -> Observing:
@@ -70,7 +68,7 @@ class HeadForcing(ObservedChange):
         memories = {
             "memory": self._memory(setting),
             "anchor": HeadMemory(self.sink_frames, 1),
-            "local": HeadMemory(0, self._local(setting)),
+            "local": HeadMemory(0, self.local_frames),
         }
         rows = tuple(tuple(memories[role] for role in row) for row in roles)
         return HeadPlan(rows, roles, setting.family.name, self.rule(setting))
@@ -103,9 +101,6 @@ class HeadForcing(ObservedChange):
         frames = setting.family.trained_frames if self.positions == "end" else 0
         recent, bank = self.recent_chunks * chunk, self.bank_chunks * chunk
         return HeadMemory(self.memory_sink, recent, self.positions, bank, frames)  # type: ignore[arg-type]
-
-    def _local(self, setting: Setting) -> int:
-        return setting.chunk_frames if self.local_frames is None else self.local_frames
 
     def _memory_heads(self, setting: Setting) -> int:
         total = setting.layers * setting.heads

@@ -1,5 +1,6 @@
 """What a user may set of a policy: fields of its dataclass, with what the command line and errors say of each."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -45,6 +46,8 @@ class Option:
         if self.choices or isinstance(value, str):  # a word for a number: `unset` of another policy's flag
             return value in self.choices
         low, high = self.at_least, self.at_most
+        if isinstance(value, float) and not math.isfinite(value):
+            return False
         return (low is None or value >= low) and (high is None or value <= high)
 
     @property

@@ -47,6 +47,7 @@ class ClipOutput:
         self._finished = False
         self.decode_ms: list[float] = []
         self.on_pixels: Callable[[Tensor], None] = lambda pixels: None  # told of (B, 3, f, 8h, 8w) in [-1, 1], in order
+        self.on_frames: Callable[[np.ndarray], None] = lambda frames: None  # told of what is written, as `add` gives it
 
     def add(self, latents: Tensor) -> np.ndarray:
         """Latents (B, 16, t, h, w) of a LATENT -> the pixels that are ready, (B, f, H, W, 3) uint8."""
@@ -109,4 +110,5 @@ class ClipOutput:
         self._left -= frames.shape[1]
         for writer, item in zip(self._writers, frames, strict=True):
             writer.write(item)
+        self.on_frames(frames)
         return frames

@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import comfy.lora
@@ -47,15 +47,20 @@ def told() -> Iterator[list[str]]:
     notes += [str(line.message) for line in caught if issubclass(line.category, UserWarning)]
 
 
-def check_video_unused(hidden: Any, output: int) -> None:
-    """DummyForcingError if the queued graph uses this output of the node, which nothing will be in without a VAE."""
+def check_pixels_unused(hidden: Any, outputs: Mapping[int, str]) -> None:
+    """DummyForcingError if the queued graph uses one of these outputs of the node, which are empty without a VAE.
+
+    outputs -- names by place
+    """
     node = str(hidden.unique_id)
     for other in (hidden.prompt or {}).values():
         for link in other.get("inputs", {}).values():
-            if isinstance(link, list) and len(link) == 2 and (str(link[0]), link[1]) == (node, output):
+            if not isinstance(link, list) or len(link) != 2 or str(link[0]) != node:
+                continue
+            if name := outputs.get(link[1]):
                 raise DummyForcingError(
-                    "VIDEO is connected, a VAE is not: connect the model's VAE (Load VAE, or the demo model's own), or "
-                    "take VIDEO's link away"
+                    f"{name} is connected, a VAE is not: connect the model's VAE (Load VAE, or the demo model's own), "
+                    f"or take {name}'s link away"
                 )
 
 

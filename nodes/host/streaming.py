@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...dummyforcing_core.clips.bank_history import BankHistory
 from ...dummyforcing_core.clips.memory_use import MemoryUse
 from ...dummyforcing_core.clips.report import RunReport, ms_since
 from ...dummyforcing_core.errors import DummyForcingError
@@ -30,6 +31,7 @@ from .memory import check_main_memory
 from .notes import notes_of, told
 from .preview import preview_for
 from .prompt_words import PromptWords, words_of
+from .remembered import RememberedFrames
 from .session import Session, Task, with_session
 from .shown import Shown, shown_of, with_shown
 from .stills import host_stills
@@ -48,11 +50,15 @@ def empty_clip(size: tuple[int, int], seconds: float, batch: int) -> dict[str, A
 
 @dataclass
 class Sampled:
-    """What a run leaves: its LATENT, its files (none without a VAE), the report as text."""
+    """What a run leaves: its LATENT, its files, the report as text, the frames in the bank (B * N, H, W, 3) in [0, 1].
+
+    Without a VAE there are no files and no frames.
+    """
 
     latent: dict[str, Any]
     files: list[OutputFile]
     report: str
+    remembered: Tensor | None
 
 
 def sample_clip(job: ClipJob, seed: int, to: Destination) -> Sampled:
@@ -87,8 +93,12 @@ def sample_clip(job: ClipJob, seed: int, to: Destination) -> Sampled:
     report.total_ms = ms_since(began)
     table = report.table()
     logging.info("Dummy Forcing:\n%s", _text(notes, table))  # the log has the others already
-    latents = latents.to(comfy.model_management.intermediate_device())
-    return Sampled(with_shown(latents, job.shown), output.files if output else [], _text([*known, *notes], table))
+    device = comfy.model_management.intermediate_device()
+    made = with_shown(latents.to(device), job.shown)
+    text = _text([*known, *notes], table)
+    if output is None:
+        return Sampled(made, [], text, None)
+    return Sampled(made, output.files, text, watched.remembered.image().to(device))
 
 
 def _text(notes: list[str], table: str) -> str:
@@ -103,7 +113,7 @@ def _sampled(job: ClipJob, seed: int, fps: Fraction, watched: "_Watched") -> Ten
         session.prompts.warn_unused([span.start for span in job.spans], float(TEMPORAL / fps))
         watched.begin(session, run)
         made = stream(session, run, watched.chunk)
-        watched.report.memory = watched.memory.rows()
+        watched.report.memory, watched.report.bank = watched.memory.rows(), watched.bank.changes
         return made
 
     beside = (job.vae.patcher,) if job.live else ()
@@ -143,6 +153,9 @@ class _Watched:
     ):
         self.output, self.view, self.report = output, view, report
         self._job, self._words, self._began = job, words, began
+        self.bank, self.remembered = BankHistory(job.fps, job.shown.frames), RememberedFrames(job.family)
+        if output is not None:
+            output.on_frames = self.remembered.add
 
     def begin(self, session: Session, run: Run) -> None:
         """The model is loaded; the first chunk comes next."""
@@ -172,6 +185,9 @@ class _Watched:
             pixels = self._preview(chunk.latent, pixel_frames(span.stop) - pixel_frames(span.start))
         self.report.add_chunk(chunk, diffuse_ms, decode_ms, ms_since(self._began))
         self.memory.add(chunk)
+        self.bank.add(chunk)
+        self.remembered.committed(chunk)
+        self.view.about["remembers"] = self.bank.held
         self.view.about["prompt"] = self._words.at(self._session.prompts, span.start)
         self.view.chunk(chunk, pixels)
         self._chunk_began = time.perf_counter()

@@ -40,6 +40,7 @@ from tests.unit.conftest import Result, _run
 SIZE = 32, 16
 LONGEST_MESSAGE = 700  # characters of an error
 SECONDS = 60  # of a case: no clip here takes two
+LONG = ("head_forcing", "head_budget")
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 JUNK = ("", "nan", "inf", "-1", "1e99", "0x10", "٣", "½", "a\nb", "--", "%s", "-0", "1,,2", "9" * 30, "🎬", "\x1b[31m")
 
@@ -179,7 +180,7 @@ def _length(draw: Draw) -> Words:
 
 def _policy(draw: Draw, world: World) -> Words:
     """--policy with options of its own, seldom with those of another."""
-    name = draw.one(("", "full", "window", "window", "dummy", "dummy", "dummy"), ("none",))
+    name = draw.one(("", "full", "window", "window", "dummy", "dummy", *LONG, *LONG), ("none", "forcing_kv"))
     words = ["--policy", name] if name else []
     owners = [name or "window", *draw.one(([],), (["window", "dummy"],))]
     return words + [word for owner in dict.fromkeys(owners) for word in _options(draw, world, owner)]
@@ -188,7 +189,11 @@ def _policy(draw: Draw, world: World) -> Words:
 def _options(draw: Draw, world: World, policy: str) -> Words:
     if policy == "window":
         words = draw.maybe(0.4, "--window", (6, 9, 12, 21), (2, 0, -3))
+        words += draw.maybe(0.2, "--positions", ("absolute", "rank", "end"), ("last",))
+        words += draw.maybe(0.2, "--keep-at-switch", (0, 1, "all"), (-1, "none"))
         return words + draw.maybe(0.4, "--sink", (0, 1, 3), (6, 40, -2))
+    if policy in LONG:
+        return _long_options(draw, policy)
     if policy != "dummy":
         return []
     return [
@@ -200,7 +205,38 @@ def _options(draw: Draw, world: World, policy: str) -> Words:
         *draw.maybe(0.2, "--observe-chunk", (1, 2, 3), (0, 30)),
         *draw.maybe(0.2, "--reclassify", (1, 2, "never"), (0, "switch")),
         *draw.maybe(0.2, "--score-stride", (1, 2, 7), (0,)),
+        *draw.maybe(0.2, "--cost", ("mass", "output_change"), ("money",)),
         *(draw.maybe(0.1, "--profile", (world.absent, world.image)) if draw.bold else ()),
+    ]
+
+
+def _long_options(draw: Draw, policy: str) -> Words:
+    words = [
+        *draw.maybe(0.3, "--bank-chunks", (0, 1, 2, 3), (40, -1)),
+        *draw.maybe(0.2, "--observe-chunk", (2, 3), (0, 1, 30)),
+        *draw.maybe(0.2, "--observe-step", (0, 1, 9), (-1,)),
+        *draw.maybe(0.2, "--reclassify", (1, 2, "never"), (0, "switch")),
+    ]
+    if policy == "head_budget":
+        return words + draw.one(
+            ([], ["--budget-frames", "2.5"], ["--budget-gb", "1"], ["--speedup", "1.5"]),
+            (
+                ["--budget-gb", "0"],
+                ["--budget-frames", "inf"],
+                ["--speedup", "99"],
+                ["--budget-gb", "1", "--speedup", "2"],
+            ),
+        )
+    return [
+        *words,
+        *draw.maybe(0.3, "--memory-ratio", (0, 0.2, 1), (1.5, "nan")),
+        *draw.maybe(0.3, "--anchor-ratio", (0, 0.5, 1), (-1,)),
+        *draw.maybe(0.3, "--local-frames", (0, 1, 3), (-1, "all")),
+        *draw.maybe(0.3, "--memory-sink", (0, 1), (40, -1)),
+        *draw.maybe(0.3, "--bank-rule", ("episode_end", "key_novelty", "every"), ("newest",)),
+        *draw.maybe(0.3, "--novelty", (0, 0.1, "the rule's"), (3, "nan")),
+        *draw.maybe(0.3, "--positions", ("absolute", "rank", "end"), ("last",)),
+        *draw.maybe(0.3, "--roles-by", ("mass", "output_change"), ("looks",)),
     ]
 
 

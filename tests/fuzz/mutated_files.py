@@ -32,6 +32,7 @@ from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.kv.plan import HeadPlan
 from dummyforcing_core.models.checkpoints import LoadedModel, load_model
 from dummyforcing_core.models.lora import Lora
+from dummyforcing_core.policies.forcing_kv import HeadLabels
 from dummyforcing_core.policies.profile import HeadProfile
 from dummyforcing_core.text.umt5_file import open_umt5
 from dummyforcing_core.text.umt5_tokenizer import load_tokenizer
@@ -134,6 +135,7 @@ def _readers() -> Iterator[Reader]:
     yield Reader("image.jpg", lambda _: seed_files.image("JPEG"), _image, m.BINARY)
     yield Reader("image.webp", lambda _: seed_files.image("WEBP"), _image, m.BINARY)
     yield Reader("profile.json", seed_files.profile, HeadProfile.read, m.JSON)
+    yield Reader("heads.json", lambda _: seed_files.head_labels(), HeadLabels.read, m.JSON)
     yield Reader("plan.json", lambda _: seed_files.plan(), _plan, m.JSON)
     yield Reader("prompts.txt", _bytes(seed_files.TEXT.encode()), read_prompts, m.TEXT)
     yield Reader("schedule.txt", _bytes(seed_files.TEXT.encode()), Script.read, m.TEXT)

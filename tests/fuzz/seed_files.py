@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
+from dummyforcing_core.kv.bank import EpisodeEnd
+from dummyforcing_core.kv.output_change import OutputChange, memory_options
 from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
 from dummyforcing_core.models.checkpoints import empty_model
 from dummyforcing_core.models.metadata import build_metadata
@@ -110,12 +112,19 @@ def image(kind: str) -> bytes:
 
 def profile(folder: Path) -> bytes:
     path = folder / "sound_profile.json"
-    HeadProfile.assumed(2, 4).write(path, [["sink"] * 4] * 2)
+    change = OutputChange(memory_options(3), torch.full((2, 4, 5), 0.25))
+    replace(HeadProfile.assumed(2, 4), changes=change).write(path, [["sink"] * 4] * 2)
     return path.read_bytes()
 
 
 def plan() -> bytes:
-    return HeadPlan.uniform(2, 3, HeadMemory(1, 4), "sink", "self_forcing").to_json().encode()
+    memory = HeadMemory(1, 4, "end", 6, 21)
+    return HeadPlan.uniform(2, 3, memory, "memory", "self_forcing", EpisodeEnd(room_frames=6)).to_json().encode()
+
+
+def head_labels() -> bytes:
+    layers = [{"layer_idx": layer, "static_head": [0, 2], "dynamic_head": [1]} for layer in range(2)]
+    return json.dumps({"format": "forcingkv_offline_head_custom2", "num_layers": 2, "layers": layers}).encode()
 
 
 def manifest() -> bytes:

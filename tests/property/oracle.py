@@ -49,11 +49,14 @@ class NaiveHead:
         """What is out of sight after a commit, frame by frame, is banked or lost for good."""
         while self.settled < committed:
             self.settled += 1
-            self._leave(set(range(self.settled)) - set(self.visible(self.settled)) - self.lost, marked)
+            gone = set(range(self.settled)) - set(self.visible(self.settled)) - self.lost
+            for frame in sorted(gone & set(marked)) if self.memory.bank_frames else []:
+                if len(self.banked) == self.memory.bank_frames:  # what is no longer marked goes first, then the oldest
+                    self.banked.remove(min(set(self.banked) - set(marked) or self.banked))
+                self.banked.append(frame)
+            self._forget()
 
-    def _leave(self, gone: set[int], marked: Collection[int]) -> None:
-        self.banked += [f for f in sorted(gone) if f in marked] if self.memory.bank_frames else []
-        self.banked = sorted(self.banked)[max(len(self.banked) - self.memory.bank_frames, 0) :]
+    def _forget(self) -> None:
         self.was_pinned |= set(self.pinned(self.settled))
         self.lost |= set(range(self.settled)) - set(self.visible(self.settled))
 
@@ -64,9 +67,12 @@ class NaiveHead:
         if not self.can_become(memory, committed):
             raise LostFramesError(f"{sorted(self.lost)} are lost, {memory} wants some of them")
         before = set(self.visible(committed))
+        self.was_pinned -= set(self.banked)
         kept_apart = set(self.banked) | set(marked)
         self.memory, self.banked = memory, []  # what was banked may be recent again
-        self._leave((before - set(self.visible(committed))) & kept_apart, kept_apart)
+        bank = sorted((before - set(self.visible(committed))) & kept_apart)
+        self.banked = bank[max(len(bank) - memory.bank_frames, 0) :]
+        self._forget()
 
 
 def rotate(x: Tensor, frames: Sequence[int], rows: int, cols: int) -> Tensor:

@@ -4,7 +4,17 @@ import torch
 
 from dummyforcing_core.kv.output_change import OutputChange, memory_options
 from dummyforcing_core.kv.scoring import HeadScores
-from dummyforcing_core.policies import DummyForcing, Full, HeadBudget, HeadForcing, Policy, SlidingWindow, get_policy
+from dummyforcing_core.policies import (
+    DummyForcing,
+    ForcingKV,
+    Full,
+    HeadBudget,
+    HeadForcing,
+    Policy,
+    SlidingWindow,
+    get_policy,
+)
+from dummyforcing_core.policies.forcing_kv import HeadLabels
 from dummyforcing_core.policies.profile import HeadProfile
 from tests.property.tiny import HEADS, LAYERS
 
@@ -37,8 +47,10 @@ CASES: dict[str, dict[str, Policy]] = {
         "again": HeadForcing(num_memory=2, reclassify_chunks=2, bank_chunks=1),
         "profile, anchors": HeadForcing(0.3, anchor_ratio=0.5, sink_frames=2, profile=PROFILE, novelty=0.0),
         "keys": HeadForcing(0.5, local_frames=1, bank_rule="key_novelty", novelty=0.0, profile=PROFILE),
+        "keys, again": HeadForcing(0.5, bank_rule="key_novelty", novelty=0.0, reclassify_chunks=2),
         "every": HeadForcing(0.5, bank_rule="every", every_frames=2, memory_sink=1, profile=PROFILE),
         "by mass": HeadForcing(0.3, roles_by="mass", bank_chunks=0, profile=PROFILE),
     },
+    "forcing_kv": {"": ForcingKV(HeadLabels((frozenset({0, 2}), frozenset()), HEADS), kept_frames=2)},
     "head_budget": {"online": HeadBudget(), "profile": HeadBudget(budget_frames=2.5, profile=PROFILE)},
 }

@@ -22,6 +22,7 @@ from dummyforcing_core.loops.rollout import rollout
 from dummyforcing_core.loops.run import ChunkResult, Run
 from dummyforcing_core.models.denoiser import ModelGeometry, WanDenoiser
 from dummyforcing_core.models.families import Family
+from dummyforcing_core.models.stepcache import StepCache
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import HeadForcing, Policy, SlidingWindow
 from dummyforcing_core.prompts import PromptSchedule
@@ -276,3 +277,21 @@ def test_heads_that_are_observed_find_in_their_bank_what_was_marked_before() -> 
     chunks, _ = made(clip(HeadForcing(0.5), [6], frames=30))
     assert [chunk.banked for chunk in chunks[1:6]] == [(), *[(0, 1, 2)] * 4]
     assert set(chunks[-1].banked) <= {0, 1, 2, 15, 16, 17}
+
+
+@pytest.mark.parametrize("step", [0, 1, 7])
+def test_a_step_that_is_observed_runs_though_step_caching_would_skip_it(step: int) -> None:
+    ran: list[tuple[int, bool]] = []
+
+    class Counting(Keeping):
+        def velocity(self, x, sigma, text, step):
+            if step.output and sigma.any():
+                ran.append((step.cache.pass_frames.start, step.residual is not None and step.residual.reuse))
+            return super().velocity(x, sigma, text, step)
+
+    policy = HeadForcing(0.5, observe_step=step)
+    run = replace(clip(policy, frames=12), denoise=Counting(), steps=StepCache(frozenset({1})))
+    chunks = list(rollout(run))
+    assert [chunk.scores is not None for chunk in chunks] == [False, False, True, False]
+    observed_last = step > 0  # a step beyond the schedule is its last
+    assert [reused for _, reused in ran] == [False, True, False, True, False, not observed_last, False, True]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dummyforcing_core.errors import PlanError
-from dummyforcing_core.kv.bank import RULES, EpisodeEnd, Every, KeyNovelty, Marks, rule_document, rule_of
+from dummyforcing_core.kv.bank import RULES, EpisodeEnd, Every, KeyChange, KeyNovelty, Marks, rule_document, rule_of
 from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
 
 
@@ -63,6 +63,13 @@ def test_novelty_is_the_mean_over_clips_of_a_batch() -> None:
     assert sorted(marks.frames) == [0, 1]
 
 
+def test_the_frames_that_change_most_against_the_one_before() -> None:
+    marks = Marks(KeyChange(), 2)
+    angles = torch.tensor([0.0, 0.1, 1.1, 1.2, 1.8])
+    marks.committed(range(5), latent(1, 5), torch.stack([angles.cos(), angles.sin()], -1)[None])
+    assert sorted(marks.frames) == [0, 2]  # the first has none before it; then a turn of 1, and of 0.6
+
+
 def test_one_of_so_many() -> None:
     marks = Marks(Every(2), 2)
     for start in (0, 3):
@@ -71,9 +78,9 @@ def test_one_of_so_many() -> None:
 
 
 def test_rules_survive_json_and_every_rule_is_known() -> None:
-    for rule in (EpisodeEnd(0.2, False), KeyNovelty(0.1), Every(4)):
+    for rule in (EpisodeEnd(0.2, False), KeyNovelty(0.1), KeyChange(room_frames=4), Every(4)):
         assert rule_of(rule_document(rule)) == rule
-    assert set(RULES) == {"episode_end", "key_novelty", "every"}
+    assert set(RULES) == {"episode_end", "key_novelty", "key_change", "every"}
 
 
 @pytest.mark.parametrize("make", [lambda: EpisodeEnd(-1), lambda: KeyNovelty(3), lambda: Every(0), lambda: Every(True)])

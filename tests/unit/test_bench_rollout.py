@@ -97,7 +97,7 @@ def test_every_row_end_to_end(capsys, tmp_path):
     assert code == 0 and document["proof"] is None
     about, rows = document["conditions"], {row["row"]: row for row in document["rows"]}
     assert about["tokens_per_frame"] == 4 and about["dtype"] == "float32" and about["threads"] == 1
-    assert len(rows) == 12 and all(f"\n{name} " in out for name in rows)
+    assert len(rows) == 14 and all(f"\n{name} " in out for name in rows)
     frame = 2 * 4 * 16 * 4  # bytes of K and V of one frame of one head: tokens, head_dim, float32
     means = {
         "dense 21": 18,

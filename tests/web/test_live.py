@@ -60,7 +60,7 @@ LIVE = (
     return {open: !!box && box.style.display !== "none", line: box?.querySelector("[aria-live]").textContent,
             seen: area?.width > 50 && area?.height > 50, width: video?.videoWidth ?? 0, time: video?.currentTime ?? 0,
             disabled: button?.disabled, button: !!button && !button.hidden, source: video?.src ?? "",
-            memory: said("memory"), prompt: said("prompt"), notes: said("notes")};
+            memory: said("memory"), remembers: said("remembers"), prompt: said("prompt"), notes: said("notes")};
 }"""
 )
 
@@ -236,3 +236,34 @@ def test_the_line_tells_of_late_decoding_and_of_a_failure(page: ComfyPage) -> No
     assert tell(page, node, running=True, chunk=0, chunks=1)["line"] == "starting, 1 chunk"
     state = tell(page, node, running=False, outcome="stopped", kept=False)
     assert state["line"] == "stopped after 0 of 1 chunks"
+
+
+INSIDE = """() => {
+    const box = document.querySelector(".dummyforcing-live").getBoundingClientRect();
+    const finish = document.querySelector(".dummyforcing-finish").getBoundingClientRect();
+    return finish.height > 0 && finish.bottom <= box.bottom + 1;
+}"""
+
+
+@BOTH_LOOKS
+def test_the_line_tells_what_is_remembered(page: ComfyPage, tmp_path: Path, nodes_2: bool) -> None:
+    page.use_nodes_2(nodes_2)
+    node = build(page, 5.0)
+    page.fit()
+    numbers = {"fps": 7.5, "seconds_left": 75, "kv_mib": 2048, "device_mib": 0, "memory": "HeadForcing, num memory 4"}
+    tell(page, node, running=True, chunk=0, chunks=99, memory=numbers["memory"], prompt="a cat")
+    state = tell(page, node, running=True, chunk=1, chunks=99, prompt="a cat", remembers=[], **numbers)
+    assert state["memory"] == "memory: HeadForcing, num memory 4 · K/V 2.0 GiB" and state["remembers"] == ""
+    row = page.page.locator("[data-says=remembers]").first
+    assert not row.is_visible()
+    held = [[1.3125, 2.0625], [8, 8.75], [59.97, 61.25]]
+    state = tell(page, node, running=True, chunk=40, chunks=99, prompt="a cat", remembers=held, **numbers)
+    assert state["remembers"] == "remembers 0:01.3-0:02.1, 0:08.0-0:08.8, 1:00.0-1:01.3"
+    assert state["memory"] == "memory: HeadForcing, num memory 4 · K/V 2.0 GiB" and state["prompt"] == "prompt: a cat"
+    assert row.is_visible() and row.get_attribute("title") == state["remembers"], "what one line does not hold"
+    page.screenshot(tmp_path / "remembered.png")
+    long = {"notes": ["a note of so many words " * 9], "prompt": "a cat on a sofa " * 30, "memory": "options " * 30}
+    tell(page, node, running=True, chunk=41, chunks=99, remembers=held * 5, **{**numbers, **long})
+    page.screenshot(tmp_path / "crowded.png")
+    assert page.page.evaluate(INSIDE), "all of it within the view"
+    assert tell(page, node, running=False, outcome="done")["remembers"] == ""

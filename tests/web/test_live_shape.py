@@ -208,6 +208,8 @@ def test_the_view_speaks_chinese_where_the_page_does(page: ComfyPage) -> None:
         assert state["line"] == f"{CHINESE['chunk'].format(chunk=2, chunks=9)} · 7.5 FPS · {left}"
         assert state["memory"] == f"{CHINESE['memory'].format(memory='DummyForcing')} · K/V 2.0 GiB · {size}"
         assert state["prompt"] == CHINESE["prompt"].format(prompt="a cat")
+        state = tell(page, node, running=True, chunk=3, chunks=9, remembers=[[0, 0.5625], [75, 75.75]], **numbers)
+        assert CHINESE["remembers"].format(times="0:00.0-0:00.6, 1:15.0-1:15.8") == state["remembers"]
         assert page.page.locator(".dummyforcing-finish").inner_text() == CHINESE["finish"]
     finally:
         page.open(**{"Comfy.Locale": "en"})

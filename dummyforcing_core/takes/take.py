@@ -1,0 +1,268 @@
+"""A take: one clip as a folder, from which it can be gone on with, bit for bit.
+
+    take.json       format, version, how the clip is made, whether it is finished: replaced whole
+    latents.take    one record per chunk (records.py): its latent, what was decided of memory in it, and what latents
+                    cannot rebuild: an unfinished rolling window, stills that were encoded
+    events.jsonl    what happened, a line each, for people
+
+A chunk counts once its record is on the disk. Whoever writes owns the folder (ownership.py).
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ..errors import DummyForcingError, OutputError, PlanError, shown
+from ..files import json_text, make_folder, output_error, write_atomic
+from ..geometry import LatentShape, Span
+from ..kv.plan import HeadPlan
+from ..loops.run import ChunkResult, Made, MemoryLog
+from ..reading import parse_json, read_text
+from .records import Record, RecordWriter, Scanned, payload, scan, sync_folder
+
+FORMAT, VERSION = "dummyforcing.take", 1
+MANIFEST, LATENTS, EVENTS = "take.json", "latents.take", "events.jsonl"
+MOST_HEADER = 2**26  # bytes: a head plan of any model, many times over
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """How a clip is made. conditions -- what has to be the same to go on; machine -- what has to be for the same bits.
+
+    shape -- of the whole clip's latents; finished -- all of them are there
+    """
+
+    conditions: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    shape: LatentShape
+    finished: bool = False
+
+    def write(self, folder: Path) -> None:
+        """Replaces the folder's manifest, whole, on the disk when this returns."""
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "conditions": dict(self.conditions),
+            "machine": dict(self.machine),
+            "latents": [self.shape.batch, self.shape.channels, self.shape.frames, self.shape.height, self.shape.width],
+            "finished": self.finished,
+        }
+        write_atomic(folder / MANIFEST, json_text(document, indent=1).encode("utf-8"))
+        try:
+            sync_folder(folder)
+        except OSError as error:
+            raise output_error(folder, error) from error
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Reads `write`'s file; OutputError names what is wrong."""
+        path = folder / MANIFEST
+        try:
+            document = parse_json(read_text(path, "take", OutputError))
+            found = document["format"], document["version"]
+            if found != (FORMAT, VERSION) or type(found[1]) is not int:
+                raise ValueError(f"format {shown(repr(found[0]))}, version {shown(repr(found[1]))}")
+            sizes = document["latents"]
+            if len(sizes) != 5 or not all(type(size) is int and 0 < size < 2**24 for size in sizes):
+                raise ValueError("sizes of latents")
+            conditions, machine = dict(document["conditions"]), dict(document["machine"])
+            return cls(conditions, machine, LatentShape(*sizes), document["finished"] is True)
+        except (ValueError, TypeError, KeyError) as error:
+            raise OutputError(
+                f"expected a take, {FORMAT!r} of version {VERSION}, got {shown(path, 200)} "
+                f"({shown(repr(error), 200)}); give the folder of a take"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One chunk of a take: its span, what was decided of memory, and where the rest lies."""
+
+    span: Span
+    log: MemoryLog
+    record: Record
+
+
+class Take:
+    """The chunks of a take that are there, to be read; `Recording` appends to it."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.manifest = folder, Manifest.read(folder)
+        found = scan(folder / LATENTS) if (folder / LATENTS).exists() else Scanned((), 0, 0)
+        self.torn = found.torn
+        self.entries: list[Entry] = []
+        for record in found.records:
+            self.entries.append(self._entry(record))
+
+    @property
+    def frames(self) -> int:
+        """Latent frames that are there."""
+        return self.entries[-1].span.stop if self.entries else 0
+
+    @property
+    def spans(self) -> list[Span]:
+        return [entry.span for entry in self.entries]
+
+    @property
+    def missing(self) -> str:
+        """What differs from a take that is whole, in words; "" for one that is."""
+        parts = [f"{self.torn} bytes behind the last whole chunk"] if self.torn else []
+        if self.manifest.finished and self.frames < self.manifest.shape.frames:
+            parts.append(f"latent frames from {self.frames} on, though it says that it is finished")
+        return " and ".join(parts)
+
+    def latent(self, span: Span, device: torch.device | str = "cpu") -> Tensor:
+        """A chunk's latent (B, C, span.frames, h, w)."""
+        return self._tensors(self._at(span))["latent"].to(device)
+
+    def made(self, device: torch.device | str = "cpu") -> Made:
+        """For a run that goes on behind these chunks. Latents are read one by one, when they are asked for."""
+        window: tuple[Tensor, ...] = ()
+        stills: dict[int, Tensor] = {}
+        for entry in self.entries:
+            tensors = self._tensors(entry.record, only=("window", "still"))
+            window = tuple(tensors[name].to(device) for name in _numbered(tensors, "window"))
+            stills |= {int(name.split(".")[1]): tensors[name].to(device) for name in _numbered(tensors, "still")}
+        return Made(lambda span: self.latent(span, device), tuple(entry.log for entry in self.entries), window, stills)
+
+    def read_all(self) -> None:
+        """Reads every tensor; OutputError for one that cannot be."""
+        for entry in self.entries:
+            self._tensors(entry.record)
+
+    def _at(self, span: Span) -> Record:
+        return next(entry.record for entry in self.entries if entry.span.start == span.start)
+
+    def _tensors(self, record: Record, only: Sequence[str] = ()) -> dict[str, Tensor]:
+        try:
+            found: dict[str, Tensor] = load(payload(self.folder / LATENTS, record))
+        except SafetensorError as error:
+            raise OutputError(
+                f"expected tensors in the take {shown(self.folder, 200)}, got {shown(error, 200)}; go on with a copy "
+                "of it that has them"
+            ) from error
+        return {name: x for name, x in found.items() if not only or name.split(".")[0] in only}
+
+    def _entry(self, record: Record) -> Entry:
+        """OutputError for a record that is whole and yet none of this clip."""
+        number = len(self.entries)
+        try:
+            header = _header(self.folder / LATENTS, record)
+            told, shape = parse_json(header["__metadata__"]["chunk"]), tuple(header["latent"]["shape"])
+            clip = self.manifest.shape
+            if type(told["stop"]) is not int:
+                raise TypeError("no frame number")
+            span = Span(number, self.frames, told["stop"], given=told["given"] is True)
+            if span.stop > clip.frames or shape != (clip.batch, clip.channels, span.frames, clip.height, clip.width):
+                raise ValueError(f"latents {shape} up to frame {span.stop}")
+            before = self.entries[-1].log.plan.to_json() if self.entries else None
+            plan = HeadPlan.from_json(before if told["plan"] is None and before is not None else told["plan"])
+            marked = tuple(frozenset(map(int, frames)) for frames in told["marked"])
+            log = MemoryLog(plan, told["observed"] is True, told["recached"] is True, marked)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, PlanError) as error:
+            raise OutputError(
+                f"chunk {number} of the take {shown(self.folder, 200)} is damaged ({shown(repr(error), 200)}); go on "
+                "with a copy of it that is not"
+            ) from error
+        return Entry(span, log, record)
+
+
+class Recording(Take):
+    """A take that grows. The folder must be owned."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self._writer = RecordWriter(folder / LATENTS)
+        if self.torn:
+            warnings.warn(
+                f"the take {folder} ended in {self.torn} bytes of a chunk that was not whole: they are cut off",
+                stacklevel=3,
+            )
+        self.torn = 0
+
+    @classmethod
+    def begin(cls, folder: Path, manifest: Manifest) -> "Recording":
+        """A new take in a folder that has none. OutputError if it cannot be made."""
+        make_folder(folder)
+        manifest.write(folder)
+        return cls(folder)
+
+    def add(self, chunk: ChunkResult) -> None:
+        """Appends a finished chunk; it is on the disk when this returns."""
+        assert chunk.log is not None
+        log = chunk.log
+        same = bool(self.entries) and self.entries[-1].log.plan == log.plan
+        told = {
+            "stop": chunk.span.stop,
+            "given": chunk.span.given,
+            "plan": None if same else log.plan.to_json(),
+            "observed": log.observed,
+            "recached": log.recached,
+            "marked": [sorted(frames) for frames in log.marked],
+        }
+        tensors = {"latent": chunk.latent} | {f"window.{i}": x for i, x in enumerate(chunk.window)}
+        if chunk.still is not None:
+            tensors[f"still.{chunk.still[0]}"] = chunk.still[1]
+        data = save({name: x.cpu().contiguous() for name, x in tensors.items()}, {"chunk": json.dumps(told)})
+        self.entries.append(Entry(chunk.span, log, self._writer.append(data)))
+
+    def note(self, event: str, **more: Any) -> None:
+        """One line of the event log: what happened behind the chunks that are there."""
+        line = json_text({"chunk": len(self.entries), "event": event, **more})
+        path = self.folder / EVENTS
+        try:
+            with path.open("ab") as file:
+                file.write(line.encode("utf-8"))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise output_error(path, error) from error
+
+    def finish(self) -> None:
+        """All chunks are there."""
+        self.manifest = Manifest(self.manifest.conditions, self.manifest.machine, self.manifest.shape, True)
+        self.manifest.write(self.folder)
+        self.note("finished")
+
+
+def differing(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Names of settings that are not the same."""
+    return [name for name in dict.fromkeys([*there, *asked]) if there.get(name) != asked.get(name)]
+
+
+def check_same(take: Take, manifest: Manifest) -> None:
+    """DummyForcingError that names the first setting in which a take differs from what is asked for."""
+    there, asked = take.manifest.conditions, manifest.conditions
+    for name in differing(there, asked):
+        raise DummyForcingError(
+            f"expected {name} {shown(repr(there.get(name)), 200)}, as of the take {shown(take.folder, 200)}, got "
+            f"{shown(repr(asked.get(name)), 200)}; ask for the same, or choose another folder"
+        )
+    if take.manifest.shape != manifest.shape:
+        raise DummyForcingError(
+            f"expected latents of {take.manifest.shape}, as of the take {shown(take.folder, 200)}, got "
+            f"{manifest.shape}; ask for the same size and length"
+        )
+
+
+def _header(path: Path, record: Record) -> dict[str, Any]:
+    """The header of a record, which is a .safetensors file; ValueError or TypeError if it has none."""
+    length = int.from_bytes(payload(path, record, 8), "little")
+    if length > min(record.length - 8, MOST_HEADER):
+        raise ValueError("a header longer than its record")
+    return dict(parse_json(payload(path, record, 8 + length)[8:].decode("utf-8")))
+
+
+def _numbered(tensors: Mapping[str, Tensor], kind: str) -> list[str]:
+    """Names "kind.0", "kind.1", .. by number."""
+    names = [name for name in tensors if name.startswith(f"{kind}.") and name.split(".")[1].isdecimal()]
+    return sorted(names, key=lambda name: int(name.split(".")[1]))

@@ -1,0 +1,75 @@
+"""A clip that goes on behind chunks that are made already is, bit for bit, the clip that was made at once."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from dummyforcing_core.loops.run import ChunkResult, Made, Run
+from dummyforcing_core.loops.table import sample
+from dummyforcing_core.policies import Policy
+from tests.property.test_policy_matrix import FAMILIES, POLICY_CASES, VARIANTS, clip
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+RUNS = {
+    f"{name}-{loop}-{kind}": (policy, loop, kind)
+    for name, policy in POLICY_CASES.items()
+    for loop in FAMILIES
+    for kind in ("a prompt switch", "a given start")
+    if not (kind == "a given start" and loop == "rolling")
+}
+
+
+class Stills:
+    """Encodes a frame as the mean of all that was pushed up to it, and more: it must be asked at the right moment."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+        self.asked: list[int] = []
+
+    def push(self, latents: Tensor) -> None:
+        self.seen += latents.unbind(2)
+
+    def at(self, frame: int) -> Tensor:
+        self.asked.append(frame)
+        return (torch.stack(self.seen[: frame + 1], 2).mean(2, keepdim=True) + frame / 100).clone()
+
+
+def made_of(chunks: list[ChunkResult]) -> Made:
+    """What a file of the finished chunks holds."""
+    by_start = {chunk.span.start: chunk.latent.clone() for chunk in chunks}
+    stills = dict(chunk.still for chunk in chunks if chunk.still is not None)
+    log = tuple(chunk.log for chunk in chunks if chunk.log is not None)
+    assert len(log) == len(chunks)
+    return Made(lambda span: by_start[span.start], log, chunks[-1].window if chunks else (), stills)
+
+
+def cuts(run: Run, chunks: list[ChunkResult]) -> Iterator[tuple[int, list[ChunkResult], Stills]]:
+    for done in range(len(chunks) + 1):
+        stills = Stills()
+        yield done, list(sample(replace(run, made=made_of(chunks[:done]), still=stills))), stills
+
+
+@pytest.mark.parametrize(("policy", "loop", "kind"), RUNS.values(), ids=RUNS)
+def test_a_clip_goes_on_from_any_chunk_bit_for_bit(policy: Policy, loop: str, kind: str) -> None:
+    run = clip(policy, FAMILIES[loop], VARIANTS[kind])
+    whole = list(sample(replace(run, still=Stills())))
+    for done, rest, _ in cuts(run, whole):
+        assert [chunk.span for chunk in rest] == [chunk.span for chunk in whole[done:]]
+        for ours, theirs in zip(rest, whole[done:], strict=True):
+            assert torch.equal(ours.latent, theirs.latent), (done, ours.span)
+            assert (ours.plan, ours.banked, ours.history_bytes) == (theirs.plan, theirs.banked, theirs.history_bytes)
+            assert ours.log == theirs.log
+
+
+@pytest.mark.parametrize("loop", ["recompute", "restarts"])
+def test_what_was_encoded_is_not_encoded_again(loop: str) -> None:
+    run = clip(POLICY_CASES["full"], FAMILIES[loop], VARIANTS["plain"], frames=30)
+    stills = Stills()
+    whole = list(sample(replace(run, still=stills)))
+    told = [chunk.still[0] for chunk in whole if chunk.still is not None]
+    assert told and told == stills.asked
+    for done, _, again in cuts(run, whole):
+        assert again.asked == [chunk.still[0] for chunk in whole[done:] if chunk.still is not None]

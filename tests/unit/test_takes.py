@@ -1,0 +1,196 @@
+"""Takes: a clip that is killed goes on to the bits of one that is not; what is hostile is one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save
+
+from dummyforcing_core.errors import DummyForcingError, OutputError
+from dummyforcing_core.geometry import LatentShape
+from dummyforcing_core.loops.run import Run
+from dummyforcing_core.loops.table import sample
+from dummyforcing_core.policies import Policy
+from dummyforcing_core.takes.records import RecordWriter
+from dummyforcing_core.takes.take import EVENTS, LATENTS, MANIFEST, Manifest, Recording, Take, check_same
+from tests.property.test_policy_matrix import FAMILIES, POLICY_CASES, VARIANTS, clip
+from tests.property.test_resume import Stills
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+MADE = {"policy": "window", "seed": 0}
+
+
+def manifest(run: Run, **more) -> Manifest:
+    return Manifest({**MADE, **more}, {"device": "cpu"}, run.shape)
+
+
+def recorded(folder: Path, run: Run, stop: int | None = None) -> torch.Tensor:
+    """Makes a clip into a take, or the first `stop` chunks of it; its latents."""
+    take = Recording(folder) if (folder / MANIFEST).exists() else Recording.begin(folder, manifest(run))
+    for chunk in sample(replace(run, still=Stills(), made=take.made())):
+        take.add(chunk)
+        if len(take.entries) == stop:
+            break
+    else:
+        take.finish()
+    return torch.cat([take.latent(span) for span in take.spans], 2)
+
+
+CASES = [
+    (POLICY_CASES["head_forcing again"], "chunks", "a prompt switch"),
+    (POLICY_CASES["head_forcing keys"], "re-caching", "two clips, a switch"),
+    (POLICY_CASES["dummy scored again"], "rolling", "a prompt switch"),
+    (POLICY_CASES["dummy online"], "recompute", "a given start"),
+    (POLICY_CASES["window narrow"], "restarts", "a given start"),
+]
+
+
+@pytest.mark.parametrize(("policy", "loop", "kind"), CASES)
+def test_a_take_goes_on_from_any_chunk(tmp_path: Path, policy: Policy, loop: str, kind: str) -> None:
+    run = clip(policy, FAMILIES[loop], VARIANTS[kind])
+    whole = recorded(tmp_path / "whole", run)
+    chunks = len(Take(tmp_path / "whole").entries)
+    for stop in range(1, chunks):
+        folder = tmp_path / f"cut {stop}"
+        assert torch.equal(recorded(folder, run, stop), whole[:, :, : Take(folder).frames])
+        assert not Take(folder).manifest.finished
+        assert torch.equal(recorded(folder, run), whole)
+        assert Take(folder).manifest.finished and not Take(folder).missing
+        assert [entry.log for entry in Take(folder).entries] == [e.log for e in Take(tmp_path / "whole").entries]
+
+
+def test_a_torn_tail_is_told_of_and_cut(tmp_path: Path) -> None:
+    run = clip(*(CASES[0][0], FAMILIES["chunks"], VARIANTS["plain"]))
+    whole = recorded(tmp_path / "take", run)
+    with (tmp_path / "take" / LATENTS).open("r+b") as file:
+        file.truncate(os.path.getsize(file.name) - 5)
+    take = Take(tmp_path / "take")
+    assert "bytes behind the last whole chunk" in take.missing and "latent frames from 15 on" in take.missing
+    with pytest.warns(UserWarning, match="ended in .* bytes of a chunk that was not whole"):
+        assert torch.equal(recorded(tmp_path / "take", run), whole)
+
+
+def test_another_setting_is_named(tmp_path: Path) -> None:
+    run = clip(*(CASES[0][0], FAMILIES["chunks"], VARIANTS["plain"]))
+    recorded(tmp_path, run, 1)
+    take = Take(tmp_path)
+    check_same(take, manifest(run))
+    with pytest.raises(DummyForcingError, match="expected seed 0, as of the take"):
+        check_same(take, manifest(run, seed=1))
+    with pytest.raises(DummyForcingError, match="expected lora None"):
+        check_same(take, manifest(run, lora="x"))
+    with pytest.raises(DummyForcingError, match="expected latents of"):
+        check_same(take, replace(manifest(run), shape=replace(run.shape, frames=21)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[1]",
+        '{"format": "dummyforcing.take", "version": 2}',
+        '{"format": "dummyforcing.take", "version": 1}',
+        '{"format": "dummyforcing.take", "version": 1, "latents": [1, 16, 1e9, 4, 4], "conditions": {}, "machine": {}}',
+        '{"format": "dummyforcing.take", "version": 1, "latents": [1, 16, 9, 4, -4], "conditions": {}, "machine": {}}',
+        '{"format": "dummyforcing.take", "version": 1, "latents": "abcde", "conditions": 3, "machine": {}}',
+        "[" * 200_000,
+    ],
+)
+def test_a_hostile_manifest_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(OutputError) as caught:
+        Take(tmp_path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
+
+
+def told(**more) -> dict[str, str]:
+    plan = (
+        POLICY_CASES["window narrow"].plan(clip(CASES[0][0], FAMILIES["chunks"], VARIANTS["plain"]).setting).to_json()
+    )
+    default = {"stop": 3, "given": False, "plan": plan, "observed": False, "recached": False, "marked": []}
+    return {"chunk": json.dumps(default | more)}
+
+
+LATENT = torch.zeros(1, 16, 3, 4, 4)
+HOSTILE = [
+    b"",
+    b"\xff" * 8,
+    (2**40).to_bytes(8, "little") + b"{}",
+    save({"latent": LATENT}),
+    save({"latent": torch.zeros(1, 16, 3, 4, 5)}, told()),
+    save({"latent": torch.zeros(1, 16, 9, 4, 4)}, told()),
+    save({"other": LATENT}, told()),
+    save({"latent": LATENT}, told(stop=99)),
+    save({"latent": LATENT}, told(stop=-3)),
+    save({"latent": LATENT}, told(stop="3")),
+    save({"latent": LATENT}, told(plan=None)),
+    save({"latent": LATENT}, told(plan="{}")),
+    save({"latent": LATENT}, told(marked=[["a"]])),
+    save({"latent": LATENT}, told(marked=3)),
+    save({"latent": LATENT}, {"chunk": "[" * 100_000}),
+    save({"latent": LATENT}, told())[:-7],
+]
+
+
+@pytest.mark.parametrize("data", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_record_is_one_line(tmp_path: Path, data: bytes) -> None:
+    Manifest(MADE, {}, LatentShape(1, 16, 9, 4, 4)).write(tmp_path)
+    RecordWriter(tmp_path / LATENTS).append(data)
+    with pytest.raises(OutputError) as caught:
+        Take(tmp_path).read_all()
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
+
+
+def generate(folder: Path, *more: str) -> list[str]:
+    out = ("--out", str(folder / "clip.mp4"), "--save-latents", str(folder / "clip.safetensors"))
+    prompt = folder / "schedule.txt"
+    prompt.write_text("0:00 | a red circle\n0:02 | a green circle\n0:04 | a circle, lights off\n")
+    words = ("generate", "--schedule", str(prompt), "--frames", "117", "--policy", "head_forcing", "--device", "cpu")
+    return [*words, "--take", str(folder / "take"), *out, *more]
+
+
+def start(folder: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "dummyforcing_core", *generate(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
+def test_killed_again_and_again_it_comes_to_the_same_clip(tmp_path: Path) -> None:
+    """Latents and video are those of a clip that nobody killed."""
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    assert start(tmp_path / "whole").wait() == 0
+    folder, kills = tmp_path / "killed", 0
+    take = folder / "take" / LATENTS
+    for chunks in (2, 5, 8):
+        process = start(folder)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if take.exists() and len(Take(folder / "take").entries) >= chunks:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.005)
+        process.communicate()
+    assert kills
+    again = start(folder)
+    text, _ = again.communicate()
+    assert again.returncode == 0 and "are there already" in text
+    ours, theirs = (load_file(tmp_path / name / "clip.safetensors")["latent"] for name in ("killed", "whole"))
+    assert torch.equal(ours, theirs)
+    assert (folder / "clip.mp4").read_bytes() == (tmp_path / "whole" / "clip.mp4").read_bytes()
+    events = [json.loads(line)["event"] for line in (folder / "take" / EVENTS).read_text().splitlines()]
+    assert events[0] == "begun" and events[-1] == "finished" and "taken up" in events
