@@ -71,11 +71,11 @@ def load_vae(graph: Graph) -> Node:
     return graph.add("VAELoader", vae_name=VAE, files=links(VAE))
 
 
-def loaders(graph: Graph, name: str, lora: str = "none") -> tuple[Node, Node, Node]:
+def loaders(graph: Graph, name: str, lora: str = "none", width: int = 290) -> tuple[Node, Node, Node]:
     """Model, text encoder, VAE."""
-    graph.group("Models", 290)
+    graph.group("Models", width)
     model = load_model(graph, name, lora)
-    graph.column(290)
+    graph.column(width)
     return model, load_text_encoder(graph), load_vae(graph)
 
 
@@ -178,15 +178,15 @@ def long_1080p(graph: Graph) -> None:
 def dense_vs_dummy_forcing_480p(graph: Graph) -> None:
     """The same clip with and without Dummy Forcing."""
     graph.row()
-    model, clip, vae = loaders(graph, SELF_FORCING)
-    words = graph.group("Prompt, size and seed", 300)
+    model, clip, vae = loaders(graph, SELF_FORCING, width=250)
+    words = graph.group("Prompt, size and seed", 260)
     prompt = graph.add("CLIPTextEncode", clip=clip["CLIP"], text=SURFER, room=TEXT, title="Prompt")
-    graph.column(260)
+    graph.column(240)
     size = graph.add("DummyForcingClipSize", preset="480P", seconds=5.0)
     seed = graph.add("PrimitiveInt", column=words, value=SEED, title="Seed of both")
-    graph.group("Memory of the heads", 250)
+    graph.group("Memory of the heads", 225)
     dense = graph.add("DummyForcingApplyCacheWindow", model=model["MODEL"], window=21, sink=0, title="Dense: 21 frames")
-    graph.column(250)
+    graph.column(225)
     dummy = graph.add("DummyForcingApplyDummyForcing", model=model["MODEL"])
     graph.row()
     left, right = graph.group("Sample dense", 310), graph.group("Sample with Dummy Forcing", 310)
@@ -251,9 +251,9 @@ def long_memory_demo(graph: Graph) -> None:
     graph.column(260)
     size = graph.add("DummyForcingClipSize", preset="custom", seconds=6.5, width=64, height=64)
     seed = graph.add("PrimitiveInt", column=words, value=SEED, title="Seed of both")
-    graph.group("Memory of the heads", 270)
+    graph.group("Memory of the heads", 260)
     window = graph.add("DummyForcingApplyCacheWindow", model=model["MODEL"], window=6, sink=0)
-    graph.column(270)
+    graph.column(260)
     bank = graph.add("DummyForcingApplyHeadForcing", model=model["MODEL"], memory_ratio=0.5)
     graph.row()
     left, right = graph.group("Sample with a window", 310), graph.group("Sample with Head Forcing", 310)

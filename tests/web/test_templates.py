@@ -182,14 +182,20 @@ def test_the_template_browser_shows_them_in_order_with_moving_square_pictures(
 ) -> None:
     page = only_ours.page
     only_ours.browse_templates(PACK_FOLDER)
-    page.locator(CARDS).last.scroll_into_view_if_needed()  # pictures out of sight are not loaded
-    page.wait_for_function(f"() => ({PICTURES})().every((size) => size?.[0] > 0)")
-    only_ours.screenshot(tmp_path / "last templates.png")
-    page.locator(CARDS).first.scroll_into_view_if_needed()
-    sizes: list[Any] = page.evaluate(PICTURES)
-    assert len(sizes) == len(TITLES) and all(width == height >= 256 for width, height in sizes)
-    only_ours.screenshot(tmp_path / "templates.png")
     cards, titles = page.locator(CARDS), page.locator(f"{CARDS} h3")
+
+    def picture(number: int) -> Any:
+        """Width and height of a card's; the page drops those that are out of sight."""
+        cards.nth(number).scroll_into_view_if_needed()
+        return page.wait_for_function(
+            f"(number) => {{ const size = ({PICTURES})()[number]; return size?.[0] > 0 && size; }}", arg=number
+        ).json_value()
+
+    sizes = [picture(number) for number in range(cards.count())]
+    assert len(sizes) == len(TITLES) and all(width == height >= 256 for width, height in sizes)
+    only_ours.screenshot(tmp_path / "last templates.png")
+    picture(0)
+    only_ours.screenshot(tmp_path / "templates.png")
     assert titles.all_inner_texts() == [*TITLES.values()]
     assert titles.evaluate_all("(all) => all.every((one) => one.scrollHeight <= one.clientHeight)"), "a title is cut"
     demo = cards.first.locator("img")
