@@ -7,14 +7,17 @@ For Self-Forcing 1.3B in bf16, one clip of 60 s. Activations and decoding are wh
 1 GiB is left to the system. No card was used to make it.
 """
 
+from dataclasses import replace
+
 import torch
 
 from dummyforcing_core.geometry import SIZES, LatentShape, made_size
+from dummyforcing_core.kv.output_change import OutputChange, memory_options
 from dummyforcing_core.loops.run import setting_of
 from dummyforcing_core.loops.table import clip_kv_shape
 from dummyforcing_core.models.denoiser import ModelGeometry
 from dummyforcing_core.models.families import get_family
-from dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
+from dummyforcing_core.policies import DummyForcing, HeadForcing, Policy, SlidingWindow
 from dummyforcing_core.policies.profile import HeadProfile
 from dummyforcing_core.vae.wan_vae import WanVAE, WanVAEConfig
 
@@ -27,11 +30,16 @@ with torch.device("meta"):
     VAE_PARAMETERS = sum(parameter.numel() for parameter in WanVAE(WanVAEConfig()).parameters())
 FAMILY = get_family("self_forcing")
 MODEL = ModelGeometry(LAYERS, HEADS, DIM // HEADS, 16, torch.device("cpu"), torch.bfloat16)
+OPTIONS = memory_options(FAMILY.chunk_frames)
+PROFILE = replace(
+    HeadProfile.assumed(LAYERS, HEADS), changes=OutputChange(OPTIONS, torch.ones(LAYERS, HEADS, len(OPTIONS)))
+)
 POLICIES: dict[str, Policy] = {
     "dense, window 21": SlidingWindow(21, 0),
     "window 12, sink 3": SlidingWindow(12, 3),
     "Dummy Forcing": DummyForcing(),
-    "with a head profile": DummyForcing(profile=HeadProfile.assumed(LAYERS, HEADS)),
+    "with a head profile": DummyForcing(profile=PROFILE),
+    "Head Forcing, with one": HeadForcing(profile=PROFILE),
 }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..clips.render import Clip
 from ..clips.script import Script
 from ..geometry import LatentShape
-from ..policies import DummyForcing, Full
+from ..policies import DummyForcing, Full, HeadForcing
 from .clip_arguments import DEMO_SIZE
 from .common import load_demo, pick_device
 from .compare import claimed_clips, compare
@@ -21,7 +21,7 @@ DARK = "a circle moving sideways and a square moving sideways, lights off"
 AGAIN = "a circle moving sideways and a square moving sideways, lights on"
 STORY = (LIT, LIT, DARK, DARK, DARK, AGAIN, AGAIN)
 FRAMES = 81
-STEMS = ("demo", "dummy_forcing")
+STEMS = ("demo", "dummy_forcing", "head_forcing")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,11 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes demo.mp4, its contact sheet and report, the same clip under Dummy Forcing, and both side by side."""
+    """Writes demo.mp4, its contact sheet and report, the same clip under Dummy Forcing and Head Forcing, and all side by
+    side."""
     with claimed_clips(args, STEMS):
         pipeline = load_demo(pick_device(args.device))
         script = Script.per_chunk(STORY, pipeline.family.chunk_frames)
         clip = Clip(script, LatentShape.of_pixels(*DEMO_SIZE, FRAMES), args.seed, Full())
-        compare(pipeline, clip, [Full(), DummyForcing()], args.out, STEMS)
+        compare(pipeline, clip, [Full(), DummyForcing(), HeadForcing()], args.out, STEMS)
     tell(f"wrote {args.out / 'demo.png'}: every column is one chunk; the light goes out in the third")
     return 0

@@ -1,4 +1,4 @@
-"""`demo`: one word; a clip, the same under Dummy Forcing, and both side by side."""
+"""`demo`: one word; a clip, the same under Dummy Forcing and Head Forcing, and all side by side."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,9 @@ from dummyforcing_core.models.families import get_family
 from dummyforcing_core.text.demo_text import encode_prompt
 
 CLIP = ["demo.json", "demo.mp4", "demo.png", "demo.safetensors"]
-DUMMY = ["dummy_forcing.json", "dummy_forcing.mp4", "dummy_forcing.png"]
-FILES = sorted([*CLIP, *DUMMY, "dummy_forcing_heads.png", "compare.json", "side_by_side.mp4"])
+OTHERS = [f"{name}_forcing.{ending}" for name in ("dummy", "head") for ending in ("json", "mp4", "png")]
+MAPS = ["dummy_forcing_heads.png", "head_forcing_heads.png"]
+FILES = sorted([*CLIP, *OTHERS, *MAPS, "compare.json", "side_by_side.mp4"])
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_default_folder_and_seed(run, tiny_demo, tmp_path: Path, monkeypatch: py
     for seed in (0, 0, 1):
         assert run("demo", "--seed", seed).code == 0
         made = {path.name for path in (tmp_path / "out").iterdir()}
-        assert made == set(FILES) - {"dummy_forcing_heads.png"}  # one chunk: too short to classify heads
+        assert made == set(FILES) - set(MAPS)  # one chunk: too short to classify heads
         videos.append((tmp_path / "out" / "demo.mp4").read_bytes())
     assert videos[0] == videos[1] != videos[2]
 
