@@ -32,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes demo.mp4, its contact sheet and report, the same clip under Dummy Forcing and Head Forcing, and all side by
-    side."""
+    """Writes demo.mp4, its contact sheet and report, the same clip under two other policies, and all side by side."""
     with claimed_clips(args, STEMS):
         pipeline = load_demo(pick_device(args.device))
         script = Script.per_chunk(STORY, pipeline.family.chunk_frames)
