@@ -23,7 +23,7 @@ from ..geometry import SPATIAL, TEMPORAL, LatentShape, chunk_spans, pixel_frames
 from ..kv.plan import HeadPlan
 from ..loops.latent_check import LatentCheck
 from ..loops.run import ChunkResult, OnStep, Run
-from ..loops.table import clip_kv_shape, loop_of, sample
+from ..loops.table import clip_kv_shape, sample
 from ..models.families import Family
 from ..models.finite import is_finite
 from ..models.stepcache import NO_STEPS, StepCache
@@ -43,7 +43,7 @@ from .memory_use import MemoryUse
 from .pipeline import Pipeline
 from .report import RunReport, ms_since
 from .script import Script
-from .take_of import open_take, taken_up
+from .take_of import open_take, prompt_at, taken_up
 from .video import VideoWriter
 
 
@@ -186,7 +186,7 @@ def _fill(
     for chunk, diffuse_ms in _timed(sample(replace(run, still=stills)), device):
         latents.add(chunk)
         if take is not None:  # first: whatever fails from here on, the chunk is there
-            take.add(chunk)
+            take.add(chunk, prompt_at(clip.script, chunk.span))
         decode_began = time.perf_counter()
         frames = decoded(chunk.latent)
         decode_ms = ms_since(decode_began)
@@ -203,8 +203,7 @@ def _take(pipeline: Pipeline, clip: Clip, folder: Path | None) -> Recording | No
     """The take that the clip is written to, if it is."""
     if folder is None:
         return None
-    stills = loop_of(pipeline.family).still_frames(pipeline.family) > 0
-    take = open_take(folder, conditions(pipeline, clip), clip.shape, shown=stills)
+    take = open_take(folder, conditions(pipeline, clip), clip.shape, clip.script, pipeline.family)
     if there := taken_up(take, float(TEMPORAL / clip.fps)):
         warnings.warn(there, stacklevel=3)
     return take

@@ -2,26 +2,35 @@
 
 import warnings
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from ..geometry import LatentShape
+from ..errors import DummyForcingError, shown
+from ..geometry import LatentShape, Span
+from ..loops.table import loop_of
+from ..models.families import Family
 from ..rates import clock
 from ..takes.take import MANIFEST, Manifest, Recording, check_same, differing
+from .script import Script
 
 MACHINE = ("device", "attention", "versions")  # on another one bits may differ
 SHOWN = ("codec", "vae")  # a take can be decoded again, in another way
+OPEN = ("prompt", "switches", "frames", "length", "made")  # may go on in another way behind what is made
 
 
-def open_take(folder: Path, conditions: Mapping[str, Any], shape: LatentShape, shown: bool) -> Recording:
+def open_take(
+    folder: Path, conditions: Mapping[str, Any], shape: LatentShape, script: Script, family: Family
+) -> Recording:
     """A new take in a folder, or the one that is there, to go on behind its last whole chunk. The folder must be owned.
 
-    conditions -- of a report; shown -- whether what is shown is what the clip is made from, too: stills are encoded
+    conditions -- of a report
 
-    DummyForcingError that names the first setting in which the clip is another one. Warns of what may differ, and of
-    what was cut.
+    A clip may be longer than the take, and its prompts others behind what is made. DummyForcingError that names the
+    first setting or prompt in which it is another clip. Warns of what may differ, and of what was cut.
     """
-    left_out = MACHINE if shown else (*MACHINE, *SHOWN)
+    # Where stills are encoded, what is shown is what the clip is made from, too.
+    left_out = (*MACHINE, *OPEN) if loop_of(family).still_frames(family) else (*MACHINE, *OPEN, *SHOWN)
     alike = {name: value for name, value in conditions.items() if name not in left_out}
     machine = {name: conditions.get(name) for name in MACHINE}
     manifest = Manifest(alike, machine, shape)
@@ -31,14 +40,46 @@ def open_take(folder: Path, conditions: Mapping[str, Any], shape: LatentShape, s
         return take
     take = Recording(folder)
     check_same(take, manifest)
+    longer = take.manifest.shape.frames < shape.frames
+    chunks = shared_chunks(take, family) if longer else len(take.entries)
+    _check_prompts(take, chunks, script)
+    if longer:
+        take.lengthen(shape, chunks)
     if other := differing(take.manifest.machine, machine):
         warnings.warn(
             f"the take {folder} was made with another {' and other '.join(other)}: from here on its bits may differ "
             "from those of a clip that is made at once",
             stacklevel=3,
         )
-    take.note("taken up")
+    take.note("taken up", conditions=dict(conditions))
     return take
+
+
+def prompt_at(script: Script, span: Span) -> str:
+    """The prompt of a chunk, in words."""
+    return [prompt for start, prompt in script.lines if start <= span.start][-1]
+
+
+def shared_chunks(take: Recording, family: Family) -> int:
+    """Chunks that a longer clip begins with too: whole ones, and those behind which a rolling window was full."""
+    window = loop_of(family).pass_frames(family) // family.chunk_frames - 1
+
+    def lasting(number: int) -> bool:
+        entry = take.entries[number]
+        return (entry.span.given or entry.span.frames == family.chunk_frames) and entry.window == window
+
+    return len([*takewhile(lasting, range(len(take.entries)))])
+
+
+def _check_prompts(take: Recording, chunks: int, script: Script) -> None:
+    for entry in take.entries[:chunks]:
+        asked = prompt_at(script, entry.span)
+        if entry.prompt != asked:
+            raise DummyForcingError(
+                f"expected the prompt {shown(repr(entry.prompt), 120)} for chunk {entry.span.chunk}, as of the take "
+                f"{shown(take.folder, 200)}, got {shown(repr(asked), 120)}; change prompts behind chunk "
+                f"{chunks - 1} only, or choose another folder"
+            )
 
 
 def taken_up(take: Recording, seconds_per_latent: float) -> str:

@@ -125,6 +125,14 @@ class RecordWriter:
         self._stop = record.start + record.length
         return record
 
+    def cut(self, stop: int) -> None:
+        """Drops what lies behind this place, the end of a record or of the beginning."""
+        try:
+            _sync(self._path, "r+b", stop, b"")
+        except OSError as error:
+            raise output_error(self._path, error) from error
+        self._stop = stop
+
 
 def _sync(path: Path, mode: str, at: int, data: bytes) -> None:
     """Writes `data` at this place, which becomes the file's end, through to the disk."""

@@ -12,7 +12,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ..geometry import LatentShape, Span
 from ..kv.plan import HeadPlan
 from ..loops.run import ChunkResult, Made, MemoryLog
 from ..reading import parse_json, read_text
-from .records import Record, RecordWriter, Scanned, payload, scan, sync_folder
+from .records import MAGIC, Record, RecordWriter, Scanned, payload, scan, sync_folder
 
 FORMAT, VERSION = "dummyforcing.take", 1
 MANIFEST, LATENTS, EVENTS = "take.json", "latents.take", "events.jsonl"
@@ -85,11 +85,16 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Entry:
-    """One chunk of a take: its span, what was decided of memory, and where the rest lies."""
+    """One chunk of a take: its span, what was decided of memory, and where the rest lies.
+
+    prompt -- its text; window -- chunks of an unfinished rolling window behind it
+    """
 
     span: Span
     log: MemoryLog
     record: Record
+    prompt: str = ""
+    window: int = 0
 
 
 class Take:
@@ -168,12 +173,13 @@ class Take:
             plan = HeadPlan.from_json(before if told["plan"] is None and before is not None else told["plan"])
             marked = tuple(frozenset(map(int, frames)) for frames in told["marked"])
             log = MemoryLog(plan, told["observed"] is True, told["recached"] is True, marked)
+            prompt = str(told.get("prompt", ""))
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, PlanError) as error:
             raise OutputError(
                 f"chunk {number} of the take {shown(self.folder, 200)} is damaged ({shown(repr(error), 200)}); go on "
                 "with a copy of it that is not"
             ) from error
-        return Entry(span, log, record)
+        return Entry(span, log, record, prompt, len(_numbered(header, "window")))
 
 
 class Recording(Take):
@@ -196,7 +202,18 @@ class Recording(Take):
         manifest.write(folder)
         return cls(folder)
 
-    def add(self, chunk: ChunkResult) -> None:
+    def lengthen(self, shape: LatentShape, chunks: int) -> None:
+        """Makes it the beginning of a longer clip, which shares its first `chunks` chunks; the others are dropped."""
+        manifest = self.manifest
+        if len(self.entries) > chunks:
+            last = self.entries[chunks - 1].record if chunks else None
+            self._writer.cut(last.start + last.length if last is not None else len(MAGIC))
+        dropped, self.entries = len(self.entries) - chunks, self.entries[:chunks]
+        self.manifest = Manifest(manifest.conditions, manifest.machine, shape)
+        self.manifest.write(self.folder)
+        self.note("lengthened", frames=shape.frames, dropped=dropped)
+
+    def add(self, chunk: ChunkResult, prompt: str = "") -> None:
         """Appends a finished chunk; it is on the disk when this returns."""
         assert chunk.log is not None
         log = chunk.log
@@ -208,12 +225,13 @@ class Recording(Take):
             "observed": log.observed,
             "recached": log.recached,
             "marked": [sorted(frames) for frames in log.marked],
+            "prompt": prompt,
         }
         tensors = {"latent": chunk.latent} | {f"window.{i}": x for i, x in enumerate(chunk.window)}
         if chunk.still is not None:
             tensors[f"still.{chunk.still[0]}"] = chunk.still[1]
         data = save({name: x.cpu().contiguous() for name, x in tensors.items()}, {"chunk": json.dumps(told)})
-        self.entries.append(Entry(chunk.span, log, self._writer.append(data)))
+        self.entries.append(Entry(chunk.span, log, self._writer.append(data), prompt, len(chunk.window)))
 
     def note(self, event: str, **more: Any) -> None:
         """One line of the event log: what happened behind the chunks that are there."""
@@ -247,10 +265,11 @@ def check_same(take: Take, manifest: Manifest) -> None:
             f"expected {name} {shown(repr(there.get(name)), 200)}, as of the take {shown(take.folder, 200)}, got "
             f"{shown(repr(asked.get(name)), 200)}; ask for the same, or choose another folder"
         )
-    if take.manifest.shape != manifest.shape:
+    ours, theirs = take.manifest.shape, manifest.shape
+    if replace(ours, frames=1) != replace(theirs, frames=1) or ours.frames > theirs.frames:
         raise DummyForcingError(
-            f"expected latents of {take.manifest.shape}, as of the take {shown(take.folder, 200)}, got "
-            f"{manifest.shape}; ask for the same size and length"
+            f"expected latents of {ours}, as of the take {shown(take.folder, 200)}, got {theirs}; ask for the same "
+            "size, and for the same length or more"
         )
 
 

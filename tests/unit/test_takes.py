@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
+from dummyforcing_core.clips.take_of import shared_chunks
 from dummyforcing_core.errors import DummyForcingError, OutputError
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.loops.run import Run
@@ -66,6 +67,25 @@ def test_a_take_goes_on_from_any_chunk(tmp_path: Path, policy: Policy, loop: str
         assert [entry.log for entry in Take(folder).entries] == [e.log for e in Take(tmp_path / "whole").entries]
 
 
+@pytest.mark.parametrize("frames", [6, 9, 11, 13])
+@pytest.mark.parametrize(("policy", "loop", "kind"), CASES)
+def test_a_take_that_is_lengthened_is_the_longer_clip(
+    tmp_path: Path, policy: Policy, loop: str, kind: str, frames: int
+) -> None:
+    """From the last point on that both share: rolling windows make their last chunks anew."""
+    family = FAMILIES[loop]
+    short = clip(policy, family, VARIANTS[kind], frames=frames - frames % 3 if loop == "rolling" else frames)
+    long = clip(policy, family, VARIANTS[kind])
+    whole = recorded(tmp_path / "long", long)
+    recorded(tmp_path / "short", short)
+    take = Recording(tmp_path / "short")
+    last, shared = take.spans[-1], shared_chunks(take, family)
+    short_ones = 1 if loop == "rolling" else int(not last.given and last.frames < 3)
+    assert len(take.entries) - shared == short_ones
+    take.lengthen(long.shape, shared)
+    assert torch.equal(recorded(tmp_path / "short", long), whole)
+
+
 def test_a_torn_tail_is_told_of_and_cut(tmp_path: Path) -> None:
     run = clip(*(CASES[0][0], FAMILIES["chunks"], VARIANTS["plain"]))
     whole = recorded(tmp_path / "take", run)
@@ -87,7 +107,9 @@ def test_another_setting_is_named(tmp_path: Path) -> None:
     with pytest.raises(DummyForcingError, match="expected lora None"):
         check_same(take, manifest(run, lora="x"))
     with pytest.raises(DummyForcingError, match="expected latents of"):
-        check_same(take, replace(manifest(run), shape=replace(run.shape, frames=21)))
+        check_same(take, replace(manifest(run), shape=replace(run.shape, height=8)))
+    with pytest.raises(DummyForcingError, match="or more"):
+        check_same(take, replace(manifest(run), shape=replace(run.shape, frames=15)))
 
 
 @pytest.mark.parametrize(
