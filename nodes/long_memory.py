@@ -11,7 +11,6 @@ from .host.settings import with_policy
 from .schema import MEMORY, HeadProfileType, schema
 
 UNITS = {"frames per head": "budget_frames", "GB of cache": "budget_gb", "speed-up": "speedup"}
-OWN = -1  # of a number that may be None in the policy
 
 
 class ApplyHeadForcing(io.ComfyNode):
@@ -53,7 +52,7 @@ class ApplyHeadForcing(io.ComfyNode):
                     default=default_of(HeadForcing, "local_frames"),
                     min=0,
                     max=64,
-                    tooltip="Newest latent frames that all other heads keep.",
+                    tooltip="Newest latent frames that all other heads keep. 0 leaves them no past.",
                 ),
                 io.Float.Input(
                     "anchor_ratio",
@@ -90,8 +89,8 @@ class ApplyHeadForcing(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "novelty",
-                    default=_default("novelty"),
-                    min=OWN,
+                    default=_or_minus_one(default_of(HeadForcing, "novelty")),
+                    min=-1.0,
                     max=2.0,
                     step=0.01,
                     advanced=True,
@@ -276,7 +275,6 @@ class ApplyHeadBudget(io.ComfyNode):
         return io.NodeOutput(with_policy(model, policy, notes))
 
 
-def _default(name: str) -> Any:
-    """Head Forcing's default, with a number for None."""
-    value = default_of(HeadForcing, name)
-    return OWN if value is None else value
+def _or_minus_one(value: float | None) -> float:
+    """None, which no widget can hold, as -1."""
+    return -1.0 if value is None else value

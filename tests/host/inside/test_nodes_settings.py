@@ -88,7 +88,7 @@ def test_numbers_that_stand_for_nothing_said(call: Any, ar_model: Any, part: Any
     def policy(node: str, **inputs: Any) -> Any:
         return settings_of(call(f"DummyForcing{node}", model=ar_model(), **inputs).outputs[0]).policy
 
-    own, none = (policy("ApplyHeadForcing", novelty=n, observe_chunk=0) for n in (-1, 0))
+    own, none = (policy("ApplyHeadForcing", novelty=n, observe_chunk=0) for n in (-1.0, 0.0))
     assert (own.novelty, own.observe_chunk) == (None, None)
     assert none.novelty == 0
     with pytest.raises(part("dummyforcing_core.errors").PlanError, match="observe_chunk of 2 or more, got 1"):
