@@ -230,7 +230,8 @@ class Recording(Take):
         tensors = {"latent": chunk.latent} | {f"window.{i}": x for i, x in enumerate(chunk.window)}
         if chunk.still is not None:
             tensors[f"still.{chunk.still[0]}"] = chunk.still[1]
-        data = save({name: x.cpu().contiguous() for name, x in tensors.items()}, {"chunk": json.dumps(told)})
+        own = {name: x.cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
+        data = save(own, {"chunk": json.dumps(told)})  # which refuses tensors that share memory
         self.entries.append(Entry(chunk.span, log, self._writer.append(data), prompt, len(chunk.window)))
 
     def note(self, event: str, **more: Any) -> None:

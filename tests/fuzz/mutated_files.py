@@ -8,6 +8,7 @@ A case is made of (reader, seed, number) alone. While it runs, the process may n
 
 import argparse
 import contextlib
+import shutil
 import sys
 import tempfile
 import time
@@ -34,6 +35,8 @@ from dummyforcing_core.models.checkpoints import LoadedModel, load_model
 from dummyforcing_core.models.lora import Lora
 from dummyforcing_core.policies.forcing_kv import HeadLabels
 from dummyforcing_core.policies.profile import HeadProfile
+from dummyforcing_core.takes.records import RecordWriter, payload, scan
+from dummyforcing_core.takes.take import LATENTS, MANIFEST, Take
 from dummyforcing_core.text.umt5_file import open_umt5
 from dummyforcing_core.text.umt5_tokenizer import load_tokenizer
 from dummyforcing_core.vae.tiny_vae_file import load_tiny_decoder
@@ -93,6 +96,37 @@ def _manifest(path: Path) -> object:
     return ClipFolder(path.parent).read_manifest()
 
 
+def _of_take(name: str) -> Callable[[Path], bytes]:
+    return lambda folder: (_sound_take(folder) / name).read_bytes()
+
+
+def _sound_take(folder: Path) -> Path:
+    shutil.rmtree(folder / "sound_take", ignore_errors=True)
+    return seed_files.take(folder)
+
+
+def _record(folder: Path) -> bytes:
+    path = _sound_take(folder) / LATENTS
+    return payload(path, scan(path).records[0])
+
+
+def _take(name: str, path: Path) -> object:
+    folder = _sound_take(path.parent)
+    (folder / name).write_bytes(path.read_bytes())
+    take = Take(folder)
+    take.read_all()
+    return take.made()
+
+
+def _take_of_record(path: Path) -> object:
+    folder = _sound_take(path.parent)
+    (folder / LATENTS).unlink()
+    RecordWriter(folder / LATENTS).append(path.read_bytes())
+    take = Take(folder)
+    take.read_all()
+    return take.made()
+
+
 def _umt5(folder: Path) -> bytes:
     return seed_files.save(sound().umt5)
 
@@ -136,6 +170,9 @@ def _readers() -> Iterator[Reader]:
     yield Reader("image.webp", lambda _: seed_files.image("WEBP"), _image, m.BINARY)
     yield Reader("profile.json", seed_files.profile, HeadProfile.read, m.JSON)
     yield Reader("heads.json", lambda _: seed_files.head_labels(), HeadLabels.read, m.JSON)
+    yield Reader("take.json", _of_take(MANIFEST), partial(_take, MANIFEST), m.JSON)
+    yield Reader("latents.take", _of_take(LATENTS), partial(_take, LATENTS), m.BINARY)
+    yield Reader("record.safetensors", _record, _take_of_record, m.SAFETENSORS)
     yield Reader("plan.json", lambda _: seed_files.plan(), _plan, m.JSON)
     yield Reader("prompts.txt", _bytes(seed_files.TEXT.encode()), read_prompts, m.TEXT)
     yield Reader("schedule.txt", _bytes(seed_files.TEXT.encode()), Script.read, m.TEXT)

@@ -12,13 +12,16 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
+from dummyforcing_core.geometry import LatentShape, Span
 from dummyforcing_core.kv.bank import EpisodeEnd
 from dummyforcing_core.kv.output_change import OutputChange, memory_options
 from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
+from dummyforcing_core.loops.run import ChunkResult, MemoryLog
 from dummyforcing_core.models.checkpoints import empty_model
 from dummyforcing_core.models.metadata import build_metadata
 from dummyforcing_core.models.wan import WanConfig
 from dummyforcing_core.policies.profile import HeadProfile
+from dummyforcing_core.takes.take import Manifest, Recording
 from dummyforcing_core.vae.tiny_vae import TinyDecoder
 from dummyforcing_core.vae.wan_vae import WanVAE, WanVAEConfig
 from tests.unit import tiny_umt5
@@ -120,6 +123,18 @@ def profile(folder: Path) -> bytes:
 def plan() -> bytes:
     memory = HeadMemory(1, 4, "end", 6, 21)
     return HeadPlan.uniform(2, 3, memory, "memory", "self_forcing", EpisodeEnd(room_frames=6)).to_json().encode()
+
+
+def take(folder: Path) -> Path:
+    """A take of one chunk of three; its folder."""
+    recording = Recording.begin(
+        folder / "sound_take", Manifest({"seed": 0}, {"device": "cpu"}, LatentShape(1, 16, 9, 4, 4))
+    )
+    latent = torch.zeros(1, 16, 3, 4, 4)
+    log = MemoryLog(HeadPlan.from_json(plan().decode()), marked=(frozenset({1}), frozenset()))
+    window, still = (latent, latent), (0, latent[:, :, :1])
+    recording.add(ChunkResult(Span(0, 0, 3), latent, log.plan, log=log, window=window, still=still), "a red circle")
+    return recording.folder
 
 
 def head_labels() -> bytes:
