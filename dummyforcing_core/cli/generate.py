@@ -16,6 +16,7 @@ from ..clips.pipeline import Pipeline
 from ..clips.render import Clip, Outputs, Rendered, made_by, render, script_conditions
 from ..clips.script import Script
 from ..clips.start import image_pixels, start_from_image, start_from_latents
+from ..clips.take_of import TakeAt
 from ..errors import OutputError
 from ..geometry import LatentShape, chunk_spans
 from ..loops.table import loop_of
@@ -73,6 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--take", type=named, metavar="DIR", help="keep all that is needed to go on in this folder, or go on with it"
     )
+    parser.add_argument(
+        "--branch",
+        type=named,
+        metavar="DIR",
+        help="with --take: begin with chunks of this take, which lies beside it",
+    )
+    parser.add_argument("--from-chunk", type=whole, metavar="N", help="with --branch: with its first N chunks")
     parser.add_argument("--report", type=named, metavar="FILE", help="also write the timing report (.json)")
 
 
@@ -185,11 +193,22 @@ def _claimed(args: argparse.Namespace, in_folder: Sequence[Script]) -> AbstractC
 def _outputs(args: argparse.Namespace) -> Outputs:
     """Files of the one clip that --out names."""
     check_ending("--out", args.out, ENDINGS["out"])
-    outputs = Outputs(args.out, latents=args.save_latents, report=args.report, take=args.take)
-    if args.take is not None:
-        check_folder("--take", args.take)
+    outputs = Outputs(args.out, latents=args.save_latents, report=args.report, take=_take_of(args))
     outputs.check()
     return outputs
+
+
+def _take_of(args: argparse.Namespace) -> TakeAt | None:
+    if args.take is None:
+        refuse_together(args, "--take is not given", ("branch",))
+    if args.branch is None:
+        refuse_together(args, "--branch is not given", ("from_chunk",))
+    elif args.from_chunk is None:
+        raise OutputError("--branch: expected --from-chunk N beside it, got none; say how many chunks are shared")
+    if args.take is None:
+        return None
+    check_folder("--take", args.take)
+    return TakeAt(args.take, args.branch, args.from_chunk or 0)
 
 
 def _folder_jobs(args: argparse.Namespace, asked: Asked, scripts: list[Script]) -> tuple[list[Job], list[Path]]:

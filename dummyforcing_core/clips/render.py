@@ -43,7 +43,7 @@ from .memory_use import MemoryUse
 from .pipeline import Pipeline
 from .report import RunReport, ms_since
 from .script import Script
-from .take_of import open_take, prompt_at, taken_up
+from .take_of import TakeAt, open_take, prompt_at, taken_up
 from .video import VideoWriter
 
 
@@ -87,7 +87,7 @@ class Clip:
 class Outputs:
     """Where a clip's files go; None leaves one out. keep_unfinished: whether what was made before a failure stays.
 
-    take -- the folder of a take, new or to go on with
+    take -- where it is kept as a take, new or to go on with
     """
 
     video: Path
@@ -95,7 +95,7 @@ class Outputs:
     latents: Path | None = None
     report: Path | None = None
     keep_unfinished: bool = True
-    take: Path | None = None
+    take: TakeAt | None = None
 
     @property
     def part(self) -> Path:
@@ -110,7 +110,8 @@ class Outputs:
     @property
     def all(self) -> list[Path]:
         """Every file and folder that is written."""
-        files = (self.video, self.part, self.contact_sheet, self.latents, self.latents_part, self.report, self.take)
+        take = None if self.take is None else self.take.folder
+        files = (self.video, self.part, self.contact_sheet, self.latents, self.latents_part, self.report, take)
         return [file for file in files if file is not None]
 
     def check(self) -> None:
@@ -147,7 +148,7 @@ def render(pipeline: Pipeline, clip: Clip, outputs: Outputs, on_step: OnStep = l
     prompts, began = prompt_schedule(pipeline, clip), time.perf_counter()
     run = replace(clip_run(pipeline, clip, prompts), on_step=on_step)
     if outputs.take is not None:
-        make_folder(outputs.take)
+        make_folder(outputs.take.folder)
     with owned(*outputs.all):
         take = _take(pipeline, clip, outputs.take)
         record = _Record(pipeline, clip, prompts, began, outputs.latents is not None, take)
@@ -199,11 +200,11 @@ def _fill(
         take.finish()
 
 
-def _take(pipeline: Pipeline, clip: Clip, folder: Path | None) -> Recording | None:
+def _take(pipeline: Pipeline, clip: Clip, where: TakeAt | None) -> Recording | None:
     """The take that the clip is written to, if it is."""
-    if folder is None:
+    if where is None:
         return None
-    take = open_take(folder, conditions(pipeline, clip), clip.shape, clip.script, pipeline.family)
+    take = open_take(where, conditions(pipeline, clip), clip.shape, clip.script, pipeline.family)
     if there := taken_up(take, float(TEMPORAL / clip.fps)):
         warnings.warn(there, stacklevel=3)
     return take

@@ -2,16 +2,18 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from ..errors import DummyForcingError, shown
+from ..files import real_path
 from ..geometry import LatentShape, Span
 from ..loops.table import loop_of
 from ..models.families import Family
 from ..rates import clock
-from ..takes.take import MANIFEST, Manifest, Recording, check_same, differing
+from ..takes.take import MANIFEST, Manifest, Recording, Take, check_same, differing
 from .script import Script
 
 MACHINE = ("device", "attention", "versions")  # on another one bits may differ
@@ -19,8 +21,17 @@ SHOWN = ("codec", "vae")  # a take can be decoded again, in another way
 OPEN = ("prompt", "switches", "frames", "length", "made")  # may go on in another way behind what is made
 
 
+@dataclass(frozen=True)
+class TakeAt:
+    """Where a clip is kept, and the take beside it that it branches from, behind so many chunks."""
+
+    folder: Path
+    parent: Path | None = None
+    chunks: int = 0
+
+
 def open_take(
-    folder: Path, conditions: Mapping[str, Any], shape: LatentShape, script: Script, family: Family
+    where: TakeAt, conditions: Mapping[str, Any], shape: LatentShape, script: Script, family: Family
 ) -> Recording:
     """A new take in a folder, or the one that is there, to go on behind its last whole chunk. The folder must be owned.
 
@@ -33,13 +44,21 @@ def open_take(
     left_out = (*MACHINE, *OPEN) if loop_of(family).still_frames(family) else (*MACHINE, *OPEN, *SHOWN)
     alike = {name: value for name, value in conditions.items() if name not in left_out}
     machine = {name: conditions.get(name) for name in MACHINE}
-    manifest = Manifest(alike, machine, shape)
+    folder, parent = where.folder, _parent(where)
+    manifest = Manifest(alike, machine, shape, parent=parent)
     if not (folder / MANIFEST).exists():
+        if where.parent is not None:
+            _check_branch(where, manifest, script, family)
         take = Recording.begin(folder, manifest)
         take.note("begun", conditions=dict(conditions))
         return take
     take = Recording(folder)
-    check_same(take, manifest)
+    check_same(take.manifest, manifest, folder)
+    if parent is not None and take.manifest.parent != parent:
+        raise DummyForcingError(
+            f"expected the take {shown(folder, 200)} to branch from {parent[0]} behind chunk {parent[1] - 1}, got one "
+            "that does not; leave --branch out to go on with it, or choose another folder"
+        )
     longer = take.manifest.shape.frames < shape.frames
     chunks = shared_chunks(take, family) if longer else len(take.entries)
     _check_prompts(take, chunks, script)
@@ -55,12 +74,43 @@ def open_take(
     return take
 
 
+def _parent(where: TakeAt) -> tuple[str, int] | None:
+    if where.parent is None:
+        return None
+    if real_path(where.parent).parent != real_path(where.folder).parent:
+        raise DummyForcingError(
+            f"expected a take beside {shown(where.parent, 200)}, from which it branches, got "
+            f"{shown(where.folder, 200)}; nothing of the parent is copied: let both lie in one folder"
+        )
+    return real_path(where.parent).name, where.chunks
+
+
+def _check_branch(where: TakeAt, manifest: Manifest, script: Script, family: Family) -> None:
+    """DummyForcingError unless the clip's first chunks can be those of its parent; only its seed may be another."""
+    assert where.parent is not None
+    parent = Take(where.parent)
+    own = {name: value for name, value in manifest.conditions.items() if name != "seed"}
+    theirs = {name: value for name, value in parent.manifest.conditions.items() if name != "seed"}
+    check_same(
+        replace(parent.manifest, conditions=theirs, shape=manifest.shape),
+        replace(manifest, conditions=own),
+        parent.folder,
+    )
+    there = shared_chunks(parent, family)
+    if not 1 <= where.chunks <= there:
+        raise DummyForcingError(
+            f"expected to branch behind 1 to {there} whole chunks of {shown(where.parent, 200)}, got {where.chunks}; "
+            "choose one of these"
+        )
+    _check_prompts(parent, where.chunks, script)
+
+
 def prompt_at(script: Script, span: Span) -> str:
     """The prompt of a chunk, in words."""
     return [prompt for start, prompt in script.lines if start <= span.start][-1]
 
 
-def shared_chunks(take: Recording, family: Family) -> int:
+def shared_chunks(take: Take, family: Family) -> int:
     """Chunks that a longer clip begins with too: whole ones, and those behind which a rolling window was full."""
     window = loop_of(family).pass_frames(family) // family.chunk_frames - 1
 
@@ -71,7 +121,7 @@ def shared_chunks(take: Recording, family: Family) -> int:
     return len([*takewhile(lasting, range(len(take.entries)))])
 
 
-def _check_prompts(take: Recording, chunks: int, script: Script) -> None:
+def _check_prompts(take: Take, chunks: int, script: Script) -> None:
     for entry in take.entries[:chunks]:
         asked = prompt_at(script, entry.span)
         if entry.prompt != asked:

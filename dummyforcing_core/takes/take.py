@@ -11,7 +11,7 @@ A chunk counts once its record is on the disk. Whoever writes owns the folder (o
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from .records import MAGIC, Record, RecordWriter, Scanned, payload, scan, sync_f
 
 FORMAT, VERSION = "dummyforcing.take", 1
 MANIFEST, LATENTS, EVENTS = "take.json", "latents.take", "events.jsonl"
+MOST_BRANCHES = 64  # one from another
 MOST_HEADER = 2**26  # bytes: a head plan of any model, many times over
 
 
@@ -39,12 +40,14 @@ class Manifest:
     """How a clip is made. conditions -- what has to be the same to go on; machine -- what has to be for the same bits.
 
     shape -- of the whole clip's latents; finished -- all of them are there
+    parent -- the name of the take beside it whose first chunks are this one's too, and how many they are
     """
 
     conditions: Mapping[str, Any]
     machine: Mapping[str, Any]
     shape: LatentShape
     finished: bool = False
+    parent: tuple[str, int] | None = None
 
     def write(self, folder: Path) -> None:
         """Replaces the folder's manifest, whole, on the disk when this returns."""
@@ -55,6 +58,7 @@ class Manifest:
             "machine": dict(self.machine),
             "latents": [self.shape.batch, self.shape.channels, self.shape.frames, self.shape.height, self.shape.width],
             "finished": self.finished,
+            "parent": None if self.parent is None else list(self.parent),
         }
         write_atomic(folder / MANIFEST, json_text(document, indent=1).encode("utf-8"))
         try:
@@ -75,7 +79,8 @@ class Manifest:
             if len(sizes) != 5 or not all(type(size) is int and 0 < size < 2**24 for size in sizes):
                 raise ValueError("sizes of latents")
             conditions, machine = dict(document["conditions"]), dict(document["machine"])
-            return cls(conditions, machine, LatentShape(*sizes), document["finished"] is True)
+            parent = None if document.get("parent") is None else _parent(*document["parent"])
+            return cls(conditions, machine, LatentShape(*sizes), document["finished"] is True, parent)
         except (ValueError, TypeError, KeyError) as error:
             raise OutputError(
                 f"expected a take, {FORMAT!r} of version {VERSION}, got {shown(path, 200)} "
@@ -87,24 +92,27 @@ class Manifest:
 class Entry:
     """One chunk of a take: its span, what was decided of memory, and where the rest lies.
 
-    prompt -- its text; window -- chunks of an unfinished rolling window behind it
+    file   -- of its record: the take's own, or of the one that it branched from
+    prompt -- its text; window -- chunks of an unfinished rolling window behind it; stills -- frames that were encoded
     """
 
     span: Span
     log: MemoryLog
     record: Record
+    file: Path
     prompt: str = ""
     window: int = 0
+    stills: tuple[int, ...] = ()
 
 
 class Take:
     """The chunks of a take that are there, to be read; `Recording` appends to it."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, depth: int = 0):
         self.folder, self.manifest = folder, Manifest.read(folder)
+        self.entries: list[Entry] = [] if self.manifest.parent is None else self._shared(*self.manifest.parent, depth)
         found = scan(folder / LATENTS) if (folder / LATENTS).exists() else Scanned((), 0, 0)
         self.torn = found.torn
-        self.entries: list[Entry] = []
         for record in found.records:
             self.entries.append(self._entry(record))
 
@@ -134,28 +142,43 @@ class Take:
         window: tuple[Tensor, ...] = ()
         stills: dict[int, Tensor] = {}
         for entry in self.entries:
-            tensors = self._tensors(entry.record, only=("window", "still"))
+            tensors = self._tensors(entry) if entry.stills or entry is self.entries[-1] else {}
             window = tuple(tensors[name].to(device) for name in _numbered(tensors, "window"))
-            stills |= {int(name.split(".")[1]): tensors[name].to(device) for name in _numbered(tensors, "still")}
+            stills |= {frame: tensors[f"still.{frame}"].to(device) for frame in entry.stills}
         return Made(lambda span: self.latent(span, device), tuple(entry.log for entry in self.entries), window, stills)
 
     def read_all(self) -> None:
         """Reads every tensor; OutputError for one that cannot be."""
         for entry in self.entries:
-            self._tensors(entry.record)
+            self._tensors(entry)
 
-    def _at(self, span: Span) -> Record:
-        return next(entry.record for entry in self.entries if entry.span.start == span.start)
+    def _shared(self, name: str, chunks: int, depth: int) -> list[Entry]:
+        """The chunks of the take that this one branched from, which lies beside it."""
+        if depth == MOST_BRANCHES:
+            raise OutputError(
+                f"expected at most {MOST_BRANCHES} branches in a row, got more at {shown(self.folder, 200)}"
+            )
+        parent = Take(self.folder.parent / name, depth + 1)
+        there, here = parent.manifest.shape, self.manifest.shape
+        if len(parent.entries) < chunks or replace(there, frames=1) != replace(here, frames=1):
+            raise OutputError(
+                f"expected {chunks} chunks of {here} in {shown(parent.folder, 200)}, from which "
+                f"{shown(self.folder, 200)} branched, got {len(parent.entries)} of {there}; give them back"
+            )
+        return parent.entries[:chunks]
 
-    def _tensors(self, record: Record, only: Sequence[str] = ()) -> dict[str, Tensor]:
+    def _at(self, span: Span) -> Entry:
+        return next(entry for entry in self.entries if entry.span.start == span.start)
+
+    def _tensors(self, entry: Entry) -> dict[str, Tensor]:
         try:
-            found: dict[str, Tensor] = load(payload(self.folder / LATENTS, record))
+            found: dict[str, Tensor] = load(payload(entry.file, entry.record))
         except SafetensorError as error:
             raise OutputError(
                 f"expected tensors in the take {shown(self.folder, 200)}, got {shown(error, 200)}; go on with a copy "
                 "of it that has them"
             ) from error
-        return {name: x for name, x in found.items() if not only or name.split(".")[0] in only}
+        return found
 
     def _entry(self, record: Record) -> Entry:
         """OutputError for a record that is whole and yet none of this clip."""
@@ -169,8 +192,8 @@ class Take:
             span = Span(number, self.frames, told["stop"], given=told["given"] is True)
             if span.stop > clip.frames or shape != (clip.batch, clip.channels, span.frames, clip.height, clip.width):
                 raise ValueError(f"latents {shape} up to frame {span.stop}")
-            before = self.entries[-1].log.plan.to_json() if self.entries else None
-            plan = HeadPlan.from_json(before if told["plan"] is None and before is not None else told["plan"])
+            as_before = told["plan"] is None and self.entries
+            plan = self.entries[-1].log.plan if as_before else HeadPlan.from_json(told["plan"])
             marked = tuple(frozenset(map(int, frames)) for frames in told["marked"])
             log = MemoryLog(plan, told["observed"] is True, told["recached"] is True, marked)
             prompt = str(told.get("prompt", ""))
@@ -179,7 +202,9 @@ class Take:
                 f"chunk {number} of the take {shown(self.folder, 200)} is damaged ({shown(repr(error), 200)}); go on "
                 "with a copy of it that is not"
             ) from error
-        return Entry(span, log, record, prompt, len(_numbered(header, "window")))
+        windows, stills = (_numbered(header, kind) for kind in ("window", "still"))
+        frames = tuple(int(name.split(".")[1]) for name in stills)
+        return Entry(span, log, record, self.folder / LATENTS, prompt, len(windows), frames)
 
 
 class Recording(Take):
@@ -204,12 +229,13 @@ class Recording(Take):
 
     def lengthen(self, shape: LatentShape, chunks: int) -> None:
         """Makes it the beginning of a longer clip, which shares its first `chunks` chunks; the others are dropped."""
-        manifest = self.manifest
-        if len(self.entries) > chunks:
-            last = self.entries[chunks - 1].record if chunks else None
-            self._writer.cut(last.start + last.length if last is not None else len(MAGIC))
         dropped, self.entries = len(self.entries) - chunks, self.entries[:chunks]
-        self.manifest = Manifest(manifest.conditions, manifest.machine, shape)
+        own = [entry.record for entry in self.entries if entry.file == self.folder / LATENTS]
+        self._writer.cut(own[-1].start + own[-1].length if own else len(MAGIC))
+        parent = self.manifest.parent
+        if parent is not None:  # of whose chunks some may be among those that are dropped
+            parent = parent[0], min(parent[1], chunks)
+        self.manifest = replace(self.manifest, shape=shape, finished=False, parent=parent)
         self.manifest.write(self.folder)
         self.note("lengthened", frames=shape.frames, dropped=dropped)
 
@@ -232,7 +258,8 @@ class Recording(Take):
             tensors[f"still.{chunk.still[0]}"] = chunk.still[1]
         own = {name: x.cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
         data = save(own, {"chunk": json.dumps(told)})  # which refuses tensors that share memory
-        self.entries.append(Entry(chunk.span, log, self._writer.append(data), prompt, len(chunk.window)))
+        record, still = self._writer.append(data), () if chunk.still is None else (chunk.still[0],)
+        self.entries.append(Entry(chunk.span, log, record, self.folder / LATENTS, prompt, len(chunk.window), still))
 
     def note(self, event: str, **more: Any) -> None:
         """One line of the event log: what happened behind the chunks that are there."""
@@ -248,7 +275,7 @@ class Recording(Take):
 
     def finish(self) -> None:
         """All chunks are there."""
-        self.manifest = Manifest(self.manifest.conditions, self.manifest.machine, self.manifest.shape, True)
+        self.manifest = replace(self.manifest, finished=True)
         self.manifest.write(self.folder)
         self.note("finished")
 
@@ -258,20 +285,29 @@ def differing(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     return [name for name in dict.fromkeys([*there, *asked]) if there.get(name) != asked.get(name)]
 
 
-def check_same(take: Take, manifest: Manifest) -> None:
+def check_same(take: Manifest, manifest: Manifest, folder: Path) -> None:
     """DummyForcingError that names the first setting in which a take differs from what is asked for."""
-    there, asked = take.manifest.conditions, manifest.conditions
+    there, asked = take.conditions, manifest.conditions
     for name in differing(there, asked):
         raise DummyForcingError(
-            f"expected {name} {shown(repr(there.get(name)), 200)}, as of the take {shown(take.folder, 200)}, got "
+            f"expected {name} {shown(repr(there.get(name)), 200)}, as of the take {shown(folder, 200)}, got "
             f"{shown(repr(asked.get(name)), 200)}; ask for the same, or choose another folder"
         )
-    ours, theirs = take.manifest.shape, manifest.shape
+    ours, theirs = take.shape, manifest.shape
     if replace(ours, frames=1) != replace(theirs, frames=1) or ours.frames > theirs.frames:
         raise DummyForcingError(
-            f"expected latents of {ours}, as of the take {shown(take.folder, 200)}, got {theirs}; ask for the same "
+            f"expected latents of {ours}, as of the take {shown(folder, 200)}, got {theirs}; ask for the same "
             "size, and for the same length or more"
         )
+
+
+def _parent(name: object, chunks: object) -> tuple[str, int]:
+    """A take beside the one that names it; ValueError for a way that leads elsewhere."""
+    if not isinstance(name, str) or type(chunks) is not int or chunks < 0:
+        raise ValueError("no parent")
+    if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
+        raise ValueError(f"a parent that is not beside it: {shown(repr(name))}")
+    return name, chunks
 
 
 def _header(path: Path, record: Record) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from dummyforcing_core.errors import DummyForcingError, OutputError
 from dummyforcing_core.geometry import LatentShape
 from dummyforcing_core.loops.run import Run
 from dummyforcing_core.loops.table import sample
+from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import Policy
 from dummyforcing_core.takes.records import RecordWriter
 from dummyforcing_core.takes.take import EVENTS, LATENTS, MANIFEST, Manifest, Recording, Take, check_same
@@ -86,6 +87,63 @@ def test_a_take_that_is_lengthened_is_the_longer_clip(
     assert torch.equal(recorded(tmp_path / "short", long), whole)
 
 
+@pytest.mark.parametrize(("policy", "loop", "kind"), CASES)
+def test_a_branch_shares_its_parents_chunks_and_copies_none(
+    tmp_path: Path, policy: Policy, loop: str, kind: str
+) -> None:
+    run = clip(policy, FAMILIES[loop], VARIANTS[kind])
+    whole = recorded(tmp_path / "parent", run)
+    before = (tmp_path / "parent" / LATENTS).read_bytes()
+    for chunks in (1, 3):
+        folder = tmp_path / f"branch {chunks}"
+        Recording.begin(folder, replace(manifest(run), parent=("parent", chunks)))
+        assert torch.equal(recorded(folder, run), whole)
+        own = Take(folder)
+        assert [entry.file.parent.name for entry in own.entries[: chunks + 1]] == ["parent"] * chunks + [folder.name]
+        grandchild = tmp_path / f"branch of {chunks}"
+        Recording.begin(grandchild, replace(manifest(run), parent=(folder.name, chunks + 1)))
+        assert torch.equal(recorded(grandchild, run), whole)
+    assert (tmp_path / "parent" / LATENTS).read_bytes() == before
+
+
+def test_a_branch_of_another_seed_differs_from_its_first_own_chunk_on(tmp_path: Path) -> None:
+    run = clip(*(CASES[0][0], FAMILIES["chunks"], VARIANTS["plain"]))
+    other = replace(run, noise=SeededNoise(7, run.shape, 3))
+    whole = recorded(tmp_path / "parent", run)
+    Recording.begin(tmp_path / "branch", replace(manifest(run, seed=7), parent=("parent", 2)))
+    branch = recorded(tmp_path / "branch", other)
+    assert torch.equal(branch[:, :, :6], whole[:, :, :6])
+    assert not torch.equal(branch[:, :, 6:9], whole[:, :, 6:9])
+
+
+@pytest.mark.parametrize(
+    "parent", [["..", 1], ["a/b", 1], ["/etc", 1], ["a\\b", 1], ["x", -1], ["x"], "xy", [1, 2], ["", 1]]
+)
+def test_a_parent_that_leads_elsewhere_is_one_line(tmp_path: Path, parent: object) -> None:
+    Manifest(MADE, {}, LatentShape(1, 16, 9, 4, 4)).write(tmp_path)
+    document = json.loads((tmp_path / MANIFEST).read_text())
+    (tmp_path / MANIFEST).write_text(json.dumps({**document, "parent": parent}))
+    with pytest.raises(OutputError, match="give the folder of a take"):
+        Take(tmp_path)
+
+
+def test_takes_that_branch_from_one_another_are_one_line(tmp_path: Path) -> None:
+    for name, parent in (("a", "b"), ("b", "a")):
+        (tmp_path / name).mkdir()
+        Manifest(MADE, {}, LatentShape(1, 16, 9, 4, 4), parent=(parent, 0)).write(tmp_path / name)
+    with pytest.raises(OutputError, match="branches in a row"):
+        Take(tmp_path / "a")
+
+
+def test_a_parent_that_lost_chunks_is_told_of(tmp_path: Path) -> None:
+    run = clip(*(CASES[0][0], FAMILIES["chunks"], VARIANTS["plain"]))
+    recorded(tmp_path / "parent", run, 2)
+    (tmp_path / "branch").mkdir()
+    replace(manifest(run), parent=("parent", 3)).write(tmp_path / "branch")
+    with pytest.raises(OutputError, match="expected 3 chunks of .* got 2"):
+        Take(tmp_path / "branch")
+
+
 def test_a_torn_tail_is_told_of_and_cut(tmp_path: Path) -> None:
     run = clip(*(CASES[0][0], FAMILIES["chunks"], VARIANTS["plain"]))
     whole = recorded(tmp_path / "take", run)
@@ -101,15 +159,15 @@ def test_another_setting_is_named(tmp_path: Path) -> None:
     run = clip(*(CASES[0][0], FAMILIES["chunks"], VARIANTS["plain"]))
     recorded(tmp_path, run, 1)
     take = Take(tmp_path)
-    check_same(take, manifest(run))
+    check_same(take.manifest, manifest(run), tmp_path)
     with pytest.raises(DummyForcingError, match="expected seed 0, as of the take"):
-        check_same(take, manifest(run, seed=1))
+        check_same(take.manifest, manifest(run, seed=1), tmp_path)
     with pytest.raises(DummyForcingError, match="expected lora None"):
-        check_same(take, manifest(run, lora="x"))
+        check_same(take.manifest, manifest(run, lora="x"), tmp_path)
     with pytest.raises(DummyForcingError, match="expected latents of"):
-        check_same(take, replace(manifest(run), shape=replace(run.shape, height=8)))
+        check_same(take.manifest, replace(manifest(run), shape=replace(run.shape, height=8)), tmp_path)
     with pytest.raises(DummyForcingError, match="or more"):
-        check_same(take, replace(manifest(run), shape=replace(run.shape, frames=15)))
+        check_same(take.manifest, replace(manifest(run), shape=replace(run.shape, frames=15)), tmp_path)
 
 
 @pytest.mark.parametrize(
