@@ -39,7 +39,7 @@ POLICIES: dict[str, Policy] = {
     "window 12, sink 3": SlidingWindow(12, 3),
     "Dummy Forcing": DummyForcing(),
     "with a head profile": DummyForcing(profile=PROFILE),
-    "Head Forcing, with one": HeadForcing(profile=PROFILE),
+    "Head Forcing, with a profile": HeadForcing(profile=PROFILE),
 }
 
 

@@ -36,7 +36,9 @@ LISTED = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `compare` takes."""
-    parser.add_argument("--prompt", required=True, help="text of the clip")
+    text = parser.add_mutually_exclusive_group(required=True)
+    text.add_argument("--prompt", help="text of the clip")
+    text.add_argument("--schedule", type=named, metavar="FILE", help='lines "0:15 | prompt"')
     parser.add_argument("--policies", default="window,dummy", metavar="LIST", help="the first is the reference")
     parser.add_argument(
         "--leave-one-out",
@@ -59,15 +61,16 @@ def run(args: argparse.Namespace) -> int:
         )
     refuse_surplus(args, [get_policy(name) for name in names])
     asked, known = asked_video(args), known_model(args)
+    script = _script(args)
     shape, policies = asked.shape(known.family), [pick_policy(args, known, name) for name in names]
     for policy in policies:
-        check_run(known, Wanted(shape, policy, keeps=True))
+        check_run(known, Wanted(shape, policy, switches=len(script.lines) - 1, keeps=True))
     if args.leave_one_out:
         check_fixed(policies[0], setting_of(known.geometry, shape, known.family))
     stems = _stems(policies)
     with claimed_clips(args, stems):
-        pipeline = load(args, [args.prompt])
-        clip = Clip(Script.constant(args.prompt), shape, args.seed, policies[0])
+        pipeline = load(args, script.prompts)
+        clip = Clip(script, shape, args.seed, policies[0])
         clip = replace(clip, crop=asked.size, frames=asked.frames, fps=asked.fps, encoding=asked.encoding)
         rows = compare(pipeline, clip, policies, args.out, stems)
         if args.leave_one_out:
@@ -160,6 +163,14 @@ def _worth_most(row: Row) -> str:
         layer, head = divmod(place, worth.shape[1])
         lines.append(f"  layer {layer:<3} head {head:<3} {float(worth[layer, head]):.4f}")
     return "\n".join(lines)
+
+
+def _script(args: argparse.Namespace) -> Script:
+    if args.schedule is None:
+        return Script.constant(args.prompt)
+    if args.schedule.suffix.lower() == ".jsonl":
+        raise DummyForcingError("--schedule: expected a text file here, got a .jsonl one; `generate` makes its clips")
+    return Script.read(args.schedule, fps=args.fps)[0]
 
 
 def _stems(policies: Sequence[Policy]) -> list[str]:

@@ -18,11 +18,13 @@ from ..clips.script import Script
 from ..clips.start import image_pixels, start_from_image, start_from_latents
 from ..clips.take_of import TakeAt
 from ..errors import OutputError
+from ..files import real_path
 from ..geometry import LatentShape, chunk_spans
 from ..loops.table import loop_of
 from ..models.families import DEMO
 from ..models.stepcache import NO_STEPS, StepCache
 from ..policies import get_policy
+from ..takes.take import EVENTS, LATENTS, MANIFEST
 from .clip_arguments import Asked, add_encoding_arguments, asked_video
 from .common import (
     Progress,
@@ -208,6 +210,11 @@ def _take_of(args: argparse.Namespace) -> TakeAt | None:
     if args.take is None:
         return None
     check_folder("--take", args.take)
+    for option, path in (("--out", args.out), ("--report", args.report), ("--save-latents", args.save_latents)):
+        if path is not None and real_path(path) in [
+            real_path(args.take / name) for name in (MANIFEST, LATENTS, EVENTS)
+        ]:
+            raise OutputError(f"{option} and --take name the same file, {path}; give another name")
     return TakeAt(args.take, args.branch, args.from_chunk or 0)
 
 

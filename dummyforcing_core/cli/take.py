@@ -1,13 +1,14 @@
 """`take`: what is in a take, and whether it is whole. `generate --take DIR` makes one, and goes on with it."""
 
 import argparse
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 from ..errors import OutputError, shown
-from ..geometry import TEMPORAL
-from ..rates import clock
+from ..geometry import pixel_frames
+from ..rates import OWN_RATE, clock
 from ..takes.take import LATENTS, MANIFEST, Take
 from .names import named
 from .terminal import tell
@@ -15,7 +16,11 @@ from .terminal import tell
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `take` takes."""
-    parser.add_argument("what", choices=("list", "show", "check"), help="of a folder: its takes, one take, every byte")
+    parser.add_argument(
+        "what",
+        choices=("list", "show", "check"),
+        help="list: the takes in a folder; show: the chunks of one; check: reads every byte of one",
+    )
     parser.add_argument("folder", type=named, metavar="DIR", help="a take, or for list a folder of takes")
 
 
@@ -28,10 +33,11 @@ def run(args: argparse.Namespace) -> int:
     take = Take(args.folder)
     if args.what == "check":
         take.read_all()
-        tell(f"{args.folder}: {_state(take)}" + (f"; {take.missing}" if take.missing else ""))
+        damage = f"; damaged: {take.missing}, `generate` makes them anew" if take.missing else "; whole"
+        tell(f"{args.folder}: {_state(take)}{damage}")
         return 1 if take.missing else 0
     for name, value in {**take.manifest.conditions, **take.manifest.machine}.items():
-        tell(f"{name:<20}{shown(value, 200)}")
+        tell(f"{shown(name):<20}{shown(value, 200)}")
     for entry in take.entries:
         banked = sorted(frame for frame in entry.log.marked[-1]) if entry.log.marked else []
         marks = f"  marked: latent frames {', '.join(map(str, banked))}" if banked else ""
@@ -54,7 +60,9 @@ def _lines(folder: Path) -> Iterator[str]:
             yield f"{take}  {_state(Take(take))}"
         except OutputError as error:
             yield f"{take}  {error}"
-    if not found:
+    if (folder / MANIFEST).exists():
+        yield f"{folder} is a take itself: see `take show`"
+    elif not found:
         yield f"no takes in {folder}"
 
 
@@ -64,14 +72,11 @@ def _state(take: Take) -> str:
     done = "finished" if take.manifest.finished else "unfinished, `generate` with the same options goes on"
     size = (take.folder / LATENTS).stat().st_size if take.entries else 0
     seconds = f"{_second(take, take.frames)} of {_second(take, whole)}"
-    return f"{len(take.entries)} chunks, {seconds}, {size / 2**20:.1f} MiB, {done}"
+    return f"{len(take.entries)} chunks, {seconds}, {size / 2**10:,.0f} KiB, {done}"
 
 
 def _second(take: Take, frame: int) -> str:
     """Where a latent frame begins in the video."""
-    rate = take.manifest.conditions.get("fps", "16")
-    try:
-        fps = Fraction(str(rate))
-    except (ValueError, ZeroDivisionError):
-        fps = Fraction(16)
-    return clock(float(TEMPORAL * frame / fps)) if fps > 0 else clock(0)
+    told = str(take.manifest.conditions.get("fps", ""))
+    fps = Fraction(told) if re.fullmatch(r"[1-9][0-9]{0,5}(\.[0-9]{1,6}|/[1-9][0-9]{0,5})?", told) else OWN_RATE
+    return clock(float(pixel_frames(frame) / fps))

@@ -186,7 +186,8 @@ def _fill(
         run = replace(run, made=take.made(device))
     for chunk, diffuse_ms in _timed(sample(replace(run, still=stills)), device):
         latents.add(chunk)
-        if take is not None:  # first: whatever fails from here on, the chunk is there
+        # First: whatever fails from here on, the chunk is there. One that cannot be used is refused a moment later.
+        if take is not None and is_finite(chunk.latent):
             take.add(chunk, prompt_at(clip.script, chunk.span))
         decode_began = time.perf_counter()
         frames = decoded(chunk.latent)
@@ -205,7 +206,9 @@ def _take(pipeline: Pipeline, clip: Clip, where: TakeAt | None) -> Recording | N
     if where is None:
         return None
     take = open_take(where, conditions(pipeline, clip), clip.shape, clip.script, pipeline.family)
-    if there := taken_up(take, float(TEMPORAL / clip.fps)):
+    given = 0 if clip.start is None else clip.start.shape[2]
+    take.check_run(chunk_spans(clip.shape.frames, pipeline.family.chunk_frames, given), pipeline.denoiser.geometry)
+    if there := taken_up(take, clip.fps):
         warnings.warn(there, stacklevel=3)
     return take
 

@@ -1,15 +1,17 @@
 """The take that a clip is written to, or goes on from."""
 
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from ..errors import DummyForcingError, shown
 from ..files import real_path
-from ..geometry import LatentShape, Span
+from ..geometry import LatentShape, Span, pixel_frames
 from ..loops.table import loop_of
 from ..models.families import Family
 from ..rates import clock
@@ -46,7 +48,7 @@ def open_take(
     machine = {name: conditions.get(name) for name in MACHINE}
     folder, parent = where.folder, _parent(where)
     manifest = Manifest(alike, machine, shape, parent=parent)
-    if not (folder / MANIFEST).exists():
+    if not os.path.lexists(folder / MANIFEST):
         if where.parent is not None:
             _check_branch(where, manifest, script, family)
         take = Recording.begin(folder, manifest)
@@ -132,8 +134,11 @@ def _check_prompts(take: Take, chunks: int, script: Script) -> None:
             )
 
 
-def taken_up(take: Recording, seconds_per_latent: float) -> str:
+def taken_up(take: Recording, fps: Fraction) -> str:
     """One line of where a clip goes on; "" for a new one."""
     if not take.entries:
         return ""
-    return f"{len(take.entries)} chunks, up to {clock(take.frames * seconds_per_latent)}, are there already"
+    count = len(take.entries)
+    until = clock(float(pixel_frames(take.frames) / fps))
+    there = f"{count} {'chunk is' if count == 1 else 'chunks are'} there already, up to {until}"
+    return f"{there}: only the video is written again" if take.manifest.finished else there

@@ -47,6 +47,11 @@ class BankRule(ABC):
         """
         return None
 
+    @property
+    def needs_switches(self) -> bool:
+        """Whether nothing is ever marked in a clip of one prompt."""
+        return self.at_switch
+
     @abstractmethod
     def candidates(self, frames: range, latent: Tensor, keys: Tensor | None) -> list[Candidate]:
         """Of a committed pass over these frames.
@@ -74,8 +79,16 @@ class EpisodeEnd(BankRule):
     at_switch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        if type(self.first_chunk) is not bool:
+            raise PlanError(
+                f"expected first_chunk of true or false, got {shown(repr(self.first_chunk))}; give one of them"
+            )
         _check_frames(self.room_frames, 0)
         _check_share("novelty", self.novelty)
+
+    @property
+    def needs_switches(self) -> bool:
+        return not self.first_chunk
 
     def worth(self, feature: Tensor, marked: Sequence[Tensor], before: Tensor | None) -> float | None:
         return _above(self.novelty, feature, marked)
@@ -237,5 +250,5 @@ def _check_frames(value: object, least: int) -> None:
 
 
 def _check_share(name: str, value: object) -> None:
-    if not isinstance(value, (int, float)) or not 0 <= value <= 2:
+    if type(value) not in (int, float) or not 0 <= value <= 2:  # type: ignore[operator]
         raise PlanError(f"expected {name} of 0 to 2, got {shown(repr(value))}; it is 1 - cosine")

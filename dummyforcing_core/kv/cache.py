@@ -220,7 +220,8 @@ class KVCache:
         for layer in range(len(self.layers)):
             memories = self._memories(self.plan, layer)
             held = [self._range_of(layer, head) for head in range(len(memories))]
-            banked = [{frame for frame in r.banked if frame < first_frame} for r in held]
+            # Without pinned frames in front of them, banked ones would be taken for these.
+            banked = [{frame for frame in r.banked if frame < first_frame and keep_sink} for r in held]
             kept = [
                 (list(range(r.pinned_frames)) if keep_sink else [])
                 + [slot for slot in r.order() if slot >= r.pinned_frames and r.slots[slot] in stay]
@@ -260,8 +261,8 @@ class KVCache:
         kept = []
         for head, memory in enumerate(memories):
             source, i = self._find(layer, head)
-            if memory.positions != source.positions:
-                raise PlanError("a head cannot change its kind of positions; rebuild the cache by replay")
+            if memory.positions != source.positions and not source.own_positions:  # raw keys are not there
+                raise PlanError("a head cannot leave absolute positions; rebuild the cache by replay")
             kept.append(source.range_of(i).shrunk_to(memory, self.committed_frames, self.marked))
         return kept
 
@@ -279,8 +280,17 @@ class KVCache:
             for i, head in enumerate(group.heads):
                 source, j = found[head]
                 for slot, old_slot in enumerate(kept[head][0]):
-                    group.set_slot(i, slot, *source.slot_kv(j, old_slot))
+                    k, v = source.slot_kv(j, old_slot)
+                    if source.own_positions and not group.own_positions:
+                        k = self._rotated(k, held[head].slots[slot])
+                    group.set_slot(i, slot, k, v)
         return buffers
+
+    def _rotated(self, k: Tensor, frame: int) -> Tensor:
+        """Raw keys (B, HW, D) of one frame of one head at their absolute position."""
+        shape = self.shape
+        table = rope_table([frame], shape.rows, shape.cols, shape.head_dim, self._like.device)
+        return apply_rope(k[:, :, None], *table)[:, :, 0]
 
     # -- what is held --------------------------------------------------------------------------------------------
 

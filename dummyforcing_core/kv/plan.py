@@ -39,7 +39,8 @@ class HeadMemory:
 
     def __post_init__(self) -> None:
         recent = 0 if self.recent_frames is None else self.recent_frames
-        for frames in (self.sink_frames, recent, self.bank_frames, self.range_frames, self.switch_frames or 0):
+        switch = 0 if self.switch_frames is None else self.switch_frames
+        for frames in (self.sink_frames, recent, self.bank_frames, self.range_frames, switch):
             if type(frames) is not int or frames < 0:
                 raise PlanError(
                     f"{shown(self)} has a count of {shown(repr(frames))} frames; give whole numbers, 0 or more"
@@ -220,6 +221,6 @@ class HeadPlan:
                 None if document.get("bank") is None else rule_of(document["bank"]),
             )
             plan.check(_natural(document["layers"]), _natural(document["heads"]))
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, IndexError, ValueError) as error:
             raise PlanError(f"the head plan is damaged: {shown(repr(error), 200)}; save it again") from error
         return plan

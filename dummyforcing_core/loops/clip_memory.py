@@ -49,6 +49,12 @@ class ClipMemory:
         self.cache = run.new_cache()
         self._widest = check_memories(self.cache.plan, run.family)
         self._decisions = decisions or Resumed(run, self._widest)
+        if self._widest.bank is not None and self._widest.bank.needs_switches and not run.prompts.may_switch:
+            warnings.warn(
+                "the clip has one prompt: no episode ends, and nothing is remembered beyond the newest frames; give "
+                "it a schedule of prompts, or choose the bank rule key_novelty or every",
+                stacklevel=2,
+            )
         self.predicted_peak_bytes = self.cache.plan.resident_bytes(self.cache.shape)
         self.log: MemoryLog | None = None
         self._past: list[Passed] = []

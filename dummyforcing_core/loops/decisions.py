@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..errors import PlanError
 from ..geometry import Span
 from ..kv.bank import Marks
 from ..kv.plan import HeadPlan
@@ -85,8 +86,11 @@ class Resumed(Decisions):
         observed, marked = super().begin(span, switched)
         if not self._known:
             return observed, marked
-        # What a policy looks at to choose the chunk is what it looked at then.
-        assert observed == self._log[span.chunk].observed
+        if observed != self._log[span.chunk].observed:
+            raise PlanError(
+                f"expected heads to be observed in the chunks of the log, got another answer for chunk {span.chunk}; "
+                "it is of another version or another clip: make the clip anew"
+            )
         return observed, marked
 
     def observation(self) -> Observing | None:

@@ -5,6 +5,8 @@ first frame, 6 of 18 that leave its window, by the lowest cosine of adjacent key
 chosen one by one as they leave, by the mean of their keys, from behind the newest chunk, which a bank needs.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +19,7 @@ from .base import Policy, Setting
 from .options import Option, option
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HeadLabels:
     """Which heads are static, per layer; all others are dynamic."""
 
@@ -51,7 +53,9 @@ class HeadLabels:
         return cls(tuple(static), heads)
 
     def __repr__(self) -> str:
-        return f"HeadLabels({len(self.static)}x{self.heads}, {sum(map(len, self.static))} static)"
+        told = json.dumps([sorted(row) for row in self.static])
+        digest = hashlib.sha256(told.encode()).hexdigest()[:8]
+        return f"HeadLabels({len(self.static)}x{self.heads}, {sum(map(len, self.static))} static, {digest})"
 
 
 def _index(number: object) -> int:

@@ -67,8 +67,8 @@ class HeadBudget(ObservedChange):
         needed = plan.cached_frames(setting.clip_frames)
         if self.budget_gb is not None and sum(needed) > budget:
             raise PlanError(
-                f"expected a head profile with a budget of {self.budget_gb:g} GiB, got none; until heads have been "
-                f"observed all keep {needed[0]} frames, which is more: take a profile, or allow more"
+                f"expected a budget above {self.budget_gb:g} GiB, or a head profile: until heads have been observed "
+                f"all keep {needed[0]} frames, which is more; take a profile, or allow more"
             )
         return plan
 

@@ -37,17 +37,21 @@ class HeadForcing(ObservedChange):
     recent_chunks: int = option(1, Option("newest chunks that memory heads keep", 1))
     local_frames: int = option(1, Option("newest frames that the other heads keep", 0))
     memory_sink: int = option(0, Option("first frames that memory heads keep besides; they hold back what is newer", 0))
-    sink_frames: int = option(3, Option("first frames that anchor heads keep", 1, flag="sink"))
+    sink_frames: int = option(3, Option("first frames that anchor heads keep, where there are any", 1, flag="sink"))
     bank_rule: str = option("episode_end", Option("what is banked", choices=RULES))
     novelty: float | None = option(
         None, Option("how new it must be, 1 - cosine", 0, 2, unset="the rule's", fraction=True)
     )
-    first_chunk: int = option(0, Option("1: the first chunk is banked until episodes need its place", 0, 1))
+    first_chunk: int = option(0, Option("1 banks the first chunk until episodes need its place", 0, 1))
     every_frames: int = option(6, Option("of rule every: one frame of so many", 1))
     positions: str = option("absolute", Option("of memory heads", choices=POSITIONS))
     roles_by: str = option("output_change", Option("what heads are told apart by", choices=("output_change", "mass")))
 
     name: ClassVar[str] = "head_forcing"
+
+    def plan(self, setting: Setting) -> HeadPlan:
+        self._check_range(setting)
+        return super().plan(setting)
 
     def at_first(self, setting: Setting) -> HeadPlan:
         self._memory_heads(setting)
@@ -101,6 +105,17 @@ class HeadForcing(ObservedChange):
         frames = setting.family.trained_frames if self.positions == "end" else 0
         recent, bank = self.recent_chunks * chunk, self.bank_chunks * chunk
         return HeadMemory(self.memory_sink, recent, self.positions, bank, frames)  # type: ignore[arg-type]
+
+    def _check_range(self, setting: Setting) -> None:
+        """Before the first chunk, not once heads are observed."""
+        chunk, trained = setting.chunk_frames, setting.family.trained_frames
+        room = (trained - self.memory_sink) // chunk - 1 - self.recent_chunks
+        if self.positions != "absolute" and self.bank_chunks > room:
+            raise PlanError(
+                f"expected bank_chunks of at most {max(room, 0)} under {self.positions} positions, so that heads stay "
+                f"within the {trained} frames that {setting.family.title} was trained on, got {self.bank_chunks}; "
+                "keep fewer chunks, or use absolute positions"
+            )
 
     def _memory_heads(self, setting: Setting) -> int:
         total = setting.layers * setting.heads

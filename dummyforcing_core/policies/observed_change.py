@@ -1,5 +1,6 @@
 """Policies that plan by what heads lose with less history: from a profile, or from one pass of the clip itself."""
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -81,6 +82,12 @@ class ObservedChange(Policy):
             raise PlanError(
                 f"expected observe_chunk of at most {last}, the clip's last chunk, got {self.observe_chunk}; use a "
                 "smaller one, none (0 in ComfyUI), or a longer clip"
+            )
+        if not any(self.observes(span, setting, (), False) for span in setting.spans if not span.given):
+            warnings.warn(
+                "the clip ends before its heads are observed: all keep what they have; make it longer, or give a "
+                "head profile",
+                stacklevel=2,
             )
         return self.at_first(setting)
 

@@ -140,7 +140,7 @@ def changes_of(profile: HeadProfile) -> OutputChange:
     if profile.changes is None:
         raise PlanError(
             "expected a head profile with output change, got one of version 1, which holds masses only; take it again "
-            "with `profile` (Profile Heads in ComfyUI), or go by mass"
+            "with `profile` (Profile Heads in ComfyUI), or go by mass where the policy can"
         )
     return profile.changes
 

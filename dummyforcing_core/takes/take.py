@@ -10,8 +10,9 @@ A chunk counts once its record is on the disk. Whoever writes owns the folder (o
 
 import json
 import os
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ..files import json_text, make_folder, output_error, write_atomic
 from ..geometry import LatentShape, Span
 from ..kv.plan import HeadPlan
 from ..loops.run import ChunkResult, Made, MemoryLog
+from ..models.denoiser import ModelGeometry
 from ..reading import parse_json, read_text
 from .records import MAGIC, Record, RecordWriter, Scanned, payload, scan, sync_folder
 
@@ -62,6 +64,8 @@ class Manifest:
         }
         write_atomic(folder / MANIFEST, json_text(document, indent=1).encode("utf-8"))
         try:
+            with (folder / MANIFEST).open("rb+") as file:
+                os.fsync(file.fileno())
             sync_folder(folder)
         except OSError as error:
             raise output_error(folder, error) from error
@@ -109,6 +113,7 @@ class Take:
     """The chunks of a take that are there, to be read; `Recording` appends to it."""
 
     def __init__(self, folder: Path, depth: int = 0):
+        _check_files(folder)
         self.folder, self.manifest = folder, Manifest.read(folder)
         self.entries: list[Entry] = [] if self.manifest.parent is None else self._shared(*self.manifest.parent, depth)
         found = scan(folder / LATENTS) if (folder / LATENTS).exists() else Scanned((), 0, 0)
@@ -150,7 +155,21 @@ class Take:
     def read_all(self) -> None:
         """Reads every tensor; OutputError for one that cannot be."""
         for entry in self.entries:
-            self._tensors(entry)
+            if not all(bool(x.isfinite().all()) for x in self._tensors(entry).values()):
+                raise OutputError(
+                    f"chunk {entry.span.chunk} of the take {shown(self.folder, 200)} is not finite; make it anew"
+                )
+
+    def check_run(self, spans: Sequence[Span], model: ModelGeometry) -> None:
+        """OutputError unless the chunks are the first of these, and their plans are for this model."""
+        for entry, span in zip(self.entries, spans, strict=False):
+            fits = (entry.log.plan.layers, entry.log.plan.heads) == (model.layers, model.heads)
+            if entry.span != span or not fits:
+                raise OutputError(
+                    f"expected chunk {span.chunk} of the take {shown(self.folder, 200)} to be latent frames "
+                    f"{span.start} to {span.stop - 1} of this model, got {entry.span.start} to {entry.span.stop - 1} "
+                    "of another; choose another folder"
+                )
 
     def _shared(self, name: str, chunks: int, depth: int) -> list[Entry]:
         """The chunks of the take that this one branched from, which lies beside it."""
@@ -186,6 +205,7 @@ class Take:
         try:
             header = _header(self.folder / LATENTS, record)
             told, shape = parse_json(header["__metadata__"]["chunk"]), tuple(header["latent"]["shape"])
+            _check_tensors(header)
             clip = self.manifest.shape
             if type(told["stop"]) is not int:
                 raise TypeError("no frame number")
@@ -194,7 +214,9 @@ class Take:
                 raise ValueError(f"latents {shape} up to frame {span.stop}")
             as_before = told["plan"] is None and self.entries
             plan = self.entries[-1].log.plan if as_before else HeadPlan.from_json(told["plan"])
-            marked = tuple(frozenset(map(int, frames)) for frames in told["marked"])
+            marked = tuple(frozenset(frames) for frames in told["marked"])
+            if not all(type(frame) is int and 0 <= frame < clip.frames for frames in marked for frame in frames):
+                raise ValueError("marks of frames that there are not")
             log = MemoryLog(plan, told["observed"] is True, told["recached"] is True, marked)
             prompt = str(told.get("prompt", ""))
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, PlanError) as error:
@@ -224,6 +246,12 @@ class Recording(Take):
     def begin(cls, folder: Path, manifest: Manifest) -> "Recording":
         """A new take in a folder that has none. OutputError if it cannot be made."""
         make_folder(folder)
+        _check_files(folder)
+        if (folder / LATENTS).exists():
+            raise OutputError(
+                f"expected a folder without a take, got {shown(folder, 200)}, which holds {LATENTS} and no {MANIFEST}; "
+                "give the manifest back, or choose another folder"
+            )
         manifest.write(folder)
         return cls(folder)
 
@@ -265,6 +293,7 @@ class Recording(Take):
         """One line of the event log: what happened behind the chunks that are there."""
         line = json_text({"chunk": len(self.entries), "event": event, **more})
         path = self.folder / EVENTS
+        _check_files(self.folder)
         try:
             with path.open("ab") as file:
                 file.write(line.encode("utf-8"))
@@ -290,7 +319,7 @@ def check_same(take: Manifest, manifest: Manifest, folder: Path) -> None:
     there, asked = take.conditions, manifest.conditions
     for name in differing(there, asked):
         raise DummyForcingError(
-            f"expected {name} {shown(repr(there.get(name)), 200)}, as of the take {shown(folder, 200)}, got "
+            f"expected {shown(name)} {shown(repr(there.get(name)), 200)}, as of the take {shown(folder, 200)}, got "
             f"{shown(repr(asked.get(name)), 200)}; ask for the same, or choose another folder"
         )
     ours, theirs = take.shape, manifest.shape
@@ -299,6 +328,26 @@ def check_same(take: Manifest, manifest: Manifest, folder: Path) -> None:
             f"expected latents of {ours}, as of the take {shown(folder, 200)}, got {theirs}; ask for the same "
             "size, and for the same length or more"
         )
+
+
+def _check_files(folder: Path) -> None:
+    """OutputError for a link, a pipe or a device in the place of a file: what is written would go elsewhere."""
+    for name in (MANIFEST, LATENTS, EVENTS):
+        path = folder / name
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise OutputError(
+                f"expected a file of a take, got {shown(path, 200)}, which is a link or no file; remove it"
+            )
+
+
+def _check_tensors(header: Mapping[str, Any]) -> None:
+    """ValueError for a record that holds anything but a chunk's tensors, all in one floating dtype."""
+    names = set(header) - {"__metadata__", "latent"}
+    if not all(re.fullmatch(r"(window|still)\.[0-9]{1,9}", name) for name in names):
+        raise ValueError(f"tensors {shown(sorted(names))}")
+    kinds = {header[name]["dtype"] for name in (*names, "latent")}
+    if len(kinds) != 1 or not kinds <= {"F16", "BF16", "F32", "F64"}:
+        raise ValueError(f"dtypes {shown(sorted(map(str, kinds)))}")
 
 
 def _parent(name: object, chunks: object) -> tuple[str, int]:

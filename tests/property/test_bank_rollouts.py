@@ -206,7 +206,7 @@ def test_memory_heads_that_keep_less_than_a_chunk_are_refused() -> None:
 
 def test_a_bank_beyond_the_trained_range_is_refused_under_own_positions() -> None:
     family = replace(FAMILY, trained_frames=21)
-    for positions, match in (("rank", "rank positions"), ("end", "fits 21 positions")):
+    for positions, match in (("rank", "rank positions"), ("end", "end positions")):
         policy = HeadForcing(0.5, bank_chunks=9, positions=positions, profile=PROFILE)
         with pytest.raises(PlanError, match=match):
             made(clip(policy, family=family, frames=60))
@@ -295,3 +295,30 @@ def test_a_step_that_is_observed_runs_though_step_caching_would_skip_it(step: in
     assert [chunk.scores is not None for chunk in chunks] == [False, False, True, False]
     observed_last = step > 0  # a step beyond the schedule is its last
     assert [reused for _, reused in ran] == [False, True, False, True, False, not observed_last, False, True]
+
+
+@pytest.mark.parametrize("positions", ["rank", "end"])
+def test_heads_that_are_observed_may_leave_own_positions(positions: str) -> None:
+    """Local heads go over to absolute ones: their keys are turned as if they had always been there."""
+    family = replace(FAMILY, trained_frames=21)
+    policy = HeadForcing(0.5, positions=positions, local_frames=3)
+    chunks, cache = made(clip(policy, [3, 5], family=family, frames=30))
+    absolute, _ = made(clip(replace(policy, positions="absolute"), [3, 5], family=family, frames=30))
+    assert chunks[-1].banked == absolute[-1].banked
+    memories = {memory.positions for row in chunks[-1].plan.memories for memory in row}
+    assert memories == {positions, "absolute"}
+    whole, other = latents(chunks), latents(absolute)
+    assert torch.isfinite(whole).all()
+    assert float((whole - other)[:, :, :9].abs().max()) < 1e-3 * float(other.abs().max())
+    again = replay_clip(clip(policy, [3, 5], family=family, frames=30), whole, [c.log for c in chunks])
+    for layer in range(LAYERS):
+        for head in range(HEADS):
+            ours, theirs = cache.export(layer, head), again.export(layer, head)
+            assert ours[0] == theirs[0] and torch.equal(ours[1], theirs[1]) and torch.equal(ours[2], theirs[2])
+
+
+def test_a_bank_is_emptied_with_the_first_frames_in_front_of_it() -> None:
+    family = replace(RECACHING, global_sink=False)
+    policy = Fixed(HeadMemory(3, 3, bank_frames=3), EpisodeEnd(0.0))
+    for chunk in rollout(clip(policy, [2, 4, 6, 8], family=family, frames=30)):
+        assert chunk.history_bytes <= chunk.predicted_history_bytes

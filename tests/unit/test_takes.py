@@ -140,7 +140,7 @@ def test_a_parent_that_lost_chunks_is_told_of(tmp_path: Path) -> None:
     recorded(tmp_path / "parent", run, 2)
     (tmp_path / "branch").mkdir()
     replace(manifest(run), parent=("parent", 3)).write(tmp_path / "branch")
-    with pytest.raises(OutputError, match="expected 3 chunks of .* got 2"):
+    with pytest.raises(OutputError, match=r"expected 3 chunks of .* got 2"):
         Take(tmp_path / "branch")
 
 
@@ -268,9 +268,82 @@ def test_killed_again_and_again_it_comes_to_the_same_clip(tmp_path: Path) -> Non
     assert kills
     again = start(folder)
     text, _ = again.communicate()
-    assert again.returncode == 0 and "are there already" in text
+    assert again.returncode == 0 and "there already" in text
     ours, theirs = (load_file(tmp_path / name / "clip.safetensors")["latent"] for name in ("killed", "whole"))
     assert torch.equal(ours, theirs)
     assert (folder / "clip.mp4").read_bytes() == (tmp_path / "whole" / "clip.mp4").read_bytes()
     events = [json.loads(line)["event"] for line in (folder / "take" / EVENTS).read_text().splitlines()]
     assert events[0] == "begun" and events[-1] == "finished" and "taken up" in events
+
+
+def test_latents_without_their_manifest_are_not_begun_over(tmp_path: Path) -> None:
+    run = clip(*(CASES[0][0], FAMILIES["chunks"], VARIANTS["plain"]))
+    recorded(tmp_path, run, 2)
+    (tmp_path / MANIFEST).unlink()
+    with pytest.raises(OutputError, match=r"which holds latents\.take and no take\.json"):
+        Recording.begin(tmp_path, manifest(run, seed=5))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+@pytest.mark.parametrize("name", [MANIFEST, LATENTS, EVENTS])
+@pytest.mark.parametrize("kind", ["link", "lost link", "pipe", "folder"])
+def test_what_is_no_file_of_the_take_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+    run = clip(*(CASES[0][0], FAMILIES["chunks"], VARIANTS["plain"]))
+    recorded(tmp_path / "take", run, 2)
+    path, precious = tmp_path / "take" / name, tmp_path / "precious"
+    if path.exists():
+        path.rename(precious)
+    before = precious.read_bytes() if precious.exists() else b""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(precious if kind == "link" else tmp_path / "nowhere")
+    with pytest.raises(OutputError, match="a link or no file"):
+        recorded(tmp_path / "take", run)
+    assert not precious.exists() or precious.read_bytes() == before
+
+
+def test_chunks_of_another_length_or_model_are_refused(tmp_path: Path) -> None:
+    run = clip(*(POLICY_CASES["window narrow"], FAMILIES["chunks"], VARIANTS["plain"]))
+    recorded(tmp_path, run, 3)
+    take, model = Take(tmp_path), run.denoise.geometry
+    take.check_run(run.spans, model)
+    for spans, geometry in ((run.spans[1:], model), (run.spans, replace(model, heads=9))):
+        with pytest.raises(OutputError, match="expected chunk"):
+            take.check_run(spans, geometry)
+
+
+def test_a_chunk_that_is_not_finite_is_found(tmp_path: Path) -> None:
+    run = clip(*(POLICY_CASES["window narrow"], FAMILIES["chunks"], VARIANTS["plain"]))
+    take = Recording.begin(tmp_path, manifest(run))
+    for chunk in sample(run):
+        take.add(replace(chunk, latent=chunk.latent * float("nan")))
+        break
+    with pytest.raises(OutputError, match="is not finite"):
+        Take(tmp_path).read_all()
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "take.json", "latents.take", "events.jsonl"])
+def test_no_output_takes_the_place_of_a_takes_files(run, tiny_demo, tmp_path: Path, name: str) -> None:
+    words = (
+        "generate",
+        "--prompt",
+        "a red circle",
+        "--frames",
+        "9",
+        "--take",
+        tmp_path / "t",
+        "--out",
+        tmp_path / "x.mp4",
+    )
+    result = run(*words, "--report", tmp_path / "t" / name)
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert ("name the same file" in result.err) == (name != "clip.mp4")
+
+
+def test_a_rate_that_is_none_is_shown_at_once(run, tmp_path: Path) -> None:
+    Manifest({"fps": "1e99999999", "a\nb": 1}, {}, LatentShape(1, 16, 9, 4, 4)).write(tmp_path)
+    result = run("take", "show", tmp_path)
+    assert result.code == 0 and "0 chunks" in result.out
