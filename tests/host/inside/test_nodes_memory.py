@@ -163,7 +163,7 @@ def test_decoding_waits_where_it_does_not_fit_beside_the_model(
 ) -> None:
     import comfy.model_management
 
-    latents, beside, report = stream(ar_model(), latent=canvas(9), vae=tiny_vae).outputs
+    latents, beside, report = stream(ar_model(), latent=canvas(9), vae=tiny_vae).outputs[:3]
     assert "decoding waits" not in report
     real, asked = comfy.model_management.load_models_gpu, []
 
@@ -174,7 +174,7 @@ def test_decoding_waits_where_it_does_not_fit_beside_the_model(
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", load)
     told: list[dict[str, Any]] = []
     monkeypatch.setattr(part("nodes.host.live").LiveView, "send", lambda self, **details: told.append(details))
-    later_latents, later, report = stream(scarce(9), latent=canvas(9), vae=tiny_vae).outputs
+    later_latents, later, report = stream(scarce(9), latent=canvas(9), vae=tiny_vae).outputs[:3]
     assert torch.equal(latents["samples"], later_latents["samples"])
     assert torch.equal(*(videos[0].get_components().images for videos in (beside, later)))
     assert "note: decoding waits for the last chunk" in report
@@ -224,7 +224,7 @@ def test_finishing_early_decodes_what_there_is(
         self.finish_asked.set()
 
     monkeypatch.setattr(view, "chunk", chunk)
-    latents, videos, report = stream(scarce(12), latent=canvas(12), vae=tiny_vae).outputs
+    latents, videos, report = stream(scarce(12), latent=canvas(12), vae=tiny_vae).outputs[:3]
     assert latents["samples"].shape[2] == 3 and videos[0].get_components().images.shape[0] == 9
     assert "ended early after 1 of 4" in report
 
