@@ -12,7 +12,7 @@ from ..errors import DummyForcingError, OutputError
 from ..geometry import SPATIAL, LatentShape
 from ..kv.attention import choose
 from ..loops.run import setting_of
-from ..loops.table import clip_kv_shape, early_plan
+from ..loops.table import clip_kv_shape, early_plan, kv_peak_bytes
 from ..machine import device_memory_bytes, main_memory_bytes
 from ..models import checkpoints
 from ..models.checkpoints import read_checkpoint
@@ -79,11 +79,10 @@ def check_run(known: Known, wanted: Wanted) -> None:
     if note := size_note(shape.width * SPATIAL, shape.height * SPATIAL, family):
         warnings.warn(note, stacklevel=2)
     check_memory(known, shape, wanted.keeps)
-    plan = early_plan(
-        setting_of(known.geometry, shape, family, wanted.given_frames), family.schedule, wanted.policy, wanted.steps
-    )
-    device = known.geometry.device
-    needed = plan.peak_bytes(clip_kv_shape(known.geometry, shape, family, wanted.switches))
+    setting = setting_of(known.geometry, shape, family, wanted.given_frames)
+    early_plan(setting, family.schedule, wanted.policy, wanted.steps)
+    device, kv_shape = known.geometry.device, clip_kv_shape(known.geometry, shape, family, wanted.switches)
+    needed = kv_peak_bytes(wanted.policy, setting, kv_shape)
     _fits("the keys and values of this clip", needed, device_memory_bytes(device), device)
 
 

@@ -52,7 +52,7 @@ def open_take(
         if where.parent is not None:
             _check_branch(where, manifest, script, family)
         take = Recording.begin(folder, manifest)
-        take.note("begun", conditions=dict(conditions))
+        take.note("begun", {"conditions": dict(conditions)})
         return take
     take = Recording(folder)
     check_same(take.manifest, manifest, folder)
@@ -72,7 +72,7 @@ def open_take(
             "from those of a clip that is made at once",
             stacklevel=3,
         )
-    take.note("taken up", conditions=dict(conditions))
+    take.note("taken up", {"conditions": dict(conditions)})
     return take
 
 

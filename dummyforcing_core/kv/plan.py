@@ -179,9 +179,10 @@ class HeadPlan:
         new = [after.layer_bytes(shape, layer) for layer in range(self.layers)]
         return max(sum(new[: layer + 1]) + sum(old[layer:]) for layer in range(self.layers))
 
-    def peak_bytes(self, shape: KVShape) -> int:
-        """The most bytes allocated in a run that begins with this plan and may narrow it."""
-        return self.repack_peak_bytes(shape, self)
+    def peak_bytes(self, shape: KVShape, later: "HeadPlan | None" = None) -> int:
+        """The most bytes allocated in a run that begins with this plan and may narrow it, or go over to `later`."""
+        whole = self.repack_peak_bytes(shape, self)
+        return whole if later is None else max(whole, self.repack_peak_bytes(shape, later), later.resident_bytes(shape))
 
     def to_json(self) -> str:
         """Text form: format, version, family, geometry, distinct memories, and one index and role per head."""

@@ -135,6 +135,13 @@ def early_plan(setting: Setting, schedule: Schedule, policy: Policy, steps: Step
     return plan
 
 
+def kv_peak_bytes(policy: Policy, setting: Setting, shape: KVShape) -> int:
+    """The most bytes of K/V that a clip takes: under its first plan, and under any that may follow."""
+    with warnings.catch_warnings():  # the run itself says them
+        warnings.simplefilter("ignore")
+        return policy.plan(setting).peak_bytes(shape, policy.later(setting))
+
+
 def sample(run: Run) -> Generator[ChunkResult, None, None]:
     """A run's chunks, by its family's loop. What the loop cannot do is refused here, before the first of them."""
     loop = loop_of(run.family)

@@ -87,6 +87,10 @@ class Policy(ABC):
     def plan(self, setting: Setting) -> HeadPlan:
         """The head plan a clip starts with. PlanError if the policy cannot serve this setting."""
 
+    def later(self, setting: Setting) -> HeadPlan:
+        """A plan as large as any that may follow the first: what has to be made room for."""
+        return self.plan(setting)
+
     def observes(self, span: Span, setting: Setting, observed: Sequence[int], switched: bool) -> bool:
         """Whether to observe heads in this chunk.
 

@@ -72,6 +72,10 @@ class HeadBudget(ObservedChange):
             )
         return plan
 
+    def later(self, setting: Setting) -> HeadPlan:
+        frames = -(-self._budget(setting) // (setting.layers * setting.heads))
+        return self.uniform(setting, HeadMemory(0, min(frames, setting.clip_frames)), "budget")
+
     def replan(self, seen: Seen, setting: Setting) -> HeadPlan:
         assert isinstance(seen, OutputChange)
         memories: dict[str, HeadMemory] = {**seen.options, MEMORY: self._memory(setting)}

@@ -59,6 +59,10 @@ class HeadForcing(ObservedChange):
         recent = max(self.recent_chunks * setting.chunk_frames, self.local_frames)
         return self.wide(setting, sink, recent, self._memory(setting), self.rule(setting))
 
+    def later(self, setting: Setting) -> HeadPlan:
+        options = self.options(setting)  # which heads remember changes no size
+        return self.replan(OutputChange(options, torch.zeros(setting.layers, setting.heads, len(options))), setting)
+
     def observation(self, setting: Setting, project: Project) -> Observing:
         if self.roles_by == "mass":
             return Observation(setting.layers, setting.heads)

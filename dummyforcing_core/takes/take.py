@@ -265,7 +265,7 @@ class Recording(Take):
             parent = parent[0], min(parent[1], chunks)
         self.manifest = replace(self.manifest, shape=shape, finished=False, parent=parent)
         self.manifest.write(self.folder)
-        self.note("lengthened", frames=shape.frames, dropped=dropped)
+        self.note("lengthened", {"frames": shape.frames, "dropped": dropped})
 
     def add(self, chunk: ChunkResult, prompt: str = "") -> None:
         """Appends a finished chunk; it is on the disk when this returns."""
@@ -289,9 +289,9 @@ class Recording(Take):
         record, still = self._writer.append(data), () if chunk.still is None else (chunk.still[0],)
         self.entries.append(Entry(chunk.span, log, record, self.folder / LATENTS, prompt, len(chunk.window), still))
 
-    def note(self, event: str, **more: Any) -> None:
-        """One line of the event log: what happened behind the chunks that are there."""
-        line = json_text({"chunk": len(self.entries), "event": event, **more})
+    def note(self, event: str, more: Mapping[str, Any] | None = None) -> None:
+        """One line of the event log: what happened behind the chunks that are there, and what more is to be said."""
+        line = json_text({"chunk": len(self.entries), "event": event, **(more or {})})
         path = self.folder / EVENTS
         _check_files(self.folder)
         try:

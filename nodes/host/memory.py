@@ -10,7 +10,7 @@ import torch
 from ...dummyforcing_core.errors import DummyForcingError
 from ...dummyforcing_core.geometry import SPATIAL, LatentShape
 from ...dummyforcing_core.loops.run import setting_of
-from ...dummyforcing_core.loops.table import clip_kv_shape, loop_of
+from ...dummyforcing_core.loops.table import clip_kv_shape, kv_peak_bytes, loop_of
 from ...dummyforcing_core.models.denoiser import ModelGeometry
 from ...dummyforcing_core.models.families import Family
 from ...dummyforcing_core.policies import DummyForcing, Policy, SlidingWindow
@@ -50,8 +50,8 @@ def kv_bytes(
     switches: int = 0,
 ) -> int:
     """K/V bytes of a clip at its widest: the plan it starts with, and a re-packing that copies the largest layer."""
-    plan = policy.plan(setting_of(geometry, shape, family, given_frames))
-    return plan.peak_bytes(clip_kv_shape(geometry, shape, family, switches))
+    setting = setting_of(geometry, shape, family, given_frames)
+    return kv_peak_bytes(policy, setting, clip_kv_shape(geometry, shape, family, switches))
 
 
 def needs_of(

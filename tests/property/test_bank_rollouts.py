@@ -20,11 +20,12 @@ from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
 from dummyforcing_core.loops.clip_memory import replay_clip
 from dummyforcing_core.loops.rollout import rollout
 from dummyforcing_core.loops.run import ChunkResult, Run
+from dummyforcing_core.loops.table import kv_peak_bytes
 from dummyforcing_core.models.denoiser import ModelGeometry, WanDenoiser
 from dummyforcing_core.models.families import Family
 from dummyforcing_core.models.stepcache import StepCache
 from dummyforcing_core.noise import SeededNoise
-from dummyforcing_core.policies import HeadForcing, Policy, SlidingWindow
+from dummyforcing_core.policies import HeadBudget, HeadForcing, Policy, SlidingWindow
 from dummyforcing_core.prompts import PromptSchedule
 from dummyforcing_core.schedule import Schedule
 from tests.property.dummy_runs import MODEL
@@ -322,3 +323,14 @@ def test_a_bank_is_emptied_with_the_first_frames_in_front_of_it() -> None:
     policy = Fixed(HeadMemory(3, 3, bank_frames=3), EpisodeEnd(0.0))
     for chunk in rollout(clip(policy, [2, 4, 6, 8], family=family, frames=30)):
         assert chunk.history_bytes <= chunk.predicted_history_bytes
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [HeadForcing(1.0, bank_chunks=6), HeadForcing(0.5), HeadBudget(budget_frames=14.0), HeadBudget()],
+)
+def test_what_is_made_room_for_beforehand_is_enough_behind_heads_that_are_observed(policy: Policy) -> None:
+    run = clip(policy, [2, 4, 6, 8], frames=36)
+    needed = kv_peak_bytes(policy, run.setting, run.kv_shape)
+    chunks, _ = made(run)
+    assert max(chunk.peak_bytes for chunk in chunks) <= needed
