@@ -54,7 +54,7 @@ def all_rows(config: WanConfig, skip: tuple[int, ...], seed: int) -> Iterator[Ro
         Row("window 12", SlidingWindow(12, 3)),
         Row("dummy 25", DummyForcing(0.25, profile=profile)),
         Row("dummy 50", DummyForcing(0.5, profile=profile)),
-        Row("head forcing", HeadForcing(1 / 3, local_frames=1, profile=profile)),
+        Row("head forcing", HeadForcing(1 / 3, bank_rule="every", every_frames=3, profile=profile)),
     ):
         yield row
         if skip:

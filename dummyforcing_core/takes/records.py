@@ -105,11 +105,13 @@ class RecordWriter:
         self._path = path
         try:
             if not path.exists():
-                _sync(path, "xb", 0, MAGIC)
+                with path.open("xb"):
+                    pass
+                _sync(path, 0, MAGIC)
                 sync_folder(path.parent)
             found = scan(path)
             if found.torn or found.stop < len(MAGIC):
-                _sync(path, "r+b", found.stop, MAGIC[found.stop :] if found.stop < len(MAGIC) else b"")
+                _sync(path, found.stop, MAGIC[found.stop :] if found.stop < len(MAGIC) else b"")
             self._stop = max(found.stop, len(MAGIC))
         except OSError as error:
             raise output_error(path, error) from error
@@ -118,7 +120,7 @@ class RecordWriter:
         """Writes one record; it is on the disk when this returns. OutputError, and the file as before, if it cannot."""
         head = _HEAD.pack(_MARK, len(data), zlib.crc32(data))
         try:
-            _sync(self._path, "r+b", self._stop, head + data)
+            _sync(self._path, self._stop, head + data)
         except OSError as error:
             raise output_error(self._path, error) from error
         record = Record(self._stop + _HEAD.size, len(data))
@@ -128,15 +130,15 @@ class RecordWriter:
     def cut(self, stop: int) -> None:
         """Drops what lies behind this place, the end of a record or of the beginning."""
         try:
-            _sync(self._path, "r+b", stop, b"")
+            _sync(self._path, stop, b"")
         except OSError as error:
             raise output_error(self._path, error) from error
         self._stop = stop
 
 
-def _sync(path: Path, mode: str, at: int, data: bytes) -> None:
+def _sync(path: Path, at: int, data: bytes) -> None:
     """Writes `data` at this place, which becomes the file's end, through to the disk."""
-    with path.open(mode) as file:
+    with path.open("r+b") as file:
         file.truncate(at)
         file.seek(at)
         file.write(data)
