@@ -186,7 +186,7 @@ def test_a_profile_that_is_not_here_is_noted_and_the_clip_is_made(
     online = call(f"DummyForcing{node}", model=demo[0]).outputs[0]
     torch.testing.assert_close(done.outputs[0]["samples"], clip(online, conditioning=prompt()), rtol=0, atol=0)
     cleared = call(f"DummyForcing{node}", model=model).outputs[0]
-    assert "note:" not in stream(cleared, conditioning=prompt(), vae=demo[2]).outputs[2]
+    assert "note: head profile" not in stream(cleared, conditioning=prompt(), vae=demo[2]).outputs[2]
 
 
 @pytest.mark.parametrize("name", ["", "  ", "../outside", "a/../../b", "/etc/x"])
@@ -207,7 +207,7 @@ def test_a_profile_of_version_1_serves_who_goes_by_masses(
     by = {"ApplyDummyForcing": ("cost", "mass"), "ApplyHeadForcing": ("roles_by", "mass")}.get(node)
     if by:
         model = call(f"DummyForcing{node}", model=demo[0], head_profile=old, **dict([by])).outputs[0]
-        assert "note:" not in stream(model, conditioning=prompt(), vae=demo[2]).outputs[2]
+        assert "note: head profile" not in stream(model, conditioning=prompt(), vae=demo[2]).outputs[2]
     changes = {} if by is None else {by[0]: "output_change"}
     refused(
         lambda: call(f"DummyForcing{node}", model=demo[0], head_profile=old, **changes), "version 1", "Profile Heads"
