@@ -5,12 +5,35 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..dummyforcing_core.policies import HeadBudget, HeadForcing
+from ..dummyforcing_core.policies.observed_change import ObservedChange
 from ..dummyforcing_core.policies.options import default_of, options_of
 from .host.given_profile import usable_profile
 from .host.settings import with_policy
 from .schema import MEMORY, HeadProfileType, schema
 
 UNITS = {"frames per head": "budget_frames", "GB of cache": "budget_gb", "speed-up": "speedup"}
+
+
+def _observed(policy: type[ObservedChange]) -> list[Any]:
+    """Inputs that say in which pass heads are observed."""
+    return [
+        io.Int.Input(
+            "observe_chunk",
+            default=0,
+            min=0,
+            max=4096,
+            advanced=True,
+            tooltip="The chunk in which heads are observed, from 2 on. 0: the first that has far frames.",
+        ),
+        io.Int.Input(
+            "observe_step",
+            default=default_of(policy, "observe_step"),
+            min=0,
+            max=64,
+            advanced=True,
+            tooltip="The denoising step of it that is observed. 0 is the first.",
+        ),
+    ]
 
 
 class ApplyHeadForcing(io.ComfyNode):
@@ -127,22 +150,7 @@ class ApplyHeadForcing(io.ComfyNode):
                     tooltip="What memory heads are chosen by: output_change, what their output loses without far "
                     "frames, or mass, how much they look at them.",
                 ),
-                io.Int.Input(
-                    "observe_chunk",
-                    default=0,
-                    min=0,
-                    max=4096,
-                    advanced=True,
-                    tooltip="The chunk in which heads are observed, from 2 on. 0: the first that has far frames.",
-                ),
-                io.Int.Input(
-                    "observe_step",
-                    default=default_of(HeadForcing, "observe_step"),
-                    min=0,
-                    max=64,
-                    advanced=True,
-                    tooltip="The denoising step of it that is observed. 0 is the first.",
-                ),
+                *_observed(HeadForcing),
             ],
             outputs=[io.Model.Output(display_name="MODEL")],
         )
@@ -232,22 +240,7 @@ class ApplyHeadBudget(io.ComfyNode):
                     advanced=True,
                     tooltip="How many past chunks memory heads remember, beyond the newest. 0: none.",
                 ),
-                io.Int.Input(
-                    "observe_chunk",
-                    default=0,
-                    min=0,
-                    max=4096,
-                    advanced=True,
-                    tooltip="The chunk in which heads are observed, from 2 on. 0: the first that has far frames.",
-                ),
-                io.Int.Input(
-                    "observe_step",
-                    default=default_of(HeadBudget, "observe_step"),
-                    min=0,
-                    max=64,
-                    advanced=True,
-                    tooltip="The denoising step of it that is observed. 0 is the first.",
-                ),
+                *_observed(HeadBudget),
             ],
             outputs=[io.Model.Output(display_name="MODEL")],
         )
