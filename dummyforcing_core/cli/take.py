@@ -1,14 +1,12 @@
 """`take`: what is in a take, and whether it is whole. `generate --take DIR` makes one, and goes on with it."""
 
 import argparse
-import re
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
 from ..errors import OutputError, shown
 from ..geometry import pixel_frames
-from ..rates import OWN_RATE, clock
+from ..rates import OWN_RATE, clock, rate_of
 from ..takes.take import LATENTS, MANIFEST, Take
 from .names import named
 from .terminal import tell
@@ -77,6 +75,8 @@ def _state(take: Take) -> str:
 
 def _second(take: Take, frame: int) -> str:
     """Where a latent frame begins in the video."""
-    told = str(take.manifest.conditions.get("fps", ""))
-    fps = Fraction(told) if re.fullmatch(r"[1-9][0-9]{0,5}(\.[0-9]{1,6}|/[1-9][0-9]{0,5})?", told) else OWN_RATE
+    try:
+        fps = rate_of(str(take.manifest.conditions.get("fps", "")))
+    except OutputError:  # a take that was not written by us
+        fps = OWN_RATE
     return clock(float(pixel_frames(frame) / fps))

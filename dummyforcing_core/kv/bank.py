@@ -1,5 +1,4 @@
-"""What a bank is filled with: rules that mark frames while they are in the ring. A marked frame that leaves it is
-banked.
+"""What a bank is filled with: rules that mark frames while they are in the ring, to be banked when they leave it.
 
 After Head Forcing's episodic memory (arXiv 2605.14487), by rules of our own. A rule is a value and belongs to a plan:
 heads with a bank share one list of marked frames. The oldest banked frame makes room for the next.

@@ -7,6 +7,7 @@ denoising step before, and the cache is re-grouped by the new plan.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -144,7 +145,8 @@ class ClipMemory:
         ]
         for one in passes:
             self._run.on_step(one.span, len(self._run.schedule))
-            self.cache.on_keys = self._decisions.see_keys if self._decisions.reads_keys else None
+            reads = self._decisions.reads_keys
+            self.cache.on_keys = partial(self._decisions.see_keys, one.span.frames) if reads else None
             clean_pass(self._run, self.cache, one.span, one.latent, context, observation)
             self.cache.on_keys = None
             self.cache.marked = self._decisions.committed(one.span, one.latent)

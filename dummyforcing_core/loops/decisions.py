@@ -1,8 +1,7 @@
-"""What is decided of a clip's memory while it is made: which chunks are observed, what follows, which frames are
-marked.
+"""What is decided of a clip's memory while it is made: what is observed, what follows, which frames are marked.
 
-`Decisions` asks the run's policy and its bank's rule; `Logged` answers with what they said before, so that the same
-cache is made again without observing anything.
+`Decisions` asks the run's policy and its bank's rule; `Resumed` does so behind chunks that are made; `Logged` answers
+with what was said before, so that the same cache is made again without observing anything.
 """
 
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ class Decisions:
         self._run, self._setting = run, run.setting
         self._marks = Marks(plan.bank, plan.bank_frames) if plan.bank is not None else None
         self._observed: list[int] = []
-        self._keys: list[Tensor] = []
+        self._keys: list[Tensor] = []  # means over a frame's tokens, (B, frames, heads * D) per layer of the pass
 
     @property
     def reads_keys(self) -> bool:
@@ -56,16 +55,16 @@ class Decisions:
         seen = observation.result()
         return self._run.policy.replan(seen, self._setting), seen
 
-    def see_keys(self, k: Tensor) -> None:
-        """Keys (B, L, H, D) of a layer in a clean pass."""
-        self._keys.append(k)
+    def see_keys(self, frames: int, k: Tensor) -> None:
+        """Keys (B, L, H, D) of a layer in a clean pass over so many frames; all layers' at once would fill a card."""
+        self._keys.append(k.float().unflatten(1, (frames, -1)).mean(2).flatten(2))
 
     def committed(self, span: Span, latent: Tensor) -> frozenset[int]:
         """What is marked once a clean pass over latent (B, C, span.frames, h, w) is history."""
         if self._marks is not None:
-            keys = [k.float().unflatten(1, (span.frames, -1)).mean(2).flatten(2) for k in self._keys]
+            keys = torch.cat(self._keys, dim=2) if self._keys else None
             self._keys.clear()
-            self._marks.committed(range(span.start, span.stop), latent, torch.cat(keys, dim=2) if keys else None)
+            self._marks.committed(range(span.start, span.stop), latent, keys)
         return self._marked
 
     @property

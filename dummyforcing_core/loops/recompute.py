@@ -36,9 +36,9 @@ from .run import ChunkResult, MemoryLog, Run, kv_shape
 def recompute(run: Run) -> Generator[ChunkResult, None, None]:
     """Yields one ChunkResult per chunk; its bytes are those of the cache that the chunk was made with.
 
-    A policy plans over the context: its sink is the context's first frame. Heads are observed in a
-    chunk's last denoising step, or in the one that the policy names. Observers see frames by their place in the
-    context, 0 .. K + F - 1.
+    A policy plans over the context: its sink is the context's first frame. Heads are observed in a chunk's last
+    denoising step, or in the one that the policy names. Observers see frames by their place in the context,
+    0 .. K + F - 1.
 
     A chunk's context is read under the prompt of the chunk before: at a switch the chunk itself is the first under the
     new one, then the next context.

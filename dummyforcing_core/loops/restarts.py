@@ -11,7 +11,7 @@ begin anew with every clip, so positions never leave 0 .. N - 1 and memory does 
 clip by itself and cuts its end off; here the latents follow one another and are decoded as one video.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -58,9 +58,11 @@ def restarts(run: Run) -> Generator[ChunkResult, None, None]:
         for chunk in rollout(clip):
             if chunk.span.given and done:
                 continue  # the end of the clip before
-            banked = tuple(frame + part.start for frame in chunk.banked)
+            banked, log = moved.frames(chunk.banked), chunk.log
+            if log is not None:
+                log = replace(log, marked=tuple(frozenset(moved.frames(frames)) for frames in log.marked))
             still, tail.encoded = tail.encoded, None  # told of once, with the first chunk behind it
-            chunk = replace(chunk, span=moved(chunk.span), banked=banked, still=still)
+            chunk = replace(chunk, span=moved(chunk.span), banked=banked, log=log, still=still)
             if part is not parts[-1]:
                 tail.add(chunk.latent)
             done += 1
@@ -147,6 +149,9 @@ class _Moved:
 
     def __call__(self, span: Span) -> Span:
         return replace(span, chunk=span.chunk + self.chunk, start=span.start + self.frame, stop=span.stop + self.frame)
+
+    def frames(self, frames: Iterable[int]) -> tuple[int, ...]:
+        return tuple(frame + self.frame for frame in frames)
 
     def noise(self, noise: NoiseFn) -> NoiseFn:
         return lambda step, span: noise(step, self(span))

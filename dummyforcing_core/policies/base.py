@@ -51,6 +51,28 @@ class Setting:
         return max(self.spans[-1].chunk, whole - 1)
 
 
+def head_count(setting: Setting, ratio: float, number: int | None, what: str) -> int:
+    """That number of a model's heads, or that share of them; PlanError if there are not so many."""
+    total = setting.layers * setting.heads
+    count = round(ratio * total) if number is None else number
+    if count > total:
+        raise PlanError(
+            f"expected at most {total} {what} heads ({setting.layers} layers x {setting.heads} heads), got {count}; "
+            "use fewer, or a ratio"
+        )
+    return count
+
+
+def check_observed(setting: Setting, chunk: int | None) -> None:
+    """PlanError for a chunk to observe that the clip has not."""
+    last = setting.last_chunk
+    if chunk is not None and chunk > last:
+        raise PlanError(
+            f"expected observe_chunk of at most {last}, the clip's last chunk, got {chunk}; use a smaller one, none (0 "
+            "in ComfyUI), or a longer clip"
+        )
+
+
 @dataclass(frozen=True)
 class Policy(ABC):
     """Decides what every head remembers. Most decide at once; some observe a clean pass and decide again.

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..errors import PlanError
 from ..geometry import Span
 from ..kv.output_change import NEAR, ChangeObservation, OutputChange, Project
 from ..kv.plan import HeadMemory, HeadPlan
 from ..kv.scoring import Observation
-from .base import Observing, Policy, Seen, Setting
+from .base import Observing, Policy, Seen, Setting, check_observed, head_count
 from .head_programming import DUMMY, NEIGHBOUR, ROLES, SINK, assign_roles, roles_by_change
 from .options import Option, option
 from .profile import HeadProfile, changes_of
@@ -60,12 +59,8 @@ class DummyForcing(Policy):
 
     def plan(self, setting: Setting) -> HeadPlan:
         self._dummies(setting)
-        last = setting.last_chunk
-        if self.profile is None and self.observe_chunk is not None and self.observe_chunk > last:
-            raise PlanError(
-                f"expected observe_chunk of at most {last}, the clip's last chunk, got {self.observe_chunk}; use a "
-                "smaller one, none (0 in ComfyUI), or a longer clip"
-            )
+        if self.profile is None:
+            check_observed(setting, self.observe_chunk)
         if self.profile is not None:
             self.profile.check(setting.layers, setting.heads)
             by_change = self.cost == "output_change"
@@ -118,11 +113,4 @@ class DummyForcing(Policy):
         return self.local_chunks * setting.chunk_frames
 
     def _dummies(self, setting: Setting) -> int:
-        total = setting.layers * setting.heads
-        count = round(self.dummy_ratio * total) if self.num_dummy is None else self.num_dummy
-        if count > total:
-            raise PlanError(
-                f"expected at most {total} dummy heads ({setting.layers} layers x {setting.heads} heads), got {count}; "
-                "use fewer, or a ratio"
-            )
-        return count
+        return head_count(setting, self.dummy_ratio, self.num_dummy, "dummy")

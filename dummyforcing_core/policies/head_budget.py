@@ -85,7 +85,8 @@ class HeadBudget(ObservedChange):
         names = [list(memories)[option] for option in chosen]
         rows = [tuple(names[i : i + setting.heads]) for i in range(0, len(names), setting.heads)]
         kept = tuple(tuple(memories[name] for name in row) for row in rows)
-        return HeadPlan(kept, tuple(rows), setting.family.name, self._rule(setting))
+        rule = self._rule(setting) if MEMORY in names else None
+        return HeadPlan(kept, tuple(rows), setting.family.name, rule)
 
     def _rule(self, setting: Setting) -> EpisodeEnd | None:
         return EpisodeEnd(room_frames=self.bank_chunks * setting.chunk_frames) if self.bank_chunks else None

@@ -16,7 +16,7 @@ from ..kv.bank import BankRule, EpisodeEnd, Every, KeyNovelty
 from ..kv.output_change import OutputChange, Project
 from ..kv.plan import POSITIONS, HeadMemory, HeadPlan
 from ..kv.scoring import HeadScores, Observation
-from .base import Observing, Seen, Setting
+from .base import Observing, Seen, Setting, head_count
 from .observed_change import ObservedChange
 from .options import Option, option
 from .profile import HeadProfile
@@ -122,14 +122,7 @@ class HeadForcing(ObservedChange):
             )
 
     def _memory_heads(self, setting: Setting) -> int:
-        total = setting.layers * setting.heads
-        count = round(self.memory_ratio * total) if self.num_memory is None else self.num_memory
-        if count > total:
-            raise PlanError(
-                f"expected at most {total} memory heads ({setting.layers} layers x {setting.heads} heads), got "
-                f"{count}; use fewer, or a ratio"
-            )
-        return count
+        return head_count(setting, self.memory_ratio, self.num_memory, "memory")
 
 
 def _worth(seen: Seen) -> Tensor:

@@ -5,12 +5,11 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..errors import PlanError
 from ..geometry import Span
 from ..kv.bank import BankRule
 from ..kv.output_change import ChangeObservation, Project, memory_options
 from ..kv.plan import HeadMemory, HeadPlan
-from .base import Observing, Policy, Seen, Setting
+from .base import Observing, Policy, Seen, Setting, check_observed
 from .options import Option, option
 from .profile import HeadProfile, changes_of
 
@@ -77,12 +76,7 @@ class ObservedChange(Policy):
         if self.profile is not None:
             self.profile.check(setting.layers, setting.heads)
             return self.replan(self.from_profile(self.profile), setting)
-        last = setting.last_chunk
-        if self.observe_chunk is not None and self.observe_chunk > last:
-            raise PlanError(
-                f"expected observe_chunk of at most {last}, the clip's last chunk, got {self.observe_chunk}; use a "
-                "smaller one, none (0 in ComfyUI), or a longer clip"
-            )
+        check_observed(setting, self.observe_chunk)
         if not any(self.observes(span, setting, (), False) for span in setting.spans if not span.given):
             warnings.warn(
                 "the clip ends before its heads are observed: all keep what they have; make it longer, or give a "

@@ -140,7 +140,7 @@ class Take:
 
     def latent(self, span: Span, device: torch.device | str = "cpu") -> Tensor:
         """A chunk's latent (B, C, span.frames, h, w)."""
-        return self._tensors(self._at(span))["latent"].to(device)
+        return self._tensors(self.entries[span.chunk])["latent"].to(device)
 
     def made(self, device: torch.device | str = "cpu") -> Made:
         """For a run that goes on behind these chunks. Latents are read one by one, when they are asked for."""
@@ -185,9 +185,6 @@ class Take:
                 f"{shown(self.folder, 200)} branched, got {len(parent.entries)} of {there}; give them back"
             )
         return parent.entries[:chunks]
-
-    def _at(self, span: Span) -> Entry:
-        return next(entry for entry in self.entries if entry.span.start == span.start)
 
     def _tensors(self, entry: Entry) -> dict[str, Tensor]:
         try:

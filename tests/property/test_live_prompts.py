@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dummyforcing_core.geometry import Span
 from dummyforcing_core.loops.table import sample
-from dummyforcing_core.policies import DummyForcing, SlidingWindow
+from dummyforcing_core.policies import DummyForcing, HeadForcing, SlidingWindow
 from dummyforcing_core.prompts import PromptSchedule
 from tests.property.test_policy_matrix import FAMILIES, A, B, Variant, clip
 
@@ -28,7 +28,7 @@ class Live:
         return self.text
 
 
-@pytest.mark.parametrize("policy", [SlidingWindow(), DummyForcing()], ids=["window", "dummy"])
+@pytest.mark.parametrize("policy", [SlidingWindow(), DummyForcing(), HeadForcing(0.5)], ids=["window", "dummy", "head"])
 @pytest.mark.parametrize("loop", FAMILIES)
 def test_an_edit_in_the_middle_of_a_chunk_is_a_switch_at_the_next(loop: str, policy) -> None:
     """Made while chunk 2 is denoised, it equals a plan that switches where chunk 3 begins, bit for bit."""
