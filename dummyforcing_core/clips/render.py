@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from ..ownership import owned
 from ..policies.base import Policy, Seen
 from ..prompts import PromptSchedule
 from ..rates import OWN_RATE, rate_text, seconds_text
+from ..takes.prompts import prompts_behind, prompts_of
 from ..takes.take import Recording
 from ..transfer import wait_for
 from ..vae.streaming import to_uint8
@@ -179,20 +181,23 @@ def _fill(
         video.write(frames)
         record.add_frames(frames)
 
-    take = record.take
+    take, text_at = record.take, partial(prompt_at, clip.script)
     if take is not None:
         for span in take.spans:
             write(decoded(take.latent(span, device)))
-        run = replace(run, made=take.made(device))
+        prompts = prompts_behind(take, run.prompts, text_at)
+        run = replace(run, made=take.made(device), prompts=prompts)
     for chunk, diffuse_ms in _timed(sample(replace(run, still=stills)), device):
         latents.add(chunk)
         # First: whatever fails from here on, the chunk is there. One that cannot be used is refused a moment later.
         if take is not None and is_finite(chunk.latent):
-            take.add(chunk, prompt_at(clip.script, chunk.span))
+            take.add(chunk, prompts_of(run, chunk, text_at))
         decode_began = time.perf_counter()
         frames = decoded(chunk.latent)
         decode_ms = ms_since(decode_began)
         write(frames)
+        if take is not None and len(frames):
+            take.add_picture(chunk.span.chunk, frames[-1])
         record.add(chunk, diffuse_ms, decode_ms)
     rest = decoder.flush()
     if rest.shape[2]:
@@ -205,7 +210,8 @@ def _take(pipeline: Pipeline, clip: Clip, where: TakeAt | None) -> Recording | N
     """The take that the clip is written to, if it is."""
     if where is None:
         return None
-    take = open_take(where, conditions(pipeline, clip), clip.shape, clip.script, pipeline.family)
+    text_at = partial(prompt_at, clip.script)
+    take = open_take(where, conditions(pipeline, clip), clip.shape, text_at, pipeline.family)
     given = 0 if clip.start is None else clip.start.shape[2]
     take.check_run(chunk_spans(clip.shape.frames, pipeline.family.chunk_frames, given), pipeline.denoiser.geometry)
     if there := taken_up(take, clip.fps):

@@ -11,10 +11,11 @@ from typing import Any
 
 from ..errors import DummyForcingError, shown
 from ..files import real_path
-from ..geometry import LatentShape, Span, pixel_frames
+from ..geometry import LatentShape, pixel_frames
 from ..loops.table import loop_of
 from ..models.families import Family
 from ..rates import clock
+from ..takes.prompts import TextAt, check_texts
 from ..takes.take import MANIFEST, Manifest, Recording, Take, check_same, differing
 from .script import Script
 
@@ -33,7 +34,7 @@ class TakeAt:
 
 
 def open_take(
-    where: TakeAt, conditions: Mapping[str, Any], shape: LatentShape, script: Script, family: Family
+    where: TakeAt, conditions: Mapping[str, Any], shape: LatentShape, text_at: TextAt, family: Family
 ) -> Recording:
     """A new take in a folder, or the one that is there, to go on behind its last whole chunk. The folder must be owned.
 
@@ -50,7 +51,7 @@ def open_take(
     manifest = Manifest(alike, machine, shape, parent=parent)
     if not os.path.lexists(folder / MANIFEST):
         if where.parent is not None:
-            _check_branch(where, manifest, script, family)
+            _check_branch(where, manifest, text_at, family)
         take = Recording.begin(folder, manifest)
         take.note("begun", {"conditions": dict(conditions)})
         return take
@@ -63,7 +64,7 @@ def open_take(
         )
     longer = take.manifest.shape.frames < shape.frames
     chunks = shared_chunks(take, family) if longer else len(take.entries)
-    _check_prompts(take, chunks, script)
+    check_texts(take, chunks, text_at)
     if longer:
         take.lengthen(shape, chunks)
     if other := differing(take.manifest.machine, machine):
@@ -87,7 +88,7 @@ def _parent(where: TakeAt) -> tuple[str, int] | None:
     return real_path(where.parent).name, where.chunks
 
 
-def _check_branch(where: TakeAt, manifest: Manifest, script: Script, family: Family) -> None:
+def _check_branch(where: TakeAt, manifest: Manifest, text_at: TextAt, family: Family) -> None:
     """DummyForcingError unless the clip's first chunks can be those of its parent; only its seed may be another."""
     assert where.parent is not None
     parent = Take(where.parent)
@@ -104,12 +105,12 @@ def _check_branch(where: TakeAt, manifest: Manifest, script: Script, family: Fam
             f"expected to branch behind 1 to {there} whole chunks of {shown(where.parent, 200)}, got {where.chunks}; "
             "choose one of these"
         )
-    _check_prompts(parent, where.chunks, script)
+    check_texts(parent, where.chunks, text_at)
 
 
-def prompt_at(script: Script, span: Span) -> str:
-    """The prompt of a chunk, in words."""
-    return [prompt for start, prompt in script.lines if start <= span.start][-1]
+def prompt_at(script: Script, frame: int) -> str:
+    """The prompt of the chunk that begins with this latent frame, in words."""
+    return [prompt for start, prompt in script.lines if start <= frame][-1]
 
 
 def shared_chunks(take: Take, family: Family) -> int:
@@ -121,17 +122,6 @@ def shared_chunks(take: Take, family: Family) -> int:
         return (entry.span.given or entry.span.frames == family.chunk_frames) and entry.window == window
 
     return len([*takewhile(lasting, range(len(take.entries)))])
-
-
-def _check_prompts(take: Take, chunks: int, script: Script) -> None:
-    for entry in take.entries[:chunks]:
-        asked = prompt_at(script, entry.span)
-        if entry.prompt != asked:
-            raise DummyForcingError(
-                f"expected the prompt {shown(repr(entry.prompt), 120)} for chunk {entry.span.chunk}, as of the take "
-                f"{shown(take.folder, 200)}, got {shown(repr(asked), 120)}; change prompts behind chunk "
-                f"{chunks - 1} only, or choose another folder"
-            )
 
 
 def taken_up(take: Recording, fps: Fraction) -> str:

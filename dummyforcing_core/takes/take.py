@@ -3,6 +3,8 @@
     take.json       format, version, how the clip is made, whether it is finished: replaced whole
     latents.take    one record per chunk (records.py): its latent, what was decided of memory in it, and what latents
                     cannot rebuild: an unfinished rolling window, stills that were encoded
+    prompts.take    the text features that chunks are made with, each once
+    pictures/       a small picture per chunk
     events.jsonl    what happened, a line each, for people
 
 A chunk counts once its record is on the disk. Whoever writes owns the folder (ownership.py).
@@ -12,11 +14,12 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -29,6 +32,8 @@ from ..kv.plan import HeadPlan
 from ..loops.run import ChunkResult, Made, MemoryLog
 from ..models.denoiser import ModelGeometry
 from ..reading import parse_json, read_text
+from .features import FEATURES, FeatureWriter, read_features
+from .pictures import read_picture, write_picture
 from .records import MAGIC, Record, RecordWriter, Scanned, payload, scan, sync_folder
 
 FORMAT, VERSION = "dummyforcing.take", 1
@@ -93,18 +98,38 @@ class Manifest:
 
 
 @dataclass(frozen=True)
+class Heard:
+    """What a chunk is made with, by its first latent frame: the prompt, "" where nobody knows it, and the key of its
+    text features, "" if they are not kept."""
+
+    frame: int
+    text: str
+    features: str = ""
+
+    @classmethod
+    def of_json(cls, frame: object, text: object, features: object) -> "Heard":
+        """ValueError for what is none."""
+        if type(frame) is not int or not isinstance(text, str) or not isinstance(features, str):
+            raise ValueError(f"a prompt of {shown(repr(frame))}")
+        if not re.fullmatch(r"([0-9a-f]{16})?", features):
+            raise ValueError(f"features {shown(repr(features))}")
+        return cls(frame, text, features)
+
+
+@dataclass(frozen=True)
 class Entry:
     """One chunk of a take: its span, what was decided of memory, and where the rest lies.
 
     file   -- of its record: the take's own, or of the one that it branched from
-    prompt -- its text; window -- chunks of an unfinished rolling window behind it; stills -- frames that were encoded
+    heard  -- its prompt, and those of the chunks of an unfinished rolling window behind it
+    window -- how many these are; stills -- frames that were encoded
     """
 
     span: Span
     log: MemoryLog
     record: Record
     file: Path
-    prompt: str = ""
+    heard: tuple[Heard, ...] = ()
     window: int = 0
     stills: tuple[int, ...] = ()
 
@@ -141,6 +166,14 @@ class Take:
     def latent(self, span: Span, device: torch.device | str = "cpu") -> Tensor:
         """A chunk's latent (B, C, span.frames, h, w)."""
         return self._tensors(self.entries[span.chunk])["latent"].to(device)
+
+    def features(self, entry: Entry, heard: Heard) -> Tensor | None:
+        """Text features (B or 1, S, text_dim) that a chunk was made with; None if they are not there."""
+        return read_features(entry.file.parent, heard.features) if heard.features else None
+
+    def picture(self, chunk: int) -> bytes | None:
+        """A small picture of a chunk as JPEG; None if there is none."""
+        return read_picture(self.entries[chunk].file.parent, chunk)
 
     def made(self, device: torch.device | str = "cpu") -> Made:
         """For a run that goes on behind these chunks. Latents are read one by one, when they are asked for."""
@@ -215,7 +248,7 @@ class Take:
             if not all(type(frame) is int and 0 <= frame < clip.frames for frames in marked for frame in frames):
                 raise ValueError("marks of frames that there are not")
             log = MemoryLog(plan, told["observed"] is True, told["recached"] is True, marked)
-            prompt = str(told.get("prompt", ""))
+            heard = tuple(Heard.of_json(*one) for one in told.get("heard", ()))
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, PlanError) as error:
             raise OutputError(
                 f"chunk {number} of the take {shown(self.folder, 200)} is damaged ({shown(repr(error), 200)}); go on "
@@ -223,7 +256,7 @@ class Take:
             ) from error
         windows, stills = (_numbered(header, kind) for kind in ("window", "still"))
         frames = tuple(int(name.split(".")[1]) for name in stills)
-        return Entry(span, log, record, self.folder / LATENTS, prompt, len(windows), frames)
+        return Entry(span, log, record, self.folder / LATENTS, heard, len(windows), frames)
 
 
 class Recording(Take):
@@ -231,7 +264,7 @@ class Recording(Take):
 
     def __init__(self, folder: Path):
         super().__init__(folder)
-        self._writer = RecordWriter(folder / LATENTS)
+        self._writer, self._features = RecordWriter(folder / LATENTS), FeatureWriter(folder)
         if self.torn:
             warnings.warn(
                 f"the take {folder} ended in {self.torn} bytes of a chunk that was not whole: they are cut off",
@@ -264,10 +297,14 @@ class Recording(Take):
         self.manifest.write(self.folder)
         self.note("lengthened", {"frames": shape.frames, "dropped": dropped})
 
-    def add(self, chunk: ChunkResult, prompt: str = "") -> None:
-        """Appends a finished chunk; it is on the disk when this returns."""
+    def add(self, chunk: ChunkResult, prompts: Iterable[tuple[int, str, Tensor]] = ()) -> None:
+        """Appends a finished chunk; it is on the disk when this returns.
+
+        prompts -- what it was made with, and the chunks of a rolling window behind it are: their first latent frames,
+        texts, and what a text encoder made of these, (B or 1, S, text_dim)
+        """
         assert chunk.log is not None
-        log = chunk.log
+        log, heard = chunk.log, tuple(Heard(frame, text, self._features.add(x)) for frame, text, x in prompts)
         same = bool(self.entries) and self.entries[-1].log.plan == log.plan
         told = {
             "stop": chunk.span.stop,
@@ -276,7 +313,7 @@ class Recording(Take):
             "observed": log.observed,
             "recached": log.recached,
             "marked": [sorted(frames) for frames in log.marked],
-            "prompt": prompt,
+            "heard": [[one.frame, one.text, one.features] for one in heard],
         }
         tensors = {"latent": chunk.latent} | {f"window.{i}": x for i, x in enumerate(chunk.window)}
         if chunk.still is not None:
@@ -284,7 +321,12 @@ class Recording(Take):
         own = {name: x.cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
         data = save(own, {"chunk": json.dumps(told)})  # which refuses tensors that share memory
         record, still = self._writer.append(data), () if chunk.still is None else (chunk.still[0],)
-        self.entries.append(Entry(chunk.span, log, record, self.folder / LATENTS, prompt, len(chunk.window), still))
+        file, window = self.folder / LATENTS, len(chunk.window)
+        self.entries.append(Entry(chunk.span, log, record, file, heard, window, still))
+
+    def add_picture(self, chunk: int, frame: np.ndarray) -> None:
+        """Keeps frame (H, W, 3) uint8 as the picture of a chunk that is there."""
+        write_picture(self.folder, chunk, frame)
 
     def note(self, event: str, more: Mapping[str, Any] | None = None) -> None:
         """One line of the event log: what happened behind the chunks that are there, and what more is to be said."""
@@ -329,7 +371,7 @@ def check_same(take: Manifest, manifest: Manifest, folder: Path) -> None:
 
 def _check_files(folder: Path) -> None:
     """OutputError for a link, a pipe or a device in the place of a file: what is written would go elsewhere."""
-    for name in (MANIFEST, LATENTS, EVENTS):
+    for name in (MANIFEST, LATENTS, FEATURES, EVENTS):
         path = folder / name
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise OutputError(
