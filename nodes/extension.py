@@ -12,6 +12,7 @@ from .load_ar_model import LoadARModel
 from .long_memory import ApplyHeadBudget, ApplyHeadForcing
 from .policies import ApplyCacheWindow, ApplyDummyForcing, TeaCacheAR
 from .sampling import ClipSize, SamplerStreaming, StreamingDecode, StreamingSampler
+from .takes import DecodeTake, LoadTake
 
 NODES: list[type[io.ComfyNode]] = [
     LoadARModel,
@@ -30,6 +31,8 @@ NODES: list[type[io.ComfyNode]] = [
     StreamingSampler,
     SamplerStreaming,
     StreamingDecode,
+    LoadTake,
+    DecodeTake,
     CompareClips,
 ]
 

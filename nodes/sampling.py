@@ -14,9 +14,10 @@ from .host.files import Destination
 from .host.live import early_ends
 from .host.notes import NO_VAE, check_pixels_unused
 from .host.streaming import decode_clip, empty_clip, sample_clip
-from .schema import LOOK, SAMPLE, encoding_inputs, schema
+from .host.takes import NEW_PART, OFF, WHOLE, TakeAsked, settle, take_mark
+from .schema import LOOK, RATE_STEP, SAMPLE, encoding_inputs, schema
+from .take_inputs import take_inputs
 
-RATE_STEP = 0.001  # the page shows, and keeps, as many digits as the step of an arrow has: 23.976
 OF_PIXELS = {1: "VIDEO", 3: "remembered"}  # outputs of the Streaming Sampler that take a VAE, by their place
 CUSTOM, LANDSCAPE, PORTRAIT = "custom", "landscape", "portrait"
 PRESETS = [name.upper() for name in SIZES if not name.endswith("-portrait")]
@@ -103,12 +104,14 @@ class StreamingSampler(io.ComfyNode):
                     "filename_prefix", default="video/streaming", advanced=True, tooltip="In the output folder."
                 ),
                 *encoding_inputs(),
+                *take_inputs(),
             ],
             outputs=[
                 io.Latent.Output(display_name="LATENT"),
                 io.Video.Output(display_name="VIDEO", is_output_list=True),
                 io.String.Output(display_name="report"),
                 io.Image.Output(display_name="remembered"),
+                io.String.Output(display_name="take"),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.dynprompt],
             is_output_node=True,
@@ -122,9 +125,12 @@ class StreamingSampler(io.ComfyNode):
         filename_prefix: str,
         codec: str = DEFAULT_CODEC,
         crf: int = DEFAULT_CRF,
+        take: str = OFF,
+        take_name: str = "",
         **kwargs: Any,
-    ) -> int:
-        return early_ends[seed, None if fps is None else rate_of(fps), filename_prefix, codec, crf]
+    ) -> tuple:
+        ends = early_ends[seed, None if fps is None else rate_of(fps), filename_prefix, codec, crf]
+        return ends, *take_mark(take, take_name)
 
     @classmethod
     def execute(
@@ -140,12 +146,18 @@ class StreamingSampler(io.ComfyNode):
         sigmas: torch.Tensor | None = None,
         codec: str = DEFAULT_CODEC,
         crf: int = DEFAULT_CRF,
+        take: str = OFF,
+        take_name: str = "",
+        from_chunk: int = 1,
+        take_video: str = WHOLE,
     ) -> io.NodeOutput:
         to = Destination(rate_of(fps), filename_prefix, Encoding(codec, crf), cls.hidden)
         if vae is None:
             check_pixels_unused(cls.hidden, OF_PIXELS)
+        asked, before = TakeAsked(take, take_name, from_chunk, take_video == NEW_PART), take_mark(take, take_name)
         job = clip_job(model, conditioning, latent, to.fps, vae, start_latent, sigmas)
-        made = sample_clip(job, seed, to)
+        made = sample_clip(job, seed, to, asked)
+        settle(asked, before)
         videos: list = [InputImpl.VideoFromFile(str(file.path)) for file in made.files]
         remembered: Any = made.remembered
         if not videos:
@@ -155,7 +167,9 @@ class StreamingSampler(io.ComfyNode):
             videos = [remembered]
         shown = [ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output) for file in made.files]
         display = ui.PreviewVideo(shown).as_dict() if shown else {}
-        return io.NodeOutput(made.latent, videos, made.report, remembered, ui={**display, "text": [made.report]})
+        return io.NodeOutput(
+            made.latent, videos, made.report, remembered, made.take, ui={**display, "text": [made.report]}
+        )
 
 
 class SamplerStreaming(io.ComfyNode):

@@ -10,6 +10,7 @@ from ..dummyforcing_core.clips.encoding import CODECS, DEFAULT_CODEC, DEFAULT_CR
 LOAD, PROMPTS, MEMORY, SAMPLE, LOOK = (
     f"Dummy Forcing/{task}" for task in ("load", "prompts", "memory", "sample", "look")
 )
+RATE_STEP = 0.001  # the page shows, and keeps, as many digits as the step of an arrow has: 23.976
 HeadProfileType = io.Custom("DummyForcingHeadProfile")
 
 

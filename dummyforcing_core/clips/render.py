@@ -45,7 +45,7 @@ from .memory_use import MemoryUse
 from .pipeline import Pipeline
 from .report import RunReport, ms_since
 from .script import Script
-from .take_of import TakeAt, open_take, prompt_at, taken_up
+from .take_of import ClipShape, TakeAt, open_take, prompt_at, taken_up
 from .video import VideoWriter
 
 
@@ -211,7 +211,8 @@ def _take(pipeline: Pipeline, clip: Clip, where: TakeAt | None) -> Recording | N
     if where is None:
         return None
     text_at = partial(prompt_at, clip.script)
-    take = open_take(where, conditions(pipeline, clip), clip.shape, text_at, pipeline.family)
+    shape = ClipShape(clip.shape, clip.shown_frames)
+    take = open_take(where, conditions(pipeline, clip), shape, text_at, pipeline.family)
     given = 0 if clip.start is None else clip.start.shape[2]
     take.check_run(chunk_spans(clip.shape.frames, pipeline.family.chunk_frames, given), pipeline.denoiser.geometry)
     if there := taken_up(take, clip.fps):

@@ -25,6 +25,14 @@ OPEN = ("prompt", "switches", "frames", "length", "made")  # may go on in anothe
 
 
 @dataclass(frozen=True)
+class ClipShape:
+    """Of a clip: the shape of its latents, and how many pixel frames its video shows."""
+
+    latents: LatentShape
+    frames: int
+
+
+@dataclass(frozen=True)
 class TakeAt:
     """Where a clip is kept, and the take beside it that it branches from, behind so many chunks."""
 
@@ -34,7 +42,7 @@ class TakeAt:
 
 
 def open_take(
-    where: TakeAt, conditions: Mapping[str, Any], shape: LatentShape, text_at: TextAt, family: Family
+    where: TakeAt, conditions: Mapping[str, Any], clip: ClipShape, text_at: TextAt, family: Family
 ) -> Recording:
     """A new take in a folder, or the one that is there, to go on behind its last whole chunk. The folder must be owned.
 
@@ -48,7 +56,8 @@ def open_take(
     alike = {name: value for name, value in conditions.items() if name not in left_out}
     machine = {name: conditions.get(name) for name in MACHINE}
     folder, parent = where.folder, _parent(where)
-    manifest = Manifest(alike, machine, shape, parent=parent)
+    shape = clip.latents
+    manifest = Manifest(alike, machine, shape, parent=parent, shown_frames=clip.frames)
     if not os.path.lexists(folder / MANIFEST):
         if where.parent is not None:
             _check_branch(where, manifest, text_at, family)
@@ -67,6 +76,7 @@ def open_take(
     check_texts(take, chunks, text_at)
     if longer:
         take.lengthen(shape, chunks)
+    take.show(clip.frames)
     if other := differing(take.manifest.machine, machine):
         warnings.warn(
             f"the take {folder} was made with another {' and other '.join(other)}: from here on its bits may differ "

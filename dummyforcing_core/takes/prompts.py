@@ -31,7 +31,7 @@ def check_texts(take: Take, chunks: int, text_at: TextAt) -> None:
             raise DummyForcingError(
                 f"expected the prompt {shown(repr(one.text), 120)} for latent frame {one.frame}, as of the take "
                 f"{shown(take.folder, 200)}, got {shown(repr(asked), 120)}; change prompts of chunks behind latent "
-                f"frame {heard[-1][1].frame} only, or choose another folder"
+                f"frame {heard[-1][1].frame} only, or begin another take"
             )
 
 

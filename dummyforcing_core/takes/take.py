@@ -47,6 +47,7 @@ class Manifest:
     """How a clip is made. conditions -- what has to be the same to go on; machine -- what has to be for the same bits.
 
     shape -- of the whole clip's latents; finished -- all of them are there
+    shown_frames -- pixel frames that its video shows; None: all that are made
     parent -- the name of the take beside it whose first chunks are this one's too, and how many they are
     """
 
@@ -55,6 +56,7 @@ class Manifest:
     shape: LatentShape
     finished: bool = False
     parent: tuple[str, int] | None = None
+    shown_frames: int | None = None
 
     def write(self, folder: Path) -> None:
         """Replaces the folder's manifest, whole, on the disk when this returns."""
@@ -66,6 +68,7 @@ class Manifest:
             "latents": [self.shape.batch, self.shape.channels, self.shape.frames, self.shape.height, self.shape.width],
             "finished": self.finished,
             "parent": None if self.parent is None else list(self.parent),
+            "shown frames": self.shown_frames,
         }
         write_atomic(folder / MANIFEST, json_text(document, indent=1).encode("utf-8"))
         try:
@@ -89,7 +92,10 @@ class Manifest:
                 raise ValueError("sizes of latents")
             conditions, machine = dict(document["conditions"]), dict(document["machine"])
             parent = None if document.get("parent") is None else _parent(*document["parent"])
-            return cls(conditions, machine, LatentShape(*sizes), document["finished"] is True, parent)
+            shown_frames = document.get("shown frames")
+            if shown_frames is not None and (type(shown_frames) is not int or shown_frames < 1):
+                raise ValueError("shown frames")
+            return cls(conditions, machine, LatentShape(*sizes), document["finished"] is True, parent, shown_frames)
         except (ValueError, TypeError, KeyError) as error:
             raise OutputError(
                 f"expected a take, {FORMAT!r} of version {VERSION}, got {shown(path, 200)} "
@@ -285,6 +291,12 @@ class Recording(Take):
         manifest.write(folder)
         return cls(folder)
 
+    def show(self, frames: int | None) -> None:
+        """How many pixel frames its video shows from now on."""
+        if self.manifest.shown_frames != frames:
+            self.manifest = replace(self.manifest, shown_frames=frames)
+            self.manifest.write(self.folder)
+
     def lengthen(self, shape: LatentShape, chunks: int) -> None:
         """Makes it the beginning of a longer clip, which shares its first `chunks` chunks; the others are dropped."""
         dropped, self.entries = len(self.entries) - chunks, self.entries[:chunks]
@@ -348,6 +360,14 @@ class Recording(Take):
         self.note("finished")
 
 
+def glance(folder: Path) -> tuple[Manifest, int]:
+    """A take's manifest and how many chunks it seems to hold, without a look at what they hold."""
+    _check_files(folder)
+    manifest, latents = Manifest.read(folder), folder / LATENTS
+    own = len(scan(latents, check=False).records) if latents.exists() else 0
+    return manifest, own + (manifest.parent[1] if manifest.parent else 0)
+
+
 def differing(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """Names of settings that are not the same."""
     return [name for name in dict.fromkeys([*there, *asked]) if there.get(name) != asked.get(name)]
@@ -359,7 +379,7 @@ def check_same(take: Manifest, manifest: Manifest, folder: Path) -> None:
     for name in differing(there, asked):
         raise DummyForcingError(
             f"expected {shown(name)} {shown(repr(there.get(name)), 200)}, as of the take {shown(folder, 200)}, got "
-            f"{shown(repr(asked.get(name)), 200)}; ask for the same, or choose another folder"
+            f"{shown(repr(asked.get(name)), 200)}; ask for the same, or begin another take"
         )
     ours, theirs = take.shape, manifest.shape
     if replace(ours, frames=1) != replace(theirs, frames=1) or ours.frames > theirs.frames:

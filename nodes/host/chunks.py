@@ -30,6 +30,17 @@ def stream(session: Session, run: Run, on_chunk: OnChunk = lambda chunk: False) 
     where = comfy.model_management.intermediate_device()
     latents: list[Tensor] = []
 
+    def keep(chunk: ChunkResult) -> bool:
+        latents.append(chunk.latent.to(where))
+        return on_chunk(chunk)
+
+    each_chunk(session, run, keep)
+    return torch.cat(latents, dim=2)
+
+
+def each_chunk(session: Session, run: Run, on_chunk: OnChunk) -> None:
+    """Samples a clip of which only `on_chunk` keeps anything; True from it ends the clip there."""
+
     def on_step(span: Span, step: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         run.on_step(span, step)
@@ -42,12 +53,10 @@ def stream(session: Session, run: Run, on_chunk: OnChunk = lambda chunk: False) 
         with LatentCheck() as check:
             for chunk in chunks:
                 check.add(chunk)
-                latents.append(chunk.latent.to(where))
                 if on_chunk(chunk):
                     break
     finally:
         chunks.close()  # the cache dies now, not when the traceback does
-    return torch.cat(latents, dim=2)
 
 
 def full_clip_sampler() -> ARSampler:

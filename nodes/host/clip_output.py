@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from ...dummyforcing_core.clips.video import VideoWriter
-from ...dummyforcing_core.geometry import LatentShape
+from ...dummyforcing_core.geometry import LatentShape, pixel_frames
 from ...dummyforcing_core.vae.streaming import to_uint8
 from .decoder import SMALL_TILE, check_vae, load, stream_of, wrong_kind
 from .files import Destination, OutputFile, workflow_tags
@@ -31,20 +31,23 @@ class ClipOutput:
             output.finish()
 
     Leaving it without finish() keeps the playable part and names it in the log.
+
+    first -- pixel frames of the clip that the video leaves out; the latents before its own go into `skip`
     """
 
-    def __init__(self, vae: Any, shape: LatentShape, shown: Shown, to: Destination):
+    def __init__(self, vae: Any, shape: LatentShape, shown: Shown, to: Destination, first: int = 0):
         check_vae(vae, shape.channels)
         self._vae, self._shape = vae, shape
         if line := wrong_kind(vae):
             warnings.warn(line, stacklevel=2)
-        self.size, self._left = shown.size, shown.frames
+        self.size, self._left = shown.size, shown.frames - first
         self.files = [OutputFile(to.prefix, *self.size, item) for item in range(shape.batch)]
         tags = workflow_tags(to.hidden)
         self._writers = [VideoWriter(file.part, *self.size, to.fps, to.encoding, metadata=tags) for file in self.files]
         self._stream = stream_of(vae)
         self._pushed: list[Tensor] = []  # on the CPU, as many as a second try with tiles needs of the past
         self._finished = False
+        self._skipped, self._unwritten = 0, 0  # latents of the past, pixel frames of it that are still to come
         self.decode_ms: list[float] = []
         self.on_pixels: Callable[[Tensor], None] = lambda pixels: None  # told of (B, 3, f, 8h, 8w) in [-1, 1], in order
         self.on_frames: Callable[[np.ndarray], None] = lambda frames: None  # told of what is written, as `add` gives it
@@ -55,6 +58,17 @@ class ClipOutput:
         pixels = self._written(self._decoded(latents))
         self.decode_ms.append(1000 * (time.perf_counter() - began))
         return pixels
+
+    def skip(self, latents: Tensor) -> None:
+        """What comes before the video's first frame, (B, 16, t, h, w), so that the decoder knows the past."""
+        before, self._skipped = self._skipped, self._skipped + latents.shape[2]
+        self._unwritten += pixel_frames(self._skipped) - pixel_frames(before)
+        self._written(self._decoded(latents))
+
+    @property
+    def frames(self) -> int:
+        """Of each video, so far."""
+        return self._writers[0].frames_written
 
     def finish(self) -> np.ndarray:
         """The pixels that were held back; the files get their names."""
@@ -106,7 +120,9 @@ class ClipOutput:
         if not pixels.shape[2]:
             return np.empty((self._shape.batch, 0, self.size[1], self.size[0], 3), np.uint8)
         self.on_pixels(pixels)
-        frames = to_uint8(pixels, self.size)[:, : self._left]
+        left_out = min(self._unwritten, pixels.shape[2])
+        self._unwritten -= left_out
+        frames = to_uint8(pixels[:, :, left_out:], self.size)[:, : self._left]
         self._left -= frames.shape[1]
         for writer, item in zip(self._writers, frames, strict=True):
             writer.write(item)

@@ -1,5 +1,6 @@
 """What the page sees while a clip is made: progress, the newest chunk as a small video, and a way to stop early."""
 
+import asyncio
 import itertools
 import logging
 import threading
@@ -20,10 +21,12 @@ from ...dummyforcing_core.clips.video import clip_bytes
 from ...dummyforcing_core.errors import shown
 from ...dummyforcing_core.loops.run import ChunkResult
 from .bodies import said
+from .takes import take_names, unfinished
 from .watching import add_watch_route, is_watched
 
 EVENT = "dummyforcing.chunk"
-FINISH, PREVIEW = "/dummyforcing/finish", "/dummyforcing/preview"
+FINISH, PREVIEW, TAKES = "/dummyforcing/finish", "/dummyforcing/preview", "/dummyforcing/takes"
+MOST_TAKES = 500
 PREVIEW_PX = 512
 
 # Runs that a page may look at or end early, by node id. Entries live as long as their run.
@@ -47,7 +50,8 @@ def add_routes() -> None:
     """POST /dummyforcing/finish {"node": id}: the run of that node ends after its current chunk. 400 for another body.
 
     GET /dummyforcing/preview?node=ID: its newest chunk as mp4 (the host's page may load media from its server only),
-    or 204 before the first one. And the route of `watching`.
+    or 204 before the first one. GET /dummyforcing/takes: the names of takes, the newest first, and of the one that was
+    left unfinished. And the route of `watching`.
     """
     if server() is None:
         return
@@ -76,6 +80,11 @@ def add_routes() -> None:
         if not view.newest:
             return web.Response(status=204)
         return web.Response(body=view.newest, content_type="video/mp4", headers={"Cache-Control": "no-store"})
+
+    @server().routes.get(TAKES)
+    async def takes(request: Any) -> Any:
+        names, left = await asyncio.to_thread(lambda: (take_names(), unfinished()))
+        return web.json_response({"takes": names[:MOST_TAKES], "unfinished": left})
 
     add_watch_route(server())
 
@@ -150,7 +159,7 @@ class LiveView:
             "chunks": self._chunks,
             "fps": round(self._frames / spent, 2),
             # A given start is there before the first call.
-            "seconds_left": round(spent / self._begun * (self._calls - self._begun), 1) if self._begun else None,
+            "seconds_left": round(spent / self._begun * max(self._calls - self._begun, 0), 1) if self._begun else None,
             "kv_mib": round(chunk.resident_bytes / 2**20, 1),
             "device_mib": _device_mib(),
             **self.about,

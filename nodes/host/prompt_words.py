@@ -1,9 +1,11 @@
 """The words of a clip's prompts, for people to read: CONDITIONING holds what a text encoder made of them."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from ...dummyforcing_core.errors import shown
+from ...dummyforcing_core.geometry import TEMPORAL
 from ...dummyforcing_core.prompts import PromptSchedule
 from ...dummyforcing_core.rates import clock
 from .prompts import STARTS, TEXT
@@ -31,6 +33,11 @@ class PromptWords:
         """What a chunk that begins with this latent frame is made from."""
         active = sum(start <= chunk_start for start, _ in prompts.entries) - 1
         return self.texts[min(active, len(self.texts) - 1)]
+
+    def at_frame(self, frame: int, fps: Fraction) -> str:
+        """What the chunk that begins with this latent frame of a video of `fps` is made from."""
+        starts = [round(time * fps / TEMPORAL) for time in self.times]
+        return [text for start, text in zip(starts, self.texts, strict=True) if start <= frame][-1]
 
 
 def words_of(conditioning: list, prompt: Any, node: Any) -> PromptWords:

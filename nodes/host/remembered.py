@@ -1,12 +1,13 @@
 """The frames that a clip's bank holds, as pictures: kept out of the clip's own decoding, which is never done twice."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...dummyforcing_core.geometry import TEMPORAL
+from ...dummyforcing_core.geometry import TEMPORAL, Span
 from ...dummyforcing_core.kv.plan import HeadPlan
-from ...dummyforcing_core.loops.run import ChunkResult
 from ...dummyforcing_core.models.families import Family
 
 
@@ -15,7 +16,8 @@ class RememberedFrames:
 
         frames = RememberedFrames(family)
         output.on_frames = frames.add                      # told of (B, f, H, W, 3) uint8, in order
-        for chunk in ...: frames.committed(chunk)          # each once, before or behind its pixels
+        for chunk in ...:                                  # each once, before or behind its pixels
+            frames.committed(chunk.span, chunk.plan, chunk.banked)
         frames.image()                                     # once all are written
 
     Holds no more than the bank, and what heads with a bank keep of the newest frames.
@@ -41,10 +43,14 @@ class RememberedFrames:
             self._last = self._pixels[max(newest)]
         self._forget()
 
-    def committed(self, chunk: ChunkResult) -> None:
+    def skip(self, frames: int) -> None:
+        """So many frames of the clip are not shown: none of them is in `image`."""
+        self._count += frames
+
+    def committed(self, span: Span, plan: HeadPlan, banked: Iterable[int]) -> None:
         """A chunk is history: what it changed in the bank."""
-        self._banked = chunk.banked
-        self._recent = chunk.span.stop - max(_ring_frames(chunk.plan), self._overlap)
+        self._banked = tuple(banked)
+        self._recent = span.stop - max(_ring_frames(plan), self._overlap)
         self._forget()
 
     def image(self) -> Tensor:

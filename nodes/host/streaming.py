@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -21,11 +22,13 @@ from ...dummyforcing_core.geometry import TEMPORAL, LatentShape, Span, check_sho
 from ...dummyforcing_core.loops.run import ChunkResult, Run
 from ...dummyforcing_core.loops.table import clip_kv_shape, loop_of
 from ...dummyforcing_core.rates import OWN_RATE, frames_in, seconds_text, speed_note
+from ...dummyforcing_core.takes.take import Entry
 from ...dummyforcing_core.transfer import wait_for
-from .chunks import over_latent, stream
+from .chunks import each_chunk, over_latent, stream
 from .clip_job import ClipJob, policy_text
 from .clip_output import ClipOutput
 from .files import Destination, OutputFile
+from .kept import KeptClip, kept_clip
 from .live import LiveView, live_view, remember_early_end
 from .memory import check_main_memory
 from .notes import notes_of, told
@@ -35,6 +38,7 @@ from .remembered import RememberedFrames
 from .session import Session, Task, with_session
 from .shown import Shown, shown_of, with_shown
 from .stills import host_stills
+from .takes import NO_TAKE, TakeAsked, unfinished_note
 
 
 def empty_clip(size: tuple[int, int], seconds: float, batch: int) -> dict[str, Any]:
@@ -50,46 +54,53 @@ def empty_clip(size: tuple[int, int], seconds: float, batch: int) -> dict[str, A
 
 @dataclass
 class Sampled:
-    """What a run leaves: its LATENT, its files, the report as text, the frames in the bank (B * N, H, W, 3) in [0, 1].
+    """What a run leaves: its LATENT, its files, the report as text, the frames in the bank (B * N, H, W, 3) in [0, 1],
+    the name of its take.
 
-    Without a VAE there are no files and no frames.
+    Without a VAE there are no files and no frames, without a take no name.
     """
 
     latent: dict[str, Any]
     files: list[OutputFile]
     report: str
     remembered: Tensor | None
+    take: str = ""
 
 
-def sample_clip(job: ClipJob, seed: int, to: Destination) -> Sampled:
-    """One clip, streamed."""
+def sample_clip(job: ClipJob, seed: int, to: Destination, asked: TakeAsked = NO_TAKE) -> Sampled:
+    """One clip, streamed; `asked`: the take that it is kept in, or goes on from."""
     began = time.perf_counter()
     logging.info("Dummy Forcing: predicted memory: %s", job.needs)
-    known = notes_of(job, to.hidden.prompt, to.node)
+    left = unfinished_note(asked)
+    known = [*left, *notes_of(job, to.hidden.prompt, to.node)]
     words = words_of(job.conditioning, to.hidden.prompt, to.node)
     report, chunks = RunReport(job.conditions(seed, words)), len(job.spans)
     with contextlib.ExitStack() as stack:
-        about = {"memory": policy_text(job.policy).replace("_", " "), "prompt": words.texts[0]}
-        view = stack.enter_context(live_view(to.node, chunks, job.calls, to.fps, **about))
-        view.tell(known)
         notes = stack.enter_context(told())
+        kept = stack.enter_context(kept_clip(asked, job, seed, words, to.prefix))
+        about = {"memory": policy_text(job.policy).replace("_", " "), "prompt": words.texts[0], "take": kept.name}
+        view = stack.enter_context(live_view(to.node, chunks, job.calls - kept.calls_saved, to.fps, **about))
+        view.tell(known)
         output = None
         if job.vae is not None:
             report.conditions["codec"] = str(to.encoding)
-            output = stack.enter_context(ClipOutput(job.vae, job.shape, job.shown, to))
+            output = stack.enter_context(ClipOutput(job.vae, job.shape, job.shown, to, kept.left_out))
             view.part = output.files[0].shown_part
-        watched = _Watched(job, words, output, view, report, began)
+        watched = _Watched(job, words, output, view, report, began, kept)
         latents = _sampled(job, seed, to.fps, watched)
         if output is not None:
             if not job.live:
                 _decode(latents, output, watched)
             output.finish()
-    if view.finish_asked.is_set() and len(report.chunks) < chunks:
+            kept.written(output.files)
+        kept.ended(watched.done == chunks)
+    report.conditions |= kept.conditions
+    if watched.done < chunks:
         remember_early_end(seed, to.fps, to.prefix, to.encoding.codec, to.encoding.crf)
-        there = min(report.pixel_frames, job.shown.frames)
+        there = min(pixel_frames(latents.shape[2]), job.shown.frames)
         report.conditions.pop("made", None)
         report.conditions |= {"frames": f"{there} of {job.shown.frames}", "length": seconds_text(there, to.fps)}
-        notes.append(f"ended early after {len(report.chunks)} of {chunks} chunks")
+        notes.append(f"ended early after {watched.done} of {chunks} chunks")
     report.total_ms = ms_since(began)
     table = report.table()
     logging.info("Dummy Forcing:\n%s", _text(notes, table))  # the log has the others already
@@ -97,8 +108,8 @@ def sample_clip(job: ClipJob, seed: int, to: Destination) -> Sampled:
     made = with_shown(latents.to(device), job.shown)
     text = _text([*known, *notes], table)
     if output is None:
-        return Sampled(made, [], text, None)
-    return Sampled(made, output.files, text, watched.remembered.image().to(device))
+        return Sampled(made, [], text, None, kept.name)
+    return Sampled(made, output.files, text, watched.remembered.image().to(device), kept.name)
 
 
 def _text(notes: list[str], table: str) -> str:
@@ -107,19 +118,26 @@ def _text(notes: list[str], table: str) -> str:
 
 def _sampled(job: ClipJob, seed: int, fps: Fraction, watched: "_Watched") -> Tensor:
     """The clip's latents as a LATENT holds them; with a live VAE its pixels are written too."""
+    kept = watched.kept
 
     def work(session: Session) -> Tensor:
         run = _run_of(job, session, watched)
         session.prompts.warn_unused([span.start for span in job.spans], float(TEMPORAL / fps))
         watched.begin(session, run)
-        made = stream(session, run, watched.chunk)
+        run = kept.taken_up(run, watched.past)
+        if kept.latents is None:
+            made = stream(session, run, watched.chunk)
+        else:
+            made = session.noise  # the host makes it a LATENT, all of it at once: the clip's own lie in a file
+            each_chunk(session, run, watched.chunk)
         watched.report.memory, watched.report.bank = watched.memory.rows(), watched.bank.changes
         return made
 
     beside = (job.vae.patcher,) if job.live else ()
     needed = job.needs.kv + job.needs.decode
     task = Task(job.model, job.conditioning, job.shape, seed, job.sigmas, float(fps), needed, beside)
-    return with_session(task, work)
+    made = with_session(task, work)
+    return made if kept.latents is None else kept.latents.whole()
 
 
 def _run_of(job: ClipJob, session: Session, watched: "_Watched") -> Run:
@@ -138,7 +156,7 @@ def _run_of(job: ClipJob, session: Session, watched: "_Watched") -> Run:
 
 
 class _Watched:
-    """What happens around a run's chunks: time, pixels, report, the page."""
+    """What happens around a run's chunks: time, pixels, report, the page, the take."""
 
     memory: MemoryUse
 
@@ -150,8 +168,10 @@ class _Watched:
         view: LiveView,
         report: RunReport,
         began: float,
+        kept: KeptClip,
     ):
-        self.output, self.view, self.report = output, view, report
+        self.output, self.view, self.report, self.kept = output, view, report, kept
+        self.done = 0  # chunks of the clip
         self._job, self._words, self._began = job, words, began
         self.bank, self.remembered = BankHistory(job.fps, job.shown.frames), RememberedFrames(job.family)
         if output is not None:
@@ -163,9 +183,30 @@ class _Watched:
         self.report.conditions["skipped steps"] = session.settings.steps_text(run.steps)
         switches = len(session.prompts.entries) - 1
         self.memory = MemoryUse(clip_kv_shape(run.denoise.geometry, run.shape, run.family, switches))
-        self._session = session
+        self._session, self._run = session, run
         self._preview = preview_for(session.latent_format, run.shape.height, run.shape.width, session.device)
         self._chunk_began = time.perf_counter()
+
+    def past(self, run: Run, entries: Iterable[tuple[Entry, Tensor]]) -> None:
+        """Chunks of the take, with their latents: into the video, or out of it."""
+        self._run = run
+        self.remembered.skip(self.kept.left_out)
+        for entry, latent in entries:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            shown = self._session.to_latent(latent)
+            self.kept.add_latents(shown)
+            if self.output is not None and self._job.live:
+                self.kept.decode(self.output, entry.span, shown)
+                self.view.kept |= not self.kept.left_out
+            marks = entry.log.marked[-1] if entry.log.marked else ()
+            self.remembered.committed(entry.span, entry.log.plan, marks)
+            self.done = entry.span.chunk + 1
+        self._chunk_began = time.perf_counter()
+
+    @property
+    def spans(self) -> list[Span]:
+        """Of the clip's chunks."""
+        return self._job.spans
 
     def step(self, span: Span, step: int) -> None:
         """Before every model call."""
@@ -175,26 +216,30 @@ class _Watched:
         """After every chunk; True if the page asked to end here."""
         wait_for(self._session.device)
         diffuse_ms = ms_since(self._chunk_began)
+        self.kept.add(self._run, chunk)  # first: whatever fails from here on, the chunk is there
+        shown = self._session.to_latent(chunk.latent)
+        self.kept.add_latents(shown)
         decode_ms, pixels = 0.0, np.empty((0, 2, 2, 3), np.uint8)
         if self.output is not None and self._job.live:
-            pixels = self.output.add(self._session.to_latent(chunk.latent))[0]
+            pixels = self.output.add(shown)[0]
             decode_ms = self.output.decode_ms[-1]
             self.view.kept |= len(pixels) > 0
         span = chunk.span
         if not len(pixels):
             pixels = self._preview(chunk.latent, pixel_frames(span.stop) - pixel_frames(span.start))
+        self.kept.add_picture(span, pixels)
         self.report.add_chunk(chunk, diffuse_ms, decode_ms, ms_since(self._began))
         self.memory.add(chunk)
         self.bank.add(chunk)
-        self.remembered.committed(chunk)
+        self.remembered.committed(span, chunk.plan, chunk.banked)
         self.view.about["remembers"] = self.bank.held
         self.view.about["prompt"] = self._words.at(self._session.prompts, span.start)
         self.view.chunk(chunk, pixels)
-        self._chunk_began = time.perf_counter()
+        self.done, self._chunk_began = span.chunk + 1, time.perf_counter()
         return self.view.finish_asked.is_set()
 
     def decoded(self, number: int, decode_ms: float) -> None:
-        """Chunk `number` was decoded after all were sampled."""
+        """The chunk `number` of those that this run made was decoded after all were sampled."""
         self.report.chunks[number] = replace(self.report.chunks[number], decode_ms=decode_ms)
         if number == 0:
             self.report.first_frame_ms = ms_since(self._began)
@@ -202,13 +247,15 @@ class _Watched:
 
 def _decode(latents: Tensor, output: ClipOutput, watched: _Watched) -> None:
     """Decodes a sampled clip, a LATENT's samples, chunk by chunk."""
-    chunks = list(watched.report.chunks)
-    for number, timing in enumerate(chunks):
+    spans = watched.spans
+    new = watched.done - len(watched.report.chunks)
+    for span in spans[: watched.done]:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        watched.view.decoding(number + 1, len(chunks))
-        pixels = output.add(latents[:, :, timing.start_frame : timing.start_frame + timing.frames])
-        watched.view.kept |= pixels.shape[1] > 0
-        watched.decoded(number, output.decode_ms[-1])
+        watched.view.decoding(span.chunk + 1, watched.done)
+        watched.kept.decode(output, span, latents[:, :, span.start : span.stop])
+        watched.view.kept |= output.frames > 0
+        if span.chunk >= new:
+            watched.decoded(span.chunk - new, output.decode_ms[-1])
 
 
 def decode_clip(latent: dict, vae: Any, to: Destination, piece_frames: int = 4) -> list[OutputFile]:
@@ -218,12 +265,19 @@ def decode_clip(latent: dict, vae: Any, to: Destination, piece_frames: int = 4) 
         raise DummyForcingError(
             f"expected a video latent, got shape {tuple(samples.shape)}; connect the Streaming Sampler's"
         )
-    shape, shown = LatentShape(*samples.shape), shown_of(latent)
+    shape, pieces = LatentShape(*samples.shape), samples.split(piece_frames, dim=2)
+    return decode_pieces(pieces, shape, shown_of(latent), vae, to)
+
+
+def decode_pieces(
+    pieces: Iterable[Tensor], shape: LatentShape, shown: Shown, vae: Any, to: Destination
+) -> list[OutputFile]:
+    """Decodes latents of `shape` that come piece by piece, as a LATENT holds them, to one video per batch item."""
     if line := speed_note(to.fps):
         logging.warning("Dummy Forcing: %s", line)
     bar = comfy.utils.ProgressBar(shape.frames, node_id=to.hidden.unique_id)
     with told() as notes, ClipOutput(vae, shape, shown, to) as output:
-        for piece in samples.split(piece_frames, dim=2):
+        for piece in pieces:
             comfy.model_management.throw_exception_if_processing_interrupted()
             output.add(piece)
             bar.update(piece.shape[2])
