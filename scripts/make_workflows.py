@@ -157,7 +157,7 @@ def interactive_story_60s(graph: Graph) -> None:
     graph.row()
     policy = dummy_forcing(graph, model)
     graph.group("Sample", 430)
-    made = sampler(graph, policy, prompt, size, vae, filename_prefix="video/story")
+    made = sampler(graph, policy, prompt, size, vae, filename_prefix="video/story", take="new")
     graph.group("Report", 530)
     report(graph, made)
 
@@ -170,7 +170,7 @@ def long_1080p(graph: Graph) -> None:
     graph.row()
     policy = dummy_forcing(graph, model)
     graph.group("Sample", 430)
-    made = sampler(graph, policy, prompt, size, vae, filename_prefix="video/long_1080p")
+    made = sampler(graph, policy, prompt, size, vae, filename_prefix="video/long_1080p", take="new")
     graph.group("Report", 530)
     report(graph, made)
 
@@ -281,7 +281,7 @@ def returning_character_120s(graph: Graph) -> None:
     graph.group("Memory of the heads", 280)
     policy = graph.add("DummyForcingApplyHeadForcing", model=model["MODEL"], bank_chunks=6)
     graph.group("Sample", 430)
-    made = sampler(graph, policy, prompt, size, vae, filename_prefix="video/returning_character")
+    made = sampler(graph, policy, prompt, size, vae, filename_prefix="video/returning_character", take="new")
     graph.group("Report", 530)
     report(graph, made)
 

@@ -25,9 +25,11 @@ export function elements() {
   finish.className = "dummyforcing-finish";
   const loop = button(BUTTON);
   loop.textContent = "↻";
-  buttons.append(finish, loop);
+  const goOn = button(`${BUTTON};flex:1`);
+  goOn.className = "dummyforcing-go-on";
+  buttons.append(finish, loop, goOn);
   box.append(stage, line, ...rows, clips, buttons);
-  return { box, stage, line, rows, clips, finish, loop };
+  return { box, stage, line, rows, clips, finish, loop, goOn };
 }
 
 function element(tag, style) {

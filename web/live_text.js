@@ -11,9 +11,10 @@ export function progressText({ chunk, chunks, fps, seconds_left, decoding }) {
   return [text("chunk", { chunk, chunks }), `${fps} FPS`, ...left].join(" · ");
 }
 
-// What the heads remember by, and what that takes. Sizes come in MiB.
-export function memoryText({ memory, kv_mib, device_mib }) {
-  const parts = memory ? [text("memory", { memory })] : [];
+// Where the clip is kept, what the heads remember by, and what that takes. Sizes come in MiB.
+export function memoryText({ memory, kv_mib, device_mib, take }) {
+  const parts = take ? [text("take", { take })] : [];
+  if (memory) parts.push(text("memory", { memory }));
   if (kv_mib !== undefined) parts.push(`K/V ${gib(kv_mib)}`);
   if (device_mib) parts.push(text("vram", { size: gib(device_mib) }));
   return parts.join(" · ");

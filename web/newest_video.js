@@ -60,6 +60,7 @@ export function newestVideo(stage, label, loops) {
       next = { source, final: true };
       goOn();
     },
+    shows: () => seen.hasAttribute("src"),
     // What is seen is no longer what is made.
     dim() {
       stage.style.opacity = 0.4;
