@@ -138,7 +138,7 @@ def _corruptions() -> dict[str, tuple[Callable[[dict[str, Any]], Any], str]]:
 
     return {
         "a widget too many": (lambda w: w["nodes"][2]["widgets_values"].append(1), "7 widget values"),
-        "a widget too few": (lambda w: w["nodes"][4]["widgets_values"].pop(1), "5 widget values"),
+        "a widget too few": (lambda w: w["nodes"][4]["widgets_values"].pop(1), "9 widget values"),
         "an unknown choice": (widget(2, 0, "481P"), "not one of"),
         "text for a number": (widget(2, 2, "5"), "no FLOAT"),
         "a truth value for a number": (widget(4, 0, True), "no INT"),
@@ -184,7 +184,8 @@ def test_a_muted_node_is_refused_by_the_conversion(host: ComfyServer) -> None:
 def test_the_prompt_is_the_one_that_the_page_made(host: ComfyServer, name: str, tmp_path: Path) -> None:
     """released/ holds what the page itself queued for the files of that version; it stays when the version moves on.
 
-    0.1.0.dev0 is what 0.1.0 was before its videos had a codec, 0.1.0.dev1 before policies had more choices.
+    0.1.0.dev0 is what 0.1.0 was before its videos had a codec, 0.1.0.dev1 before policies had more choices, 0.1.0.dev2
+    before clips were kept as takes.
     """
     kept = HERE / "released" / dummyforcing_core.__version__ / f"{name}.json"
     made = to_api(read(FILES[name]), host.object_info())
