@@ -150,11 +150,13 @@ class StreamingSampler(io.ComfyNode):
         take_name: str = "",
         from_chunk: int = 1,
         take_video: str = WHOLE,
+        snapshot_every: int = 0,
     ) -> io.NodeOutput:
         to = Destination(rate_of(fps), filename_prefix, Encoding(codec, crf), cls.hidden)
         if vae is None:
             check_pixels_unused(cls.hidden, OF_PIXELS)
-        asked, before = TakeAsked(take, take_name, from_chunk, take_video == NEW_PART), take_mark(take, take_name)
+        asked = TakeAsked(take, take_name, from_chunk, take_video == NEW_PART, snapshot_every)
+        before = take_mark(take, take_name)
         job = clip_job(model, conditioning, latent, to.fps, vae, start_latent, sigmas)
         made = sample_clip(job, seed, to, asked)
         settle(asked, before)

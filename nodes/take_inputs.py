@@ -39,4 +39,14 @@ def take_inputs() -> list[io.Input]:
             advanced=True,
             tooltip="go on, branch: one video from the beginning on, or of what is new only.",
         ),
+        io.Int.Input(
+            "snapshot_every",
+            default=0,
+            min=0,
+            max=1_000_000,
+            optional=True,
+            advanced=True,
+            tooltip="Chunks from one copy of all keys and values to the next, for going on with a long take sooner; 0: "
+            "none. The report says what they take on the disk.",
+        ),
     ]

@@ -24,6 +24,8 @@ from ..loops.table import loop_of
 from ..models.families import DEMO
 from ..models.stepcache import NO_STEPS, StepCache
 from ..policies import get_policy
+from ..takes.features import FEATURES
+from ..takes.snapshot import SNAPSHOT
 from ..takes.take import EVENTS, LATENTS, MANIFEST
 from .clip_arguments import Asked, add_encoding_arguments, asked_video
 from .common import (
@@ -83,6 +85,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --take: begin with chunks of this take, which lies beside it",
     )
     parser.add_argument("--from-chunk", type=whole, metavar="N", help="with --branch: with its first N chunks")
+    parser.add_argument(
+        "--snapshot-every",
+        type=whole,
+        metavar="N",
+        help="with --take: also keep keys and values every N chunks, so that a long take is gone on with sooner",
+    )
     parser.add_argument("--report", type=named, metavar="FILE", help="also write the timing report (.json)")
 
 
@@ -202,7 +210,7 @@ def _outputs(args: argparse.Namespace) -> Outputs:
 
 def _take_of(args: argparse.Namespace) -> TakeAt | None:
     if args.take is None:
-        refuse_together(args, "--take is not given", ("branch",))
+        refuse_together(args, "--take is not given", ("branch", "snapshot_every"))
     if args.branch is None:
         refuse_together(args, "--branch is not given", ("from_chunk",))
     elif args.from_chunk is None:
@@ -212,10 +220,10 @@ def _take_of(args: argparse.Namespace) -> TakeAt | None:
     check_folder("--take", args.take)
     for option, path in (("--out", args.out), ("--report", args.report), ("--save-latents", args.save_latents)):
         if path is not None and real_path(path) in [
-            real_path(args.take / name) for name in (MANIFEST, LATENTS, EVENTS)
+            real_path(args.take / name) for name in (MANIFEST, LATENTS, FEATURES, SNAPSHOT, EVENTS)
         ]:
             raise OutputError(f"{option} and --take name the same file, {path}; give another name")
-    return TakeAt(args.take, args.branch, args.from_chunk or 0)
+    return TakeAt(args.take, args.branch, args.from_chunk or 0, args.snapshot_every or 0)
 
 
 def _folder_jobs(args: argparse.Namespace, asked: Asked, scripts: list[Script]) -> tuple[list[Job], list[Path]]:

@@ -34,6 +34,7 @@ from ..policies.base import Policy, Seen
 from ..prompts import PromptSchedule
 from ..rates import OWN_RATE, rate_text, seconds_text
 from ..takes.prompts import prompts_behind, prompts_of
+from ..takes.snapshot import with_snapshots
 from ..takes.take import Recording
 from ..transfer import wait_for
 from ..vae.streaming import to_uint8
@@ -156,6 +157,8 @@ def render(pipeline: Pipeline, clip: Clip, outputs: Outputs, on_step: OnStep = l
         record = _Record(pipeline, clip, prompts, began, outputs.latents is not None, take)
         try:
             with _writer(pipeline, clip, outputs.part) as video, LatentCheck() as latents:
+                if outputs.take is not None:
+                    run = with_snapshots(run, outputs.take.folder, outputs.take.snapshot_every)
                 _fill(video, record, latents, pipeline, run, clip)
             rename_whole(outputs.part, outputs.video)
         except BaseException:

@@ -34,11 +34,15 @@ class ClipShape:
 
 @dataclass(frozen=True)
 class TakeAt:
-    """Where a clip is kept, and the take beside it that it branches from, behind so many chunks."""
+    """Where a clip is kept, and the take beside it that it branches from, behind so many chunks.
+
+    snapshot_every -- chunks from one snapshot of keys and values to the next; 0: none
+    """
 
     folder: Path
     parent: Path | None = None
     chunks: int = 0
+    snapshot_every: int = 0
 
 
 def open_take(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PlanError
+from ..transfer import to_device
 from .attention import AttentionFn, attention
 from .group_buffer import GroupBuffer, HeadRange
 from .plan import HeadMemory, HeadPlan, KVShape
@@ -310,6 +311,20 @@ class KVCache:
         empty = group.v[:, :0, i]
         k, v = (torch.cat([empty, *parts], dim=1) for parts in (zip(*pairs, strict=True) if pairs else ((), ())))
         return [held.slots[slot] for slot in held.order()], k, v
+
+    def stored(self, layer: int) -> list[tuple[Tensor, Tensor]]:
+        """A layer's whole history, group after group, for `restore`: views of K and V (B, frames * HW, H_group, D)."""
+        return [group.stored() for group in self.layers[layer]]
+
+    def restore(self, layer: int, stored: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Fills a layer whose slots are those of the time when `stored` was asked. PlanError if they are not."""
+        if len(stored) != len(self.layers[layer]):
+            raise PlanError(
+                f"expected keys and values of {len(self.layers[layer])} groups of heads in layer {layer}, got "
+                f"{len(stored)}; remove the snapshot, and the clip is read again"
+            )
+        for group, (k, v) in zip(self.layers[layer], stored, strict=True):
+            group.restore(to_device(k, group.k.device), to_device(v, group.v.device))
 
     def regions(self, layer: int, head: int) -> list[Region]:
         """What `head`'s queries see in the current pass, as token ranges of its group's live view."""

@@ -212,6 +212,22 @@ class GroupBuffer:
                     x[:, target, heads.span] = x[:, source, heads.span]
         self._stale_view = True
 
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """All of the history as it is stored, slot after slot: K and V (B, frames * HW, H_group, D), views."""
+        tokens = self.history(0, self.resident_frames)
+        return self.raw_k[:, tokens], self.v[:, tokens]
+
+    def restore(self, k: Tensor, v: Tensor) -> None:
+        """Fills the history with what `stored` gave; the slots must be those of that time."""
+        for there, x in zip(self.stored(), (k, v), strict=True):
+            if there.shape != x.shape or there.dtype != x.dtype:
+                raise PlanError(
+                    f"expected stored keys and values of shape {tuple(there.shape)} {there.dtype}, got "
+                    f"{tuple(x.shape)} {x.dtype}; remove the snapshot, and the clip is read again"
+                )
+            there.copy_(x)
+        self._stale_view = True
+
     def slot_kv(self, head: int, slot: int) -> tuple[Tensor, Tensor]:
         """Stored K (rotated at absolute positions) and V (B, HW, D) of one history slot of group head `head`."""
         tokens = self.history(slot)

@@ -16,12 +16,22 @@ from ..errors import PlanError
 from ..geometry import Span, chunk_spans
 from ..kv.cache import KVCache, Observer
 from ..kv.plan import HeadPlan
-from ..models.denoiser import Step
+from ..models.denoiser import Denoiser, Step
 from ..models.families import Family
 from ..policies.base import Observing, Seen
 from ..schedule import add_noise
 from .decisions import Decisions, Logged, Resumed
-from .run import MemoryLog, Run
+from .run import MemoryLog, Run, StoredKV
+
+
+class Unread:
+    """Stands in for a denoiser in passes whose keys and values nobody reads: they come from a snapshot."""
+
+    def __init__(self, denoise: Denoiser):
+        self.geometry, self.project, self.time_signal = denoise.geometry, denoise.project, denoise.time_signal
+
+    def __call__(self, x: Tensor, sigma: Tensor, context: Tensor, step: Step) -> Tensor | None:
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +55,14 @@ class ClipMemory:
     """
 
     def __init__(self, run: Run, decisions: Decisions | None = None):
-        self._run = run
+        self._run = self._given = run
         self._recache_frames = run.family.default_window_frames if run.recaches else 0
         self.cache = run.new_cache()
         self._widest = check_memories(self.cache.plan, run.family)
         self._decisions = decisions or Resumed(run, self._widest)
+        self._stored = None if self._decisions.reads_keys else run.made.stored
+        if self._stored is not None:  # up to there only slots are followed
+            self._run = replace(run, denoise=Unread(run.denoise))
         if self._widest.bank is not None and self._widest.bank.needs_switches and not run.prompts.may_switch:
             warnings.warn(
                 "the clip has one prompt: no episode ends, and nothing is remembered beyond the newest frames; give "
@@ -156,8 +169,16 @@ class ClipMemory:
             self._keep(passes, span.stop)
         if self._observed and not self._noisy:
             seen = self._replan(span)
+        if self._stored is not None and self._stored.chunk == span.chunk:
+            self._restore(self._stored)
         self.log = MemoryLog(self.cache.plan, self._observed, recached, tuple(self._marked))
         return seen
+
+    def _restore(self, stored: StoredKV) -> None:
+        """The cache's content as it was; from here on passes are made."""
+        for layer in range(self.cache.plan.layers):
+            self.cache.restore(layer, stored.layer(layer))
+        self._run, self._stored = self._given, None
 
     def _widen(self) -> bool:
         """A cache of the widest plan, made anew if heads have been narrowed: they cannot be widened in place."""

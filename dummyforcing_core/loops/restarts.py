@@ -196,4 +196,5 @@ def _clip(run: Run, part: Part, begin: Tensor | None, moved: _Moved) -> Run:
         start=begin,
         on_step=moved.step(run.on_step),
         watch=moved.watch(run.watch),
+        on_commit=lambda span, latent, cache: None,
     )

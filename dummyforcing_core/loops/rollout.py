@@ -38,6 +38,7 @@ def rollout(run: Run) -> Generator[ChunkResult, None, None]:
         seen = memory.commit(span, latent, context)  # the clean pass; heads that were observed are re-grouped here
         if run.is_made(span):
             continue
+        run.on_commit(span, latent, memory.cache)
         result = ChunkResult.of(memory.cache, span, latent, full, memory.predicted_peak_bytes, seen)
         yield replace(result, log=memory.log)
 

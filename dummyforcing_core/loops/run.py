@@ -1,6 +1,6 @@
 """What is sampled, and what comes out: the one argument of every loop, and the chunks that it yields."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -22,6 +22,7 @@ from ..vae.still_frame import StillFrames
 
 OnStep = Callable[[Span, int], None]
 Watch = Callable[[Span, int], Observer | None]
+OnCommit = Callable[[Span, Tensor, KVCache], None]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,14 @@ class MemoryLog:
 
 
 @dataclass(frozen=True, eq=False)
+class StoredKV:
+    """Keys and values as they were once chunk `chunk` was committed, layer by layer, as `KVCache.stored` gave them."""
+
+    chunk: int
+    layer: Callable[[int], Sequence[tuple[Tensor, Tensor]]]
+
+
+@dataclass(frozen=True, eq=False)
 class Made:
     """Chunks of a clip that are there already, from its first one on; the loop goes on behind them, bit for bit.
 
@@ -49,12 +58,14 @@ class Made:
     log    -- of every chunk
     window -- of a rolling window, the noisy latents (B, C, F, h, w) of the chunks that come next, as they were left
     stills -- latent frames that were encoded as still images, (B, C, 1, h, w) by frame
+    stored -- of the loop over chunks, keys and values that need not be made again
     """
 
     latent: Callable[[Span], Tensor]
     log: tuple[MemoryLog, ...]
     window: tuple[Tensor, ...] = ()
     stills: Mapping[int, Tensor] = field(default_factory=dict)
+    stored: StoredKV | None = None
 
 
 NOTHING_MADE = Made(lambda span: torch.empty(0), ())
@@ -71,6 +82,7 @@ class Run:
     watch   -- may give an observer of a denoising pass' attention
     still   -- encodes pixel frames of the clip, for loops that want them; without one they use the plain latent
     made    -- chunks that are there already: none of them is yielded
+    on_commit -- in the loop over chunks, called with a chunk that is made, its latent, and the cache that has read it
 
     OutputError if the start is not of the clip's size.
     """
@@ -89,6 +101,7 @@ class Run:
     watch: Watch = lambda span, step: None
     still: StillFrames | None = None
     made: Made = NOTHING_MADE
+    on_commit: OnCommit = lambda span, latent, cache: None
 
     def __post_init__(self) -> None:
         clip = self.shape

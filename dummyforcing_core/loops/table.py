@@ -35,6 +35,7 @@ class Loop:
     pass_frames   -- frames that one denoising call works on
     past_frames   -- the most history that such a call can see; None: all there is
     still_frames  -- how many frames back the loop asks for a pixel frame as a still; 0: never
+    stores_kv     -- whether a run may begin from stored keys and values; others make theirs anew in a few passes
     """
 
     run: Callable[[Run], Generator[ChunkResult, None, None]]
@@ -48,6 +49,7 @@ class Loop:
     pass_frames: Callable[[Family], int] = lambda family: family.chunk_frames
     past_frames: Callable[[Family], int | None] = lambda family: None
     still_frames: Callable[[Family], int] = lambda family: 0
+    stores_kv: bool = False
 
 
 def _chunk_calls(family: Family, schedule: Schedule, frames: int, given_frames: int) -> int:
@@ -87,7 +89,7 @@ def _window(family: Family) -> int:
 
 
 LOOPS: dict[str, Loop] = {
-    "chunks": Loop(run=rollout, model_calls=_chunk_calls),
+    "chunks": Loop(run=rollout, model_calls=_chunk_calls, stores_kv=True),
     "rolling": Loop(
         run=rolling,
         model_calls=_rolling_calls,

@@ -5,6 +5,7 @@
                     cannot rebuild: an unfinished rolling window, stills that were encoded
     prompts.take    the text features that chunks are made with, each once
     pictures/       a small picture per chunk
+    kv.take         keys and values behind a chunk, if they are wanted (snapshot.py)
     events.jsonl    what happened, a line each, for people
 
 A chunk counts once its record is on the disk. Whoever writes owns the folder (ownership.py).
@@ -32,9 +33,10 @@ from ..kv.plan import HeadPlan
 from ..loops.run import ChunkResult, Made, MemoryLog
 from ..models.denoiser import ModelGeometry
 from ..reading import parse_json, read_text
-from .features import FEATURES, FeatureWriter, read_features
+from .features import FEATURES, FeatureWriter, key_of, read_features
 from .pictures import read_picture, write_picture
 from .records import MAGIC, Record, RecordWriter, Scanned, payload, scan, sync_folder
+from .snapshot import read_snapshot
 
 FORMAT, VERSION = "dummyforcing.take", 1
 MANIFEST, LATENTS, EVENTS = "take.json", "latents.take", "events.jsonl"
@@ -189,7 +191,8 @@ class Take:
             tensors = self._tensors(entry) if entry.stills or entry is self.entries[-1] else {}
             window = tuple(tensors[name].to(device) for name in _numbered(tensors, "window"))
             stills |= {frame: tensors[f"still.{frame}"].to(device) for frame in entry.stills}
-        return Made(lambda span: self.latent(span, device), tuple(entry.log for entry in self.entries), window, stills)
+        log, stored = tuple(entry.log for entry in self.entries), read_snapshot(self.folder, self._key_of_chunk)
+        return Made(lambda span: self.latent(span, device), log, window, stills, stored)
 
     def read_all(self) -> None:
         """Reads every tensor; OutputError for one that cannot be."""
@@ -209,6 +212,9 @@ class Take:
                     f"{span.start} to {span.stop - 1} of this model, got {entry.span.start} to {entry.span.stop - 1} "
                     "of another; choose another folder"
                 )
+
+    def _key_of_chunk(self, chunk: int) -> str:
+        return key_of(self.latent(self.spans[chunk])) if 0 <= chunk < len(self.entries) else ""
 
     def _shared(self, name: str, chunks: int, depth: int) -> list[Entry]:
         """The chunks of the take that this one branched from, which lies beside it."""

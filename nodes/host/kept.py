@@ -16,6 +16,7 @@ from ...dummyforcing_core.loops.table import loop_of
 from ...dummyforcing_core.models.finite import is_finite
 from ...dummyforcing_core.rates import clock
 from ...dummyforcing_core.takes.prompts import prompts_behind, prompts_of
+from ...dummyforcing_core.takes.snapshot import with_snapshots
 from ...dummyforcing_core.takes.take import Entry, Recording
 from .clip_job import ClipJob
 from .clip_output import LOOKBACK_FRAMES, ClipOutput
@@ -45,7 +46,7 @@ class KeptClip:
     """
 
     def __init__(self, take: Recording | None, asked: TakeAsked, job: ClipJob, words: PromptWords):
-        self._take, self._job, self._words = take, job, words
+        self._take, self._asked, self._job, self._words = take, asked, job, words
         self.name = "" if take is None else take.folder.name
         self.latents = None if take is None else MappedLatents(job.shape)
         self._there, self._frames = (0, 0) if take is None else (len(take.entries), take.frames)
@@ -74,7 +75,10 @@ class KeptClip:
 
     def taken_up(self, run: Run, past: Past) -> Run:
         """The run behind what is there, of which `past` is told."""
-        if self._take is None or not self._there:
+        if self._take is None:
+            return run
+        run = with_snapshots(run, self._take.folder, self._asked.snapshot_every)
+        if not self._there:
             return run
         device = run.denoise.geometry.device
         prompts = prompts_behind(self._take, run.prompts, self._text_at)

@@ -51,12 +51,14 @@ class TakeAsked:
     name       -- of the take that is gone on with or branched from; of a new one, its beginning
     from_chunk -- how many chunks a branch shares
     new_part   -- whether the video holds only what this run makes
+    snapshot_every -- chunks from one snapshot of keys and values to the next; 0: none
     """
 
     mode: str = OFF
     name: str = ""
     from_chunk: int = 1
     new_part: bool = False
+    snapshot_every: int = 0
 
 
 NO_TAKE = TakeAsked()

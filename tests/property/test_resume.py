@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dummyforcing_core.loops.run import ChunkResult, Made, Run
+from dummyforcing_core.loops.run import ChunkResult, Made, Run, StoredKV
 from dummyforcing_core.loops.table import sample
 from dummyforcing_core.policies import Policy
 from tests.property.test_policy_matrix import FAMILIES, POLICY_CASES, VARIANTS, clip
@@ -73,3 +73,52 @@ def test_what_was_encoded_is_not_encoded_again(loop: str) -> None:
     assert told and told == stills.asked
     for done, _, again in cuts(run, whole):
         assert again.asked == [chunk.still[0] for chunk in whole[done:] if chunk.still is not None]
+
+
+STORED = {
+    f"{name}-{loop}-{kind}": (policy, loop, kind)
+    for name, policy in POLICY_CASES.items()
+    for loop in ("chunks", "re-caching")
+    for kind in ("a prompt switch", "a given start")
+}
+
+
+@pytest.mark.parametrize(("policy", "loop", "kind"), STORED.values(), ids=STORED)
+def test_a_clip_goes_on_from_stored_keys_and_values(policy: Policy, loop: str, kind: str) -> None:
+    """Chunks up to the stored ones are read by no pass; a bank's rule that looks at keys has them read all the same."""
+    run = clip(policy, FAMILIES[loop], VARIANTS[kind])
+    snapshots: dict[int, list[list[tuple[Tensor, Tensor]]]] = {}
+
+    def store(span, latent: Tensor, cache) -> None:
+        layers = range(cache.plan.layers)
+        snapshots[span.chunk] = [[(k.clone(), v.clone()) for k, v in cache.stored(layer)] for layer in layers]
+
+    whole = list(sample(replace(run, on_commit=store)))
+    rule = whole[-1].plan.bank
+    read = Counted(run.denoise)
+    for done in range(1, len(whole)):
+        for chunk in {0, done // 2, done - 1}:
+            if chunk not in snapshots:  # a given start
+                continue
+            made = replace(made_of(whole[:done]), stored=StoredKV(chunk, snapshots[chunk].__getitem__))
+            read.clean.clear()
+            rest = list(sample(replace(run, denoise=read, made=made)))
+            assert [x.latent.flatten().tolist() for x in rest] == [x.latent.flatten().tolist() for x in whole[done:]]
+            assert [(x.plan, x.banked, x.log) for x in rest] == [(x.plan, x.banked, x.log) for x in whole[done:]]
+            if not (rule is not None and rule.reads_keys) and not policy.may_observe_again and not run.recaches:
+                assert len(read.clean) == len(whole) - 1 - chunk
+
+
+class Counted:
+    """Counts the passes that are made to be remembered."""
+
+    def __init__(self, denoise) -> None:
+        self._denoise, self.clean = denoise, list[int]()
+
+    def __getattr__(self, name: str):
+        return getattr(self._denoise, name)
+
+    def __call__(self, x, sigma, context, step):
+        if not float(sigma.max()):
+            self.clean.append(x.shape[2])
+        return self._denoise(x, sigma, context, step)
