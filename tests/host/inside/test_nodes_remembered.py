@@ -157,8 +157,8 @@ def test_decoding_once_in_memory_that_does_not_grow(
     frames = part("nodes.host.remembered").RememberedFrames
     real = frames.committed
 
-    def committed(self: Any, chunk: Any) -> None:
-        real(self, chunk)
+    def committed(self: Any, *chunk: Any) -> None:
+        real(self, *chunk)
         kept.append(len(self._pixels))
         assert all(one.base is None for one in self._pixels.values()), "a view keeps its whole chunk"
 
