@@ -16,14 +16,15 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from . import __version__
+from .cli.parser import Parser
 from .cli.terminal import open_missing_streams, say, warn
-from .errors import MESSAGE, DummyForcingError, shown
+from .errors import DummyForcingError, shown
 
 # Module of cli/ -> what it does. Only the one that is asked for is imported: the others would import torch for nothing.
 COMMANDS = {
     "demo": "make a clip with the bundled model",
     "generate": "make clips from prompts",
-    "take": "what is in a take, and whether it is whole",
+    "take": "go on with a take, branch it, decode it, see what is in it",
     "compare": "one clip under several policies, side by side",
     "profile": "score a model's heads and save the profile",
     "vbench": "sample VBench's prompts, to be scored by VBench",
@@ -38,13 +39,6 @@ OUT_OF_MEMORY = (
     "memory ran out; choose a smaller --size, fewer --frames or a policy that holds less (--policy dummy), or keep the "
     "weights in main memory with --offload"
 )
-
-
-class Parser(argparse.ArgumentParser):
-    """Prints one line for a bad argument, without the usage in front."""
-
-    def error(self, message: str):
-        self.exit(2, f"error: {shown(message, MESSAGE)} (see {self.prog} --help)\n")
 
 
 def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -66,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     try:
         args = build_parser(words).parse_args(words)
+        args.words = words[1:]
         signals.interrupt()  # all is imported: from here on there may be something to save
         code = _run(args)
         signals.ignore()

@@ -147,7 +147,7 @@ def load(args: argparse.Namespace, prompts: Sequence[str] = ()) -> Pipeline:
     _check_texts(args, prompts)
     text = TextFiles(args.text_embedding, args.text_encoder, args.tokenizer, prompts)
     lora = Lora.read(args.lora, lora_strength(args)) if args.lora else None
-    vae = _vae(args.vae, device, dtype) if args.vae else None
+    vae = load_vae(args.vae, device, dtype) if args.vae else None
     return load_pipeline(
         Weights(args.model, args.family, lora),
         Compute(device, dtype, args.attention, args.offload),
@@ -200,7 +200,7 @@ def _check_texts(args: argparse.Namespace, prompts: Sequence[str]) -> None:
         )
 
 
-def _vae(path: Path, device: torch.device, dtype: torch.dtype) -> WanVAE | TinyDecoder:
+def load_vae(path: Path, device: torch.device, dtype: torch.dtype) -> WanVAE | TinyDecoder:
     """The VAE in a file, or the tiny decoder."""
     load_file = load_tiny_decoder if holds_tiny_decoder(path) else load_wan_vae
     return load_file(path, device, dtype)

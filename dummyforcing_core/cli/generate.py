@@ -41,8 +41,10 @@ from .finished import LEFT_OUT, NO_FILES, check_finished
 from .names import check_ending, check_folder, named
 from .numbers import whole, whole_numbers
 from .outputs import claimed_folder, claimed_outputs
+from .parser import Parser
 from .policy_arguments import add_policy_arguments, add_step_arguments, listed, pick_policy, pick_steps, refuse_together
 from .preflight import Known, Wanted, check_count, check_run, check_start, known_model
+from .take_call import call_of
 from .terminal import tell
 from .time_left import LongRun
 
@@ -86,12 +88,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--from-chunk", type=whole, metavar="N", help="with --branch: with its first N chunks")
     parser.add_argument(
+        "--keep-takes",
+        action="store_true",
+        default=None,
+        help="with --prompts: a take of every clip beside it, as --take for one",
+    )
+    parser.add_argument(
         "--snapshot-every",
         type=whole,
         metavar="N",
         help="with --take: also keep keys and values every N chunks, so that a long take is gone on with sooner",
     )
     parser.add_argument("--report", type=named, metavar="FILE", help="also write the timing report (.json)")
+
+
+def new_parser() -> argparse.ArgumentParser:
+    """A parser of its words alone."""
+    parser = Parser(prog="dummyforcing_core generate")
+    add_arguments(parser)
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -101,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
     scripts, into_folder = _scripts(args)
     with _claimed(args, scripts if into_folder else []):
         jobs, there = _folder_jobs(args, asked, scripts) if into_folder else ([(scripts[0], _outputs(args))], [])
+        jobs = [(script, _with_call(args, script, outputs)) for script, outputs in jobs]
         if jobs or there:
             _make(args, asked, jobs, there)
     return 0
@@ -173,6 +189,8 @@ def make_clip(pipeline: Pipeline, clip: Clip, outputs: Outputs, verbose: bool = 
 
 def _scripts(args: argparse.Namespace) -> tuple[list[Script], bool]:
     """What the clips say, and whether they go into a folder."""
+    if (script := getattr(args, "script", None)) is not None:  # a take's own
+        return [script], False
     if args.schedule is None:
         refuse_together(args, "--schedule is not given", ("blend_chunks", "switch_frames"))
     if args.prompt is not None:
@@ -193,8 +211,9 @@ def _claimed(args: argparse.Namespace, in_folder: Sequence[Script]) -> AbstractC
             raise OutputError(
                 "--save-latents, --report and --take name what is of one clip; with --prompts they are not available"
             )
-        clips = [_in_folder(args.out, number, script) for number, script in enumerate(in_folder)]
+        clips = [_in_folder(args.out, number, script, bool(args.keep_takes)) for number, script in enumerate(in_folder)]
         return claimed_folder(args, [path for clip in clips for path in clip.all])
+    refuse_together(args, "--prompts is not given", ("keep_takes",))
     outputs = _outputs(args)
     unfinished = {"the unfinished video": outputs.part, "the unfinished latents": outputs.latents_part}
     return claimed_outputs(args, ENDINGS, unfinished)
@@ -206,6 +225,13 @@ def _outputs(args: argparse.Namespace) -> Outputs:
     outputs = Outputs(args.out, latents=args.save_latents, report=args.report, take=_take_of(args))
     outputs.check()
     return outputs
+
+
+def _with_call(args: argparse.Namespace, script: Script, outputs: Outputs) -> Outputs:
+    """The same, and how the clip is asked for into its take."""
+    if outputs.take is None:
+        return outputs
+    return replace(outputs, take=replace(outputs.take, call=call_of(new_parser(), args.words, script)))
 
 
 def _take_of(args: argparse.Namespace) -> TakeAt | None:
@@ -232,7 +258,7 @@ def _folder_jobs(args: argparse.Namespace, asked: Asked, scripts: list[Script]) 
     alike = LEFT_OUT | NO_FILES | asked.conditions | files_of(args) | {"seed": args.seed, "model": model}
     jobs, there = [], []
     for number, script in enumerate(scripts):
-        outputs = _in_folder(args.out, number, script)
+        outputs = _in_folder(args.out, number, script, bool(args.keep_takes))
         video = outputs.video
         if video.exists():
             check_finished(video, alike | script_conditions(script))
@@ -243,9 +269,10 @@ def _folder_jobs(args: argparse.Namespace, asked: Asked, scripts: list[Script]) 
     return jobs, there
 
 
-def _in_folder(folder: Path, number: int, script: Script) -> Outputs:
+def _in_folder(folder: Path, number: int, script: Script, keep_take: bool = False) -> Outputs:
     video = folder / f"{number:03d}_{slug(script.prompts[0])}.mp4"
-    return Outputs(video, report=video.with_suffix(".json"))
+    take = TakeAt(video.with_suffix(".take")) if keep_take else None
+    return Outputs(video, report=video.with_suffix(".json"), take=take)
 
 
 def slug(text: str, longest: int = 48) -> str:

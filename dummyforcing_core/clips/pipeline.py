@@ -171,6 +171,14 @@ def _loaded(
     return umt5, loaded
 
 
+def decoder_of(demo: bool, device: torch.device, decoder: Decoder = NO_DECODER) -> tuple[NewDecoder, int]:
+    """What makes pixels where no model is loaded, and how much a video of them is enlarged."""
+    if demo:
+        _refuse_parts(decoder, NO_TEXT)
+        return _codec(device)[0], DEMO_VIDEO_SCALE
+    return _pixels(decoder)[0], 1
+
+
 def _codec(device: torch.device) -> tuple[NewDecoder, EncodePixels | None]:
     """The demo world's own."""
     codec = load_demo_codec(device)

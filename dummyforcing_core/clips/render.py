@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .. import __version__
-from ..errors import DummyForcingError, OutputError, shown
+from ..errors import DummyForcingError, OutputError
 from ..files import check_name, check_regular, is_device, make_folder, real_path, rename_whole, write_atomic
 from ..geometry import SPATIAL, TEMPORAL, LatentShape, chunk_spans, pixel_frames
 from ..kv.plan import HeadPlan
@@ -40,6 +40,7 @@ from ..transfer import wait_for
 from ..vae.streaming import to_uint8
 from .bank_history import BankHistory
 from .contact_sheet import ContactSheet
+from .decode import video_tags
 from .doubts import warn_doubts
 from .encoding import DEFAULT_ENCODING, Encoding
 from .memory_use import MemoryUse
@@ -237,7 +238,8 @@ class _Record:
     ):
         self._keep_latents, self.take = keep_latents, take
         self._clip, self._init_ms, self._began = clip, pipeline.init_ms, began
-        self._report = RunReport(conditions(pipeline, clip), init_ms=pipeline.init_ms)
+        kept = {} if take is None else {"take": str(take.folder), "chunks there": len(take.entries)}
+        self._report = RunReport(conditions(pipeline, clip) | kept, init_ms=pipeline.init_ms)
         shape = clip_kv_shape(pipeline.denoiser.geometry, clip.shape, pipeline.family, len(prompts.entries) - 1)
         self._memory, self._bank = MemoryUse(shape), BankHistory(clip.fps, clip.shown_frames)
         self.sheet = ContactSheet(clip.shown_frames, fps=float(clip.fps))
@@ -351,14 +353,13 @@ def prompt_schedule(pipeline: Pipeline, clip: Clip) -> PromptSchedule:
 
 
 def _writer(pipeline: Pipeline, clip: Clip, path: Path) -> VideoWriter:
-    comment = f"{shown(pipeline.name, 200)}, seed {clip.seed}, {clip.policy}"
     return VideoWriter(
         path,
         *clip.size,
         clip.fps,
         clip.encoding,
         scale=pipeline.video_scale,
-        metadata={"title": clip.script.title, "comment": comment},
+        metadata=video_tags(clip.script.title, pipeline.name, clip.seed, clip.policy),
     )
 
 

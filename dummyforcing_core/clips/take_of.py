@@ -16,7 +16,7 @@ from ..loops.table import loop_of
 from ..models.families import Family
 from ..rates import clock
 from ..takes.prompts import TextAt, check_texts
-from ..takes.take import MANIFEST, Manifest, Recording, Take, check_same, differing
+from ..takes.take import FREE, MANIFEST, NO_MEMORY, Manifest, Recording, Take, check_same, differing
 from .script import Script
 
 MACHINE = ("device", "attention", "versions")  # on another one bits may differ
@@ -37,12 +37,14 @@ class TakeAt:
     """Where a clip is kept, and the take beside it that it branches from, behind so many chunks.
 
     snapshot_every -- chunks from one snapshot of keys and values to the next; 0: none
+    call -- how the clip was asked for, to be kept
     """
 
     folder: Path
     parent: Path | None = None
     chunks: int = 0
     snapshot_every: int = 0
+    call: Mapping[str, Any] | None = None
 
 
 def open_take(
@@ -61,7 +63,7 @@ def open_take(
     machine = {name: conditions.get(name) for name in MACHINE}
     folder, parent = where.folder, _parent(where)
     shape = clip.latents
-    manifest = Manifest(alike, machine, shape, parent=parent, shown_frames=clip.frames)
+    manifest = Manifest(alike, machine, shape, parent=parent, shown_frames=clip.frames, call=where.call)
     if not os.path.lexists(folder / MANIFEST):
         if where.parent is not None:
             _check_branch(where, manifest, text_at, family)
@@ -80,7 +82,7 @@ def open_take(
     check_texts(take, chunks, text_at)
     if longer:
         take.lengthen(shape, chunks)
-    take.show(clip.frames)
+    take.retell(clip.frames, where.call)
     if other := differing(take.manifest.machine, machine):
         warnings.warn(
             f"the take {folder} was made with another {' and other '.join(other)}: from here on its bits may differ "
@@ -103,16 +105,25 @@ def _parent(where: TakeAt) -> tuple[str, int] | None:
 
 
 def _check_branch(where: TakeAt, manifest: Manifest, text_at: TextAt, family: Family) -> None:
-    """DummyForcingError unless the clip's first chunks can be those of its parent; only its seed may be another."""
+    """DummyForcingError unless the clip's first chunks can be those of its parent. A line if their memory cannot be."""
     assert where.parent is not None
     parent = Take(where.parent)
-    own = {name: value for name, value in manifest.conditions.items() if name != "seed"}
-    theirs = {name: value for name, value in parent.manifest.conditions.items() if name != "seed"}
+    theirs, own = (
+        {name: value for name, value in one.conditions.items() if name not in FREE}
+        for one in (parent.manifest, manifest)
+    )
     check_same(
         replace(parent.manifest, conditions=theirs, shape=manifest.shape),
         replace(manifest, conditions=own),
         parent.folder,
     )
+    others = {*differing(parent.manifest.conditions, manifest.conditions)}.intersection(FREE).difference(NO_MEMORY)
+    if others:
+        warnings.warn(
+            f"the branch has another {' and '.join(sorted(others))} than {parent.folder.name}: its heads read the "
+            "shared chunks anew",
+            stacklevel=4,
+        )
     there = shared_chunks(parent, family)
     if not 1 <= where.chunks <= there:
         raise DummyForcingError(

@@ -60,7 +60,7 @@ class ClipMemory:
         self.cache = run.new_cache()
         self._widest = check_memories(self.cache.plan, run.family)
         self._decisions = decisions or Resumed(run, self._widest)
-        self._stored = None if self._decisions.reads_keys else run.made.stored
+        self._stored = None if self._decisions.reads_keys or run.made.fresh else run.made.stored
         if self._stored is not None:  # up to there only slots are followed
             self._run = replace(run, denoise=Unread(run.denoise))
         if self._widest.bank is not None and self._widest.bank.needs_switches and not run.prompts.may_switch:

@@ -73,7 +73,8 @@ class Decisions:
 
 
 class Resumed(Decisions):
-    """Of a run that goes on behind chunks that are made: of those the log is asked; what is marked follows."""
+    """Of a run that goes on behind chunks that are made: of those the log is asked; what is marked follows. Where the
+    log is another memory's, it is not asked."""
 
     def __init__(self, run: Run, plan: HeadPlan):
         super().__init__(run, plan)
@@ -81,7 +82,7 @@ class Resumed(Decisions):
         self._known = False  # whether the chunk at hand is one of them
 
     def begin(self, span: Span, switched: bool) -> tuple[bool, frozenset[int]]:
-        self._known = span.chunk < len(self._log)
+        self._known = span.chunk < len(self._log) and not self._run.is_fresh(span)
         observed, marked = super().begin(span, switched)
         if not self._known:
             return observed, marked

@@ -55,7 +55,7 @@ def recompute(run: Run) -> Generator[ChunkResult, None, None]:
             if span.start and not span.given:
                 context.pass_by()
             latent = run.made.latent(span)
-            memory.go_on(span, run.made.log[span.chunk])
+            memory.go_on(span, run.log_of(span))
         elif run.start is not None and span.given:
             latent = run.start
         else:
@@ -119,8 +119,8 @@ class _Memory:
 
     def go_on(self, span: Span, log: MemoryLog) -> None:
         """Behind a chunk that is made: its plan holds."""
-        self._plan = log.plan
         if log.observed:
+            self._plan = log.plan
             self._observed.append(span.chunk)
 
     def settle(self, span: Span) -> Seen | None:

@@ -189,7 +189,7 @@ def _clip(run: Run, part: Part, begin: Tensor | None, moved: _Moved) -> Run:
 
     return replace(
         run,
-        made=Made(latent, log),
+        made=Made(latent, log, fresh=max(run.made.fresh - moved.chunk, 0)),
         shape=replace(run.shape, frames=part.stop - part.start),
         prompts=_PromptsFrom(run.prompts, part.start),
         noise=moved.noise(run.noise),

@@ -45,7 +45,7 @@ class RollingMemory:
 
     def go_on(self, span: Span, latent: Tensor, context: Tensor) -> None:
         """Reads a chunk that is made into the cache; its plan holds."""
-        log = self._run.made.log[span.chunk]
+        log = self._run.log_of(span)
         if log.observed:
             self._widen()
         self.commit(span, latent, context, None)

@@ -59,6 +59,8 @@ class Made:
     window -- of a rolling window, the noisy latents (B, C, F, h, w) of the chunks that come next, as they were left
     stills -- latent frames that were encoded as still images, (B, C, 1, h, w) by frame
     stored -- of the loop over chunks, keys and values that need not be made again
+    fresh  -- of so many of the first chunks the log is another memory's (another policy's, other weights'): this run's
+    policy plans for them, and what it observes in clean passes it observes now
     """
 
     latent: Callable[[Span], Tensor]
@@ -66,6 +68,7 @@ class Made:
     window: tuple[Tensor, ...] = ()
     stills: Mapping[int, Tensor] = field(default_factory=dict)
     stored: StoredKV | None = None
+    fresh: int = 0
 
 
 NOTHING_MADE = Made(lambda span: torch.empty(0), ())
@@ -115,6 +118,14 @@ class Run:
     def is_made(self, span: Span) -> bool:
         """Whether a chunk is there already."""
         return span.chunk < len(self.made.log)
+
+    def log_of(self, span: Span) -> MemoryLog:
+        """What was decided in a chunk that is made; of a fresh one, that the policy's first plan holds."""
+        return MemoryLog(self.policy.plan(self.setting)) if self.is_fresh(span) else self.made.log[span.chunk]
+
+    def is_fresh(self, span: Span) -> bool:
+        """Whether a chunk is made, and its memory is not."""
+        return span.chunk < self.made.fresh
 
     @property
     def given_frames(self) -> int:

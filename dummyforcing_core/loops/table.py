@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
+from ..errors import PlanError
 from ..geometry import LatentShape, chunk_spans
 from ..kv.plan import HeadPlan, KVShape
 from ..models.denoiser import ModelGeometry
@@ -137,6 +138,23 @@ def early_plan(setting: Setting, schedule: Schedule, policy: Policy, steps: Step
     return plan
 
 
+def check_fresh(run: Run) -> None:
+    """PlanError if the policy would have to look at heads while chunks are made that are there already.
+
+    Behind chunks of another memory only clean passes are made again, and only by the loop over chunks.
+    """
+    policy, setting = run.policy, run.setting
+    if run.family.loop in ("chunks", "restarts") and policy.observed_step is None:
+        return
+    for span in run.spans[: run.made.fresh]:
+        if not span.given and policy.observes(span, setting, [], False):
+            raise PlanError(
+                f"expected a policy that needs no look at chunk {span.chunk}, which is there already, got "
+                f"{policy.name}, which looks at heads while it is made; give it a saved head profile, or branch before "
+                "that chunk"
+            )
+
+
 def kv_peak_bytes(policy: Policy, setting: Setting, shape: KVShape) -> int:
     """The most bytes of K/V that a clip takes: under its first plan, and under any that may follow."""
     with warnings.catch_warnings():  # the run itself says them
@@ -148,6 +166,7 @@ def sample(run: Run) -> Generator[ChunkResult, None, None]:
     """A run's chunks, by its family's loop. What the loop cannot do is refused here, before the first of them."""
     loop = loop_of(run.family)
     loop.refuse(run)
+    check_fresh(run)
     return loop.run(run)
 
 

@@ -41,6 +41,12 @@ from .snapshot import read_snapshot
 FORMAT, VERSION = "dummyforcing.take", 1
 MANIFEST, LATENTS, EVENTS = "take.json", "latents.take", "events.jsonl"
 MOST_BRANCHES = 64  # one from another
+# Of a branch these may be others than its parent's; the memory of shared chunks depends on all but the first.
+FREE = (
+    "seed", "policy", "skipped steps", "model", "fingerprint", "lora", "patches", "other patches", "steps",
+)  # fmt: skip
+OTHER = "begin another take"
+NO_MEMORY = ("seed", "skipped steps", "steps")
 MOST_HEADER = 2**26  # bytes: a head plan of any model, many times over
 
 
@@ -50,6 +56,7 @@ class Manifest:
 
     shape -- of the whole clip's latents; finished -- all of them are there
     shown_frames -- pixel frames that its video shows; None: all that are made
+    call -- how it was asked for, for whoever asked; None where nobody said
     parent -- the name of the take beside it whose first chunks are this one's too, and how many they are
     """
 
@@ -59,6 +66,7 @@ class Manifest:
     finished: bool = False
     parent: tuple[str, int] | None = None
     shown_frames: int | None = None
+    call: Mapping[str, Any] | None = None
 
     def write(self, folder: Path) -> None:
         """Replaces the folder's manifest, whole, on the disk when this returns."""
@@ -71,6 +79,7 @@ class Manifest:
             "finished": self.finished,
             "parent": None if self.parent is None else list(self.parent),
             "shown frames": self.shown_frames,
+            "call": None if self.call is None else dict(self.call),
         }
         write_atomic(folder / MANIFEST, json_text(document, indent=1).encode("utf-8"))
         try:
@@ -97,7 +106,9 @@ class Manifest:
             shown_frames = document.get("shown frames")
             if shown_frames is not None and (type(shown_frames) is not int or shown_frames < 1):
                 raise ValueError("shown frames")
-            return cls(conditions, machine, LatentShape(*sizes), document["finished"] is True, parent, shown_frames)
+            call = None if document.get("call") is None else dict(document["call"])
+            done = document["finished"] is True
+            return cls(conditions, machine, LatentShape(*sizes), done, parent, shown_frames, call)
         except (ValueError, TypeError, KeyError) as error:
             raise OutputError(
                 f"expected a take, {FORMAT!r} of version {VERSION}, got {shown(path, 200)} "
@@ -143,12 +154,16 @@ class Entry:
 
 
 class Take:
-    """The chunks of a take that are there, to be read; `Recording` appends to it."""
+    """The chunks of a take that are there, to be read; `Recording` appends to it.
+
+    fresh -- of so many of its first chunks the memory was another's: a parent's under another policy, other weights
+    """
 
     def __init__(self, folder: Path, depth: int = 0):
         _check_files(folder)
-        self.folder, self.manifest = folder, Manifest.read(folder)
-        self.entries: list[Entry] = [] if self.manifest.parent is None else self._shared(*self.manifest.parent, depth)
+        self.folder, self.manifest, self.fresh = folder, Manifest.read(folder), 0
+        parent = self.manifest.parent
+        self.entries: list[Entry] = [] if parent is None else self._shared(*parent, depth)
         found = scan(folder / LATENTS) if (folder / LATENTS).exists() else Scanned((), 0, 0)
         self.torn = found.torn
         for record in found.records:
@@ -192,7 +207,7 @@ class Take:
             window = tuple(tensors[name].to(device) for name in _numbered(tensors, "window"))
             stills |= {frame: tensors[f"still.{frame}"].to(device) for frame in entry.stills}
         log, stored = tuple(entry.log for entry in self.entries), read_snapshot(self.folder, self._key_of_chunk)
-        return Made(lambda span: self.latent(span, device), log, window, stills, stored)
+        return Made(lambda span: self.latent(span, device), log, window, stills, stored, self.fresh)
 
     def read_all(self) -> None:
         """Reads every tensor; OutputError for one that cannot be."""
@@ -229,6 +244,8 @@ class Take:
                 f"expected {chunks} chunks of {here} in {shown(parent.folder, 200)}, from which "
                 f"{shown(self.folder, 200)} branched, got {len(parent.entries)} of {there}; give them back"
             )
+        others = [name for name in differing(parent.manifest.conditions, self.manifest.conditions) if name in FREE]
+        self.fresh = chunks if {*others}.difference(NO_MEMORY) else min(parent.fresh, chunks)
         return parent.entries[:chunks]
 
     def _tensors(self, entry: Entry) -> dict[str, Tensor]:
@@ -297,11 +314,12 @@ class Recording(Take):
         manifest.write(folder)
         return cls(folder)
 
-    def show(self, frames: int | None) -> None:
-        """How many pixel frames its video shows from now on."""
-        if self.manifest.shown_frames != frames:
-            self.manifest = replace(self.manifest, shown_frames=frames)
-            self.manifest.write(self.folder)
+    def retell(self, shown_frames: int, call: Mapping[str, Any] | None) -> None:
+        """How many pixel frames its video shows from now on, and how it is asked for."""
+        told = replace(self.manifest, shown_frames=shown_frames, call=call)
+        if told != self.manifest:
+            self.manifest = told
+            told.write(self.folder)
 
     def lengthen(self, shape: LatentShape, chunks: int) -> None:
         """Makes it the beginning of a longer clip, which shares its first `chunks` chunks; the others are dropped."""
@@ -385,7 +403,7 @@ def check_same(take: Manifest, manifest: Manifest, folder: Path) -> None:
     for name in differing(there, asked):
         raise DummyForcingError(
             f"expected {shown(name)} {shown(repr(there.get(name)), 200)}, as of the take {shown(folder, 200)}, got "
-            f"{shown(repr(asked.get(name)), 200)}; ask for the same, or begin another take"
+            f"{shown(repr(asked.get(name)), 200)}; ask for the same, or {'branch from it' if name in FREE else OTHER}"
         )
     ours, theirs = take.shape, manifest.shape
     if replace(ours, frames=1) != replace(theirs, frames=1) or ours.frames > theirs.frames:

@@ -45,11 +45,7 @@ def shown_of(latent: dict) -> Shown:
     said = latent.get(KEY)
     if isinstance(said, Shown) and said.latent == tuple(samples.shape[2:]):
         return said
-    return all_of(*samples.shape[2:])
-
-
-def all_of(frames: int, height: int, width: int) -> Shown:
-    """All that latents of these sizes hold, but of 1088 rows a screen's 1080."""
+    frames, height, width = samples.shape[2:]
     return Shown(screen_size(width * SPATIAL, height * SPATIAL), pixel_frames(frames), (frames, height, width))
 
 

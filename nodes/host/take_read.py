@@ -12,16 +12,17 @@ import comfy.model_management
 import folder_paths
 from torch import Tensor
 
-from ...dummyforcing_core.errors import DummyForcingError, OutputError, shown
-from ...dummyforcing_core.geometry import SPATIAL, TEMPORAL, LatentShape, pixel_frames
+from ...dummyforcing_core.clips.take_view import frames_of_take, rate_of_take, size_of_take, texts_of_take
+from ...dummyforcing_core.errors import DummyForcingError, shown
+from ...dummyforcing_core.geometry import TEMPORAL, LatentShape, pixel_frames
 from ...dummyforcing_core.models.families import DEMO
-from ...dummyforcing_core.rates import OWN_RATE, clock, rate_of
+from ...dummyforcing_core.rates import clock, rate_of
 from ...dummyforcing_core.reading import MOST_TEXT_BYTES
 from ...dummyforcing_core.takes.take import EVENTS, Take
 from .demo import DemoLatents
 from .files import Destination, OutputFile
 from .mapped import MappedLatents
-from .shown import Shown, all_of, with_shown
+from .shown import Shown, with_shown
 from .streaming import decode_pieces
 from .takes import VIDEO, read_take
 
@@ -62,14 +63,10 @@ def videos_of(take: Take) -> list[Path]:
 
 def schedule_of(take: Take) -> str:
     """Its prompts as Prompt Schedule reads them; a line that does not count for one whose words nobody knows."""
-    fps, lines, last = rate_of_take(take), list[str](), None
-    for entry in take.entries:
-        for one in entry.heard[:1]:
-            if (one.text, one.features) != last:
-                said = " ".join(one.text.split())
-                time = clock(float(Fraction(TEMPORAL * one.frame) / fps))
-                lines.append(f"{time} | {said}" if said else f"# {time} | a prompt whose words are not known")
-            last = one.text, one.features
+    fps, lines = rate_of_take(take), list[str]()
+    for frame, text in texts_of_take(take):
+        time, said = clock(float(Fraction(TEMPORAL * frame) / fps)), " ".join(text.split())
+        lines.append(f"{time} | {said}" if said else f"# {time} | a prompt whose words are not known")
     return "\n".join(lines)
 
 
@@ -95,14 +92,6 @@ def report_of(take: Take) -> str:
     return "\n".join(f"{shown(name):<20}{shown(value, ABOUT)}" for name, value in rows)
 
 
-def rate_of_take(take: Take) -> Fraction:
-    """Frames per second that its prompts were timed by."""
-    try:
-        return rate_of(str(take.manifest.conditions.get("fps", "")))
-    except OutputError:  # of a take that somebody else has written
-        return OWN_RATE
-
-
 def _latents(take: Take) -> Iterator[Tensor]:
     """Chunk by chunk as a LATENT holds them: the take has them as the model does."""
     family = take.manifest.conditions.get("family")
@@ -122,14 +111,7 @@ def _shape(take: Take) -> LatentShape:
 
 def _shown(take: Take, shape: LatentShape) -> Shown:
     """What its video shows."""
-    whole = all_of(shape.frames, shape.height, shape.width)
-    frames = min(take.manifest.shown_frames or whole.frames, whole.frames)
-    sides = str(take.manifest.conditions.get("size", "")).split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and len(side) < 6 for side in sides):
-        return replace(whole, frames=frames)
-    width, height = map(int, sides)
-    fits = 2 <= width <= SPATIAL * shape.width and 2 <= height <= SPATIAL * shape.height
-    return replace(whole, size=(width, height) if fits else whole.size, frames=frames)
+    return Shown(size_of_take(take), frames_of_take(take), (shape.frames, shape.height, shape.width))
 
 
 def _events(take: Take) -> list[dict]:

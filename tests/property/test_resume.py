@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dummyforcing_core.loops.run import ChunkResult, Made, Run, StoredKV
+from dummyforcing_core.errors import PlanError
+from dummyforcing_core.loops.run import ChunkResult, Made, MemoryLog, Run, StoredKV
 from dummyforcing_core.loops.table import sample
-from dummyforcing_core.policies import Policy
+from dummyforcing_core.policies import Full, Policy
 from tests.property.test_policy_matrix import FAMILIES, POLICY_CASES, VARIANTS, clip
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -122,3 +123,39 @@ class Counted:
         if not float(sigma.max()):
             self.clean.append(x.shape[2])
         return self._denoise(x, sigma, context, step)
+
+
+@pytest.mark.parametrize(("policy", "loop", "kind"), RUNS.values(), ids=RUNS)
+def test_a_memory_that_is_made_anew_is_the_same_memory(policy: Policy, loop: str, kind: str) -> None:
+    """Behind chunks of another log, the run's own policy plans; a look at heads that needs their making is refused."""
+    run = clip(policy, FAMILIES[loop], VARIANTS[kind])
+    whole = list(sample(replace(run, still=Stills())))
+    other = MemoryLog(Full().plan(run.setting))
+    watches = loop not in ("chunks", "re-caching", "restarts") or policy.observed_step is not None
+    for done in range(1, len(whole)):
+        made = replace(made_of(whole[:done]), log=(other,) * done, fresh=done)
+        looked = any(chunk.log.observed for chunk in whole[:done])
+        try:
+            rest = list(sample(replace(run, made=made, still=Stills())))
+        except PlanError as error:
+            assert "needs no look at chunk" in str(error) and watches
+            continue
+        assert not (looked and watches)
+        for ours, theirs in zip(rest, whole[done:], strict=True):
+            assert torch.equal(ours.latent, theirs.latent), (done, ours.span)
+            assert (ours.plan, ours.banked, ours.log) == (theirs.plan, theirs.banked, theirs.log)
+
+
+@pytest.mark.parametrize("loop", FAMILIES)
+def test_another_policy_goes_on_and_can_be_gone_on_with_itself(loop: str) -> None:
+    run = clip(POLICY_CASES["full"], FAMILIES[loop], VARIANTS["a prompt switch"])
+    whole = list(sample(replace(run, still=Stills())))
+    narrow = replace(run, policy=POLICY_CASES["window narrow"])
+    done = len(whole) // 2
+    made = replace(made_of(whole[:done]), fresh=done)
+    branch = list(sample(replace(narrow, made=made, still=Stills())))
+    assert all(bool(chunk.latent.isfinite().all()) for chunk in branch)
+    assert not torch.equal(branch[-1].latent, whole[-1].latent)
+    again = replace(made_of([*whole[:done], *branch[:1]]), fresh=done)
+    for ours, theirs in zip(sample(replace(narrow, made=again, still=Stills())), branch[1:], strict=True):
+        assert torch.equal(ours.latent, theirs.latent) and ours.log == theirs.log

@@ -1,0 +1,40 @@
+"""`take list`: the takes in a folder, a line each."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from ..clips.take_view import state_of_take
+from ..errors import OutputError, shown
+from ..takes.take import MANIFEST, Take
+from .terminal import tell
+
+
+def tell_takes(folder: Path) -> None:
+    """Prints one line per take, the oldest first; OutputError if there is no such folder."""
+    if not folder.is_dir():
+        raise OutputError(f"expected a folder of takes, got {shown(folder, 200)}; name one that is there")
+    for line in _lines(folder):
+        tell(line)
+
+
+def _lines(folder: Path) -> Iterator[str]:
+    try:
+        found = sorted((path.parent for path in folder.glob(f"*/{MANIFEST}")), key=_written)
+    except OSError as error:
+        raise OutputError(f"cannot look into {shown(folder, 200)}: {error.strerror}; name a folder of takes") from error
+    for take in found:
+        when = datetime.fromtimestamp(_written(take)).strftime("%Y-%m-%d %H:%M")
+        try:
+            yield f"{take}  {when}  {state_of_take(Take(take))}"
+        except OutputError as error:
+            yield f"{take}  {error}"
+    if (folder / MANIFEST).exists():
+        yield f"{folder} is a take itself: see `take show`"
+    elif not found:
+        yield f"no takes in {folder}"
+
+
+def _written(folder: Path) -> float:
+    """When a file of it was last written."""
+    return max((path.stat().st_mtime for path in folder.iterdir() if path.is_file()), default=0.0)
