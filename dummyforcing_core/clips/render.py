@@ -214,11 +214,11 @@ def _take(pipeline: Pipeline, clip: Clip, where: TakeAt | None) -> Recording | N
     """The take that the clip is written to, if it is."""
     if where is None:
         return None
-    text_at = partial(prompt_at, clip.script)
-    shape = ClipShape(clip.shape, clip.shown_frames)
-    take = open_take(where, conditions(pipeline, clip), shape, text_at, pipeline.family)
     given = 0 if clip.start is None else clip.start.shape[2]
-    take.check_run(chunk_spans(clip.shape.frames, pipeline.family.chunk_frames, given), pipeline.denoiser.geometry)
+    spans = chunk_spans(clip.shape.frames, pipeline.family.chunk_frames, given)
+    shape, text_at = ClipShape(clip.shape, clip.shown_frames, spans), partial(prompt_at, clip.script)
+    take = open_take(where, conditions(pipeline, clip), shape, text_at, pipeline.family)
+    take.check_run(spans, pipeline.denoiser.geometry)
     if there := taken_up(take, clip.fps):
         warnings.warn(there, stacklevel=3)
     return take

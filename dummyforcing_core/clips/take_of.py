@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import takewhile
@@ -11,10 +11,11 @@ from typing import Any
 
 from ..errors import DummyForcingError, shown
 from ..files import real_path
-from ..geometry import LatentShape, pixel_frames
+from ..geometry import LatentShape, Span, pixel_frames
 from ..loops.table import loop_of
 from ..models.families import Family
 from ..rates import clock
+from ..takes.need import Room, take_bytes
 from ..takes.prompts import TextAt, check_texts
 from ..takes.take import FREE, MANIFEST, NO_MEMORY, Manifest, Recording, Take, check_same, differing
 from .script import Script
@@ -26,10 +27,15 @@ OPEN = ("prompt", "switches", "frames", "length", "made")  # may go on in anothe
 
 @dataclass(frozen=True)
 class ClipShape:
-    """Of a clip: the shape of its latents, and how many pixel frames its video shows."""
+    """Of a clip: the shape of its latents, how many pixel frames its video shows, and its chunks."""
 
     latents: LatentShape
     frames: int
+    spans: Sequence[Span]
+
+    def needed_bytes(self, there: int, family: Family) -> int:
+        """What the chunks behind those that are `there` take on the disk; all loops make float32 latents."""
+        return take_bytes(self.latents, self.spans[there:], window_frames(family))
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,9 @@ def open_take(
     if not os.path.lexists(folder / MANIFEST):
         if where.parent is not None:
             _check_branch(where, manifest, text_at, family)
+        room = Room(folder, clip.needed_bytes(where.chunks, family), len(clip.spans) - where.chunks)
         take = Recording.begin(folder, manifest)
+        take.watch(room)
         take.note("begun", {"conditions": dict(conditions)})
         return take
     take = Recording(folder)
@@ -89,6 +97,8 @@ def open_take(
             "from those of a clip that is made at once",
             stacklevel=3,
         )
+    if left := len(clip.spans) - len(take.entries):
+        take.watch(Room(folder, clip.needed_bytes(len(take.entries), family), left))
     take.note("taken up", {"conditions": dict(conditions)})
     return take
 
@@ -138,9 +148,14 @@ def prompt_at(script: Script, frame: int) -> str:
     return [prompt for start, prompt in script.lines if start <= frame][-1]
 
 
+def window_frames(family: Family) -> int:
+    """Latent frames that are begun and not finished behind a finished chunk: of a rolling window."""
+    return loop_of(family).pass_frames(family) - family.chunk_frames
+
+
 def shared_chunks(take: Take, family: Family) -> int:
     """Chunks that a longer clip begins with too: whole ones, and those behind which a rolling window was full."""
-    window = loop_of(family).pass_frames(family) // family.chunk_frames - 1
+    window = window_frames(family) // family.chunk_frames
 
     def lasting(number: int) -> bool:
         entry = take.entries[number]

@@ -34,6 +34,7 @@ from ..loops.run import ChunkResult, Made, MemoryLog
 from ..models.denoiser import ModelGeometry
 from ..reading import parse_json, read_text
 from .features import FEATURES, FeatureWriter, key_of, read_features
+from .need import Room
 from .pictures import read_picture, write_picture
 from .records import MAGIC, Record, RecordWriter, Scanned, payload, scan, sync_folder
 from .snapshot import read_snapshot
@@ -300,6 +301,11 @@ class Recording(Take):
                 stacklevel=3,
             )
         self.torn = 0
+        self._room: Room | None = None
+
+    def watch(self, room: Room) -> None:
+        """The disk that it grows on."""
+        self._room = room
 
     @classmethod
     def begin(cls, folder: Path, manifest: Manifest) -> "Recording":
@@ -359,6 +365,8 @@ class Recording(Take):
         record, still = self._writer.append(data), () if chunk.still is None else (chunk.still[0],)
         file, window = self.folder / LATENTS, len(chunk.window)
         self.entries.append(Entry(chunk.span, log, record, file, heard, window, still))
+        if self._room is not None:
+            self._room.took(len(data))
 
     def add_picture(self, chunk: int, frame: np.ndarray) -> None:
         """Keeps frame (H, W, 3) uint8 as the picture of a chunk that is there."""

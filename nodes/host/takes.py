@@ -186,7 +186,7 @@ def _ended(take: Recording, why: str) -> None:
 
 
 def _opened(where: TakeAt, job: ClipJob, seed: int, words: PromptWords) -> Recording:
-    shape = ClipShape(job.shape, job.shown.frames)
+    shape = ClipShape(job.shape, job.shown.frames, job.spans)
     take = open_take(where, _conditions(job, seed), shape, lambda frame: words.at_frame(frame, job.fps), job.family)
     take.check_run(job.spans, geometry_of(job.model))
     if there := taken_up(take, job.fps):
