@@ -77,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--start-image", type=named, metavar="FILE", help="first frame of the clip")
     start.add_argument("--start-latents", type=named, metavar="FILE", help="go on from a clip's saved latents")
     parser.add_argument("--save-latents", type=named, metavar="FILE", help='also write tensor "latent" (.safetensors)')
+    _add_takes(parser)
+    parser.add_argument("--report", type=named, metavar="FILE", help="also write the timing report (.json)")
+
+
+def _add_takes(parser: argparse.ArgumentParser) -> None:
+    """What says how a clip is kept."""
     parser.add_argument(
         "--take", type=named, metavar="DIR", help="keep all that is needed to go on in this folder, or go on with it"
     )
@@ -99,7 +105,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="with --take: also keep keys and values every N chunks, so that a long take is gone on with sooner",
     )
-    parser.add_argument("--report", type=named, metavar="FILE", help="also write the timing report (.json)")
 
 
 def new_parser() -> argparse.ArgumentParser:

@@ -33,10 +33,6 @@ class ClipShape:
     frames: int
     spans: Sequence[Span]
 
-    def needed_bytes(self, there: int, family: Family) -> int:
-        """What the chunks behind those that are `there` take on the disk; all loops make float32 latents."""
-        return take_bytes(self.latents, self.spans[there:], window_frames(family))
-
 
 @dataclass(frozen=True)
 class TakeAt:
@@ -67,40 +63,51 @@ def open_take(
     left_out = (*MACHINE, *OPEN) if loop_of(family).still_frames(family) else (*MACHINE, *OPEN, *SHOWN)
     alike = {name: value for name, value in conditions.items() if name not in left_out}
     machine = {name: conditions.get(name) for name in MACHINE}
-    folder, parent = where.folder, _parent(where)
-    shape = clip.latents
-    manifest = Manifest(alike, machine, shape, parent=parent, shown_frames=clip.frames, call=where.call)
-    if not os.path.lexists(folder / MANIFEST):
+    parent, told = _parent(where), {"conditions": dict(conditions)}
+    manifest = Manifest(alike, machine, clip.latents, parent=parent, shown_frames=clip.frames, call=where.call)
+    if os.path.lexists(where.folder / MANIFEST):
+        take, event = _taken_up(where.folder, manifest, text_at, family), "taken up"
+    else:
         if where.parent is not None:
             _check_branch(where, manifest, text_at, family)
-        room = Room(folder, clip.needed_bytes(where.chunks, family), len(clip.spans) - where.chunks)
-        take = Recording.begin(folder, manifest)
-        take.watch(room)
-        take.note("begun", {"conditions": dict(conditions)})
-        return take
-    take = Recording(folder)
+        _room(where.folder, clip, where.chunks, family).state()  # what will not fit is not begun
+        take, event = Recording.begin(where.folder, manifest), "begun"
+    room = _room(where.folder, clip, len(take.entries), family)
+    take.watch(room)
+    if event == "taken up" and len(take.entries) < len(clip.spans):
+        room.state()
+    take.note(event, told)
+    return take
+
+
+def _taken_up(folder: Path, manifest: Manifest, text_at: TextAt, family: Family) -> Recording:
+    """The take that is there, for a clip that may be longer and go on under other prompts."""
+    take, parent = Recording(folder), manifest.parent
     check_same(take.manifest, manifest, folder)
     if parent is not None and take.manifest.parent != parent:
         raise DummyForcingError(
             f"expected the take {shown(folder, 200)} to branch from {parent[0]} behind chunk {parent[1] - 1}, got one "
             "that does not; leave --branch out to go on with it, or choose another folder"
         )
-    longer = take.manifest.shape.frames < shape.frames
+    longer = take.manifest.shape.frames < manifest.shape.frames
     chunks = shared_chunks(take, family) if longer else len(take.entries)
     check_texts(take, chunks, text_at)
     if longer:
-        take.lengthen(shape, chunks)
-    take.retell(clip.frames, where.call)
-    if other := differing(take.manifest.machine, machine):
+        take.lengthen(manifest.shape, chunks)
+    take.retell(manifest.shown_frames, manifest.call)
+    if other := differing(take.manifest.machine, manifest.machine):
         warnings.warn(
             f"the take {folder} was made with another {' and other '.join(other)}: from here on its bits may differ "
             "from those of a clip that is made at once",
-            stacklevel=3,
+            stacklevel=4,
         )
-    if left := len(clip.spans) - len(take.entries):
-        take.watch(Room(folder, clip.needed_bytes(len(take.entries), family), left))
-    take.note("taken up", {"conditions": dict(conditions)})
     return take
+
+
+def _room(folder: Path, clip: ClipShape, there: int, family: Family) -> Room:
+    """For the chunks behind those that are there; all loops make float32 latents."""
+    rest = clip.spans[there:]
+    return Room(folder, take_bytes(clip.latents, rest, window_frames(family)), len(rest))
 
 
 def _parent(where: TakeAt) -> tuple[str, int] | None:

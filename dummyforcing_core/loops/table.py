@@ -36,6 +36,7 @@ class Loop:
     pass_frames   -- frames that one denoising call works on
     past_frames   -- the most history that such a call can see; None: all there is
     still_frames  -- how many frames back the loop asks for a pixel frame as a still; 0: never
+    looks_again   -- whether heads may be observed in a chunk that is there, as it is read again
     stores_kv     -- whether a run may begin from stored keys and values; others make theirs anew in a few passes
     """
 
@@ -50,6 +51,7 @@ class Loop:
     pass_frames: Callable[[Family], int] = lambda family: family.chunk_frames
     past_frames: Callable[[Family], int | None] = lambda family: None
     still_frames: Callable[[Family], int] = lambda family: 0
+    looks_again: bool = False
     stores_kv: bool = False
 
 
@@ -90,7 +92,7 @@ def _window(family: Family) -> int:
 
 
 LOOPS: dict[str, Loop] = {
-    "chunks": Loop(run=rollout, model_calls=_chunk_calls, stores_kv=True),
+    "chunks": Loop(run=rollout, model_calls=_chunk_calls, looks_again=True, stores_kv=True),
     "rolling": Loop(
         run=rolling,
         model_calls=_rolling_calls,
@@ -118,6 +120,7 @@ LOOPS: dict[str, Loop] = {
         about=lambda family: f"longer clips restart, over {family.overlap_frames} frames",
         past_frames=lambda family: family.trained_frames - family.chunk_frames,
         still_frames=lambda family: family.overlap_frames,
+        looks_again=True,
     ),
 }
 
@@ -141,10 +144,10 @@ def early_plan(setting: Setting, schedule: Schedule, policy: Policy, steps: Step
 def check_fresh(run: Run) -> None:
     """PlanError if the policy would have to look at heads while chunks are made that are there already.
 
-    Behind chunks of another memory only clean passes are made again, and only by the loop over chunks.
+    Behind chunks of another memory only clean passes are made again.
     """
     policy, setting = run.policy, run.setting
-    if run.family.loop in ("chunks", "restarts") and policy.observed_step is None:
+    if loop_of(run.family).looks_again and policy.observed_step is None:
         return
     for span in run.spans[: run.made.fresh]:
         if not span.given and policy.observes(span, setting, [], False):

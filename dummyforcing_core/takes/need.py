@@ -31,12 +31,14 @@ def take_bytes(shape: LatentShape, spans: Sequence[Span], window_frames: int = 0
 class Room:
     """Watches the disk of a take that still has to grow by so many bytes; a line, once, when they do not fit any more.
 
-    Made at the start, it says what is needed, or raises OutputError if the disk cannot hold it by far.
+    `state` says beforehand what is needed, or raises OutputError if the disk cannot hold it.
     """
 
     def __init__(self, folder: Path, needed: int, pictures: int):
-        self._folder, self._left, self._told = folder, needed, False
-        free = _free(folder)
+        self._folder, self._left, self._pictures, self._told = folder, needed, pictures, False
+
+    def state(self) -> None:
+        free, needed, folder = _free(self._folder), self._left, self._folder
         if free is None:
             return
         if needed > free + PLAN_BYTES:
@@ -44,8 +46,8 @@ class Room:
                 f"expected {needed / MIB:,.0f} MiB of room for the take {folder}, got {free / MIB:,.0f} MiB; free "
                 "some, choose another disk, or make the clip shorter"
             )
-        whole = needed + pictures * PICTURE_BYTES
-        warnings.warn(f"the take will need about {whole / MIB:,.1f} MiB, {free / MIB:,.0f} are free", stacklevel=3)
+        whole = needed + self._pictures * PICTURE_BYTES
+        warnings.warn(f"the take will need about {whole / MIB:,.1f} MiB, {free / MIB:,.0f} are free", stacklevel=2)
 
     def took(self, count: int) -> None:
         """So many bytes are written."""

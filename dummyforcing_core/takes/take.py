@@ -320,7 +320,7 @@ class Recording(Take):
         manifest.write(folder)
         return cls(folder)
 
-    def retell(self, shown_frames: int, call: Mapping[str, Any] | None) -> None:
+    def retell(self, shown_frames: int | None, call: Mapping[str, Any] | None) -> None:
         """How many pixel frames its video shows from now on, and how it is asked for."""
         told = replace(self.manifest, shown_frames=shown_frames, call=call)
         if told != self.manifest:

@@ -35,7 +35,10 @@ from dummyforcing_core.models.checkpoints import LoadedModel, load_model
 from dummyforcing_core.models.lora import Lora
 from dummyforcing_core.policies.forcing_kv import HeadLabels
 from dummyforcing_core.policies.profile import HeadProfile
+from dummyforcing_core.takes.features import FEATURES
+from dummyforcing_core.takes.pictures import PICTURES, name_of
 from dummyforcing_core.takes.records import RecordWriter, payload, scan
+from dummyforcing_core.takes.snapshot import SNAPSHOT
 from dummyforcing_core.takes.take import LATENTS, MANIFEST, Take
 from dummyforcing_core.text.umt5_file import open_umt5
 from dummyforcing_core.text.umt5_tokenizer import load_tokenizer
@@ -57,6 +60,9 @@ class Reader:
     make: Callable[[Path], bytes]
     read: Callable[[Path], object]
     mutations: Sequence[Mutation]
+
+
+PICTURE = f"{PICTURES}/{name_of(0)}"
 
 
 def _load(path: Path) -> object:
@@ -113,18 +119,24 @@ def _record(folder: Path) -> bytes:
 def _take(name: str, path: Path) -> object:
     folder = _sound_take(path.parent)
     (folder / name).write_bytes(path.read_bytes())
+    return _all_of(folder)
+
+
+def _all_of(folder: Path) -> object:
+    """Everything that is read of a take."""
     take = Take(folder)
     take.read_all()
-    return take.made()
+    features = [take.features(entry, heard) for entry in take.entries for heard in entry.heard]
+    made = take.made()
+    layers = [] if made.stored is None else [made.stored.layer(layer) for layer in range(2)]
+    return made, features, layers, [take.picture(entry.span.chunk) for entry in take.entries]
 
 
 def _take_of_record(path: Path) -> object:
     folder = _sound_take(path.parent)
     (folder / LATENTS).unlink()
     RecordWriter(folder / LATENTS).append(path.read_bytes())
-    take = Take(folder)
-    take.read_all()
-    return take.made()
+    return _all_of(folder)
 
 
 def _umt5(folder: Path) -> bytes:
@@ -172,6 +184,9 @@ def _readers() -> Iterator[Reader]:
     yield Reader("heads.json", lambda _: seed_files.head_labels(), HeadLabels.read, m.JSON)
     yield Reader("take.json", _of_take(MANIFEST), partial(_take, MANIFEST), m.JSON)
     yield Reader("latents.take", _of_take(LATENTS), partial(_take, LATENTS), m.BINARY)
+    yield Reader("prompts.take", _of_take(FEATURES), partial(_take, FEATURES), m.BINARY)
+    yield Reader("kv.take", _of_take(SNAPSHOT), partial(_take, SNAPSHOT), m.BINARY)
+    yield Reader("00000.jpg", _of_take(PICTURE), partial(_take, PICTURE), m.BINARY)
     yield Reader("record.safetensors", _record, _take_of_record, m.SAFETENSORS)
     yield Reader("plan.json", lambda _: seed_files.plan(), _plan, m.JSON)
     yield Reader("prompts.txt", _bytes(seed_files.TEXT.encode()), read_prompts, m.TEXT)

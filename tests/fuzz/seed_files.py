@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save
@@ -14,13 +15,15 @@ from torch import Tensor
 
 from dummyforcing_core.geometry import LatentShape, Span
 from dummyforcing_core.kv.bank import EpisodeEnd
+from dummyforcing_core.kv.cache import KVCache
 from dummyforcing_core.kv.output_change import OutputChange, memory_options
-from dummyforcing_core.kv.plan import HeadMemory, HeadPlan
+from dummyforcing_core.kv.plan import HeadMemory, HeadPlan, KVShape
 from dummyforcing_core.loops.run import ChunkResult, MemoryLog
 from dummyforcing_core.models.checkpoints import empty_model
 from dummyforcing_core.models.metadata import build_metadata
 from dummyforcing_core.models.wan import WanConfig
 from dummyforcing_core.policies.profile import HeadProfile
+from dummyforcing_core.takes.snapshot import write_snapshot
 from dummyforcing_core.takes.take import Manifest, Recording
 from dummyforcing_core.vae.tiny_vae import TinyDecoder
 from dummyforcing_core.vae.wan_vae import WanVAE, WanVAEConfig
@@ -126,14 +129,21 @@ def plan() -> bytes:
 
 
 def take(folder: Path) -> Path:
-    """A take of one chunk of three; its folder."""
+    """A take of one chunk of three, with its prompt's features, a picture, a snapshot; its folder."""
     recording = Recording.begin(
         folder / "sound_take", Manifest({"seed": 0}, {"device": "cpu"}, LatentShape(1, 16, 9, 4, 4))
     )
     latent = torch.zeros(1, 16, 3, 4, 4)
     log = MemoryLog(HeadPlan.from_json(plan().decode()), marked=(frozenset({1}), frozenset()))
     window, still = (latent, latent), (0, latent[:, :, :1])
-    recording.add(ChunkResult(Span(0, 0, 3), latent, log.plan, log=log, window=window, still=still), "a red circle")
+    told = [(0, "a red circle", torch.ones(1, 2, 3)), (3, "", torch.zeros(1, 2, 3))]
+    recording.add(ChunkResult(Span(0, 0, 3), latent, log.plan, log=log, window=window, still=still), told)
+    recording.add_picture(0, np.zeros((8, 8, 3), np.uint8))
+    shape = KVShape(1, 1, 1, 2, element_bytes=4, clip_frames=9, pass_frames=3)
+    cache = KVCache(HeadPlan.uniform(2, 3, HeadMemory(0, 3), "memory"), shape)
+    cache.begin(0, 3)
+    cache.commit()
+    write_snapshot(recording.folder, Span(0, 0, 3), latent, cache)
     return recording.folder
 
 

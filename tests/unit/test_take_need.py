@@ -40,9 +40,9 @@ def test_a_take_is_as_large_as_was_said(tmp_path: Path, loop: str) -> None:
 def test_a_disk_that_cannot_hold_it_is_refused_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch, 100 * MIB)
     with pytest.raises(OutputError, match=r"expected 300 MiB of room for the take .* got 100 MiB"):
-        Room(tmp_path, 300 * MIB, 3)
+        Room(tmp_path, 300 * MIB, 3).state()
     with pytest.warns(UserWarning, match=r"will need about 50\.1 MiB, 100 are free"):
-        Room(tmp_path, 50 * MIB, 10)
+        Room(tmp_path, 50 * MIB, 10).state()
 
 
 def test_a_disk_that_runs_full_is_told_of_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,6 +50,7 @@ def test_a_disk_that_runs_full_is_told_of_once(tmp_path: Path, monkeypatch: pyte
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         room = Room(tmp_path, 60 * MIB, 0)
+        room.state()
         for _ in range(4):
             room.took(10 * MIB)
     assert [str(one.message).partition(":")[0] for one in said] == [
@@ -64,7 +65,9 @@ def test_a_system_that_does_not_say_is_no_reason_to_stop(tmp_path: Path, monkeyp
         raise OSError("no such call")
 
     monkeypatch.setattr(shutil, "disk_usage", fails)
-    Room(tmp_path, 2**60, 3).took(5)
+    room = Room(tmp_path, 2**60, 3)
+    room.state()
+    room.took(5)
 
 
 def test_1080p_for_a_minute() -> None:
