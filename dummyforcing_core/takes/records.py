@@ -7,6 +7,7 @@ A record is there once `append` has returned: it is on the disk by then. What a 
 whole record is a torn tail: it is found, told of, and cut before the next record.
 """
 
+import contextlib
 import os
 import struct
 import zlib
@@ -126,6 +127,8 @@ class RecordWriter:
         try:
             _sync(self._path, self._stop, head + data)
         except OSError as error:
+            with contextlib.suppress(OSError):  # else it is found torn, and cut then
+                os.truncate(self._path, self._stop)
             raise output_error(self._path, error) from error
         record = Record(self._stop + _HEAD.size, len(data))
         self._stop = record.start + record.length
