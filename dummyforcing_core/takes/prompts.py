@@ -17,8 +17,8 @@ TextAt = Callable[[int], str]  # the prompt of the chunk that begins with this l
 
 def prompts_of(run: Run, chunk: ChunkResult, text_at: TextAt) -> list[tuple[int, str, Tensor]]:
     """What `Recording.add` is told of a finished chunk, and of the unfinished window behind it."""
-    number = chunk.span.chunk
-    starts = [span.start for span in run.spans[number : number + 1 + len(chunk.window)]]
+    begun = [chunk.span.stop + run.family.chunk_frames * place for place in range(len(chunk.window))]
+    starts = [chunk.span.start, *begun]
     return [(start, text_at(start), run.prompts.at(start)) for start in starts]
 
 

@@ -97,6 +97,11 @@ class Manifest:
         try:
             document = parse_json(read_text(path, "take", OutputError))
             found = document["format"], document["version"]
+            if found[0] == FORMAT and type(found[1]) is int and found[1] > VERSION:
+                raise OutputError(
+                    f"expected a take of version {VERSION} or older, got {shown(path, 200)}, of version {found[1]}; "
+                    "update Dummy Forcing"
+                )
             if found != (FORMAT, VERSION) or type(found[1]) is not int:
                 raise ValueError(f"format {shown(repr(found[0]))}, version {shown(repr(found[1]))}")
             sizes = document["latents"]
