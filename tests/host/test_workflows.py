@@ -138,7 +138,7 @@ def _corruptions() -> dict[str, tuple[Callable[[dict[str, Any]], Any], str]]:
 
     return {
         "a widget too many": (lambda w: w["nodes"][2]["widgets_values"].append(1), "7 widget values"),
-        "a widget too few": (lambda w: w["nodes"][4]["widgets_values"].pop(1), "9 widget values"),
+        "a widget too few": (lambda w: w["nodes"][4]["widgets_values"].pop(1), "10 widget values"),
         "an unknown choice": (widget(2, 0, "481P"), "not one of"),
         "text for a number": (widget(2, 2, "5"), "no FLOAT"),
         "a truth value for a number": (widget(4, 0, True), "no INT"),

@@ -427,3 +427,33 @@ def test_a_take_of_another_size_than_it_says_is_shown_whole(
     (folder(base, done) / "take.json").write_text(json.dumps(manifest))
     again = call("DummyForcingDecodeTake", take=done.outputs[4], vae=tiny_vae)
     assert len(frames(again.outputs[0][0].get_stream_source())[0]) == 64 * 64 * 3
+
+
+def test_a_snapshot_spares_what_is_before_it_and_is_told_of(
+    take: Any, ar_model: Any, stream: Any, canvas: Any, model_calls: list, base: Path
+) -> None:
+    model = ar_model()
+    whole = stream(model, latent=canvas(18)).outputs[0]["samples"]
+    done = take(model, "new", "stored", snapshot_every=2)
+    assert "note: a snapshot of keys and values every 2 chunks takes up to" in done.outputs[2]
+    assert "the take will need about" in done.outputs[2]
+    assert (folder(base, done) / "kv.take").exists()
+    model_calls.clear()
+    longer = take(model, "go on", done.outputs[4], frames=18)
+    assert torch.equal(longer.outputs[0]["samples"], whole)
+    clean = [call for call in model_calls if not call[1]]
+    assert len(clean) == 2, "of the chunks that are made"
+
+
+def test_a_branch_with_another_policy_reads_the_shared_chunks_anew(
+    take: Any, ar_model: Any, call: Any, base: Path
+) -> None:
+    model = ar_model()
+    parent = take(model, "new", "wide")
+    windowed = call("DummyForcingApplyCacheWindow", model=model, window=6, sink=0).outputs[0]
+    branch = take(windowed, "branch", parent.outputs[4], from_chunk=3)
+    ours, theirs = branch.outputs[0]["samples"], parent.outputs[0]["samples"]
+    assert torch.equal(ours[:, :, :9], theirs[:, :, :9]) and not torch.equal(ours[:, :, 9:], theirs[:, :, 9:])
+    assert "another policy than" in branch.outputs[2]
+    again = take(windowed, "go on", branch.outputs[4], frames=18)
+    assert torch.equal(again.outputs[0]["samples"][:, :, :FRAMES], ours)
