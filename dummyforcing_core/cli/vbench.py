@@ -16,6 +16,7 @@ from ..clips.pipeline import Pipeline
 from ..clips.render import Clip, Outputs, device_name, made_by, render
 from ..clips.report import RunReport
 from ..clips.script import Script
+from ..clips.take_of import TakeAt
 from ..errors import MESSAGE, DummyForcingError, shown
 from ..evaluation.vbench import SAMPLES, Sample, Shard, Suite, pair_up
 from ..evaluation.vbench_folder import ClipFolder
@@ -47,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_policy_arguments(parser)
     add_step_arguments(parser)
     parser.add_argument("--out", type=named, required=True, metavar="DIR", help="folder; clips go into DIR/videos")
+    parser.add_argument(
+        "--keep-takes", action="store_true", help="also a take per clip, DIR/takes: an interrupted one is gone on with"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -101,7 +105,8 @@ def _sample_share(
         script, seed = Script.constant(sample.text), sample.seed(args.seed)
         how = (policy, steps, None, asked.size, asked.frames, asked.fps)
         clip = Clip(script, shape, seed, *how, encoding=asked.encoding)
-        return render(pipeline, clip, Outputs(video, keep_unfinished=False)).report
+        take = TakeAt(folder.take_folder(sample)) if args.keep_takes else None
+        return render(pipeline, clip, Outputs(video, keep_unfinished=False, take=take)).report
 
     _sample(jobs, folder, shard, make)
 

@@ -2,6 +2,7 @@
 
     DIR/videos/{prompt}-{i}.mp4   VBench takes the ending of the first name it lists for that of all: only clips here
     DIR/manifest.json             how they were made, and every clip's seed
+    DIR/takes/                    a take per clip, if they are kept: an interrupted one is gone on with
     DIR/unfinished/               what is being written, or was when a run was killed
 
 A clip appears in videos/ whole and under its own name, or not at all; so what exists is finished. Every writer uses a
@@ -82,6 +83,10 @@ class ClipFolder:
     def working_file(self, sample: Sample) -> Path:
         """A new name to write a clip under."""
         return self.unfinished / f"{_key(sample.prompt)}-{sample.index}-{uuid.uuid4().hex[:8]}.mp4"
+
+    def take_folder(self, sample: Sample) -> Path:
+        """Where a clip is kept as a take, if that is asked for."""
+        return self.path / "takes" / f"{_key(sample.prompt)}-{sample.index}"
 
     def finish(self, written: Path, sample: Sample) -> Path:
         """Gives a whole clip its own name."""

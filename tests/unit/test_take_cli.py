@@ -275,3 +275,28 @@ def test_events_tell_the_story(run, base: Path) -> None:
     assert run("take", "continue", base / "one", "--frames", "69").code == 0
     told = [json.loads(line)["event"] for line in (base / "one" / EVENTS).read_text().splitlines()]
     assert told == ["begun", "finished", "lengthened", "taken up", "finished"]
+
+
+def test_a_vbench_folder_may_keep_takes(run, tiny_demo, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("a red circle\na blue square\n")
+    words = (
+        "--prompts",
+        tmp_path / "p.txt",
+        "--frames",
+        "45",
+        "--samples",
+        "1",
+        "--out",
+        tmp_path / "out",
+        "--keep-takes",
+    )
+    assert run("vbench", *words).code == 0
+    takes, videos = (sorted((tmp_path / "out" / name).iterdir()) for name in ("takes", "videos"))
+    assert len(takes) == len(videos) == 2 and {path.suffix for path in videos} == {".mp4"}
+    data, made = videos[0].read_bytes(), [latents(take) for take in takes]
+    for take in takes:
+        unfinished(take, 2)
+    videos[0].unlink()
+    assert run("vbench", *words).code == 0
+    assert videos[0].read_bytes() == data
+    assert sum(torch.equal(x, y) for x, y in zip(map(latents, takes), made, strict=False) if x.shape == y.shape) == 1
