@@ -47,7 +47,7 @@ from .memory_use import MemoryUse
 from .pipeline import Pipeline
 from .report import RunReport, ms_since
 from .script import Script
-from .take_of import ClipShape, TakeAt, open_take, prompt_at, taken_up
+from .take_of import ClipShape, TakeAt, open_take, owned_take, prompt_at, taken_up
 from .video import VideoWriter
 
 
@@ -153,7 +153,10 @@ def render(pipeline: Pipeline, clip: Clip, outputs: Outputs, on_step: OnStep = l
     run = replace(clip_run(pipeline, clip, prompts), on_step=on_step)
     if outputs.take is not None:
         make_folder(outputs.take.folder)
-    with owned(*outputs.all):
+    with contextlib.ExitStack() as stack:
+        if outputs.take is not None:
+            stack.enter_context(owned_take(outputs.take.folder))
+        stack.enter_context(owned(*outputs.all))
         take = _take(pipeline, clip, outputs.take)
         record = _Record(pipeline, clip, prompts, began, outputs.latents is not None, take)
         try:

@@ -1,8 +1,10 @@
 """The take that a clip is written to, or goes on from."""
 
+import contextlib
 import os
+import platform
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import takewhile
@@ -14,10 +16,11 @@ from ..files import real_path
 from ..geometry import LatentShape, Span, pixel_frames
 from ..loops.table import loop_of
 from ..models.families import Family
+from ..ownership import NameTaken, owned
 from ..rates import clock
 from ..takes.need import Room, take_bytes
 from ..takes.prompts import TextAt, check_texts
-from ..takes.take import FREE, MANIFEST, NO_MEMORY, Manifest, Recording, Take, check_same, differing
+from ..takes.take import FREE, MANIFEST, NO_MEMORY, Manifest, Recording, Take, check_same, differing, events_of
 from .script import Script
 
 MACHINE = ("device", "attention", "versions")  # on another one bits may differ
@@ -63,7 +66,10 @@ def open_take(
     left_out = (*MACHINE, *OPEN) if loop_of(family).still_frames(family) else (*MACHINE, *OPEN, *SHOWN)
     alike = {name: value for name, value in conditions.items() if name not in left_out}
     machine = {name: conditions.get(name) for name in MACHINE}
-    parent, told = _parent(where), {"conditions": dict(conditions)}
+    parent, told = (
+        _parent(where),
+        {"conditions": dict(conditions), "by": {"process": os.getpid(), "on": platform.node()}},
+    )
     manifest = Manifest(alike, machine, clip.latents, parent=parent, shown_frames=clip.frames, call=where.call)
     if os.path.lexists(where.folder / MANIFEST):
         take, event = _taken_up(where.folder, manifest, text_at, family), "taken up"
@@ -78,6 +84,30 @@ def open_take(
         room.state()
     take.note(event, told)
     return take
+
+
+@contextlib.contextmanager
+def owned_take(folder: Path) -> Iterator[None]:
+    """Owns a take's folder while the block runs. NameTaken says who has it, as far as its event log tells."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(owned(folder))
+        except NameTaken as error:
+            who = _holder(folder)
+            raise NameTaken(
+                f"expected the take {shown(folder, 200)} to be free, got another run that is writing it{who}; wait for "
+                "it, or choose another name"
+            ) from error
+        yield
+
+
+def _holder(folder: Path) -> str:
+    """Who took it up last: ", process 12 on box, since 2026-11-27T21:03:04+00:00"."""
+    for event in reversed(events_of(folder)):
+        by = event.get("by")
+        if isinstance(by, dict):
+            return shown(f", process {by.get('process')} on {by.get('on')}, since {event.get('time')}", 160)
+    return ""
 
 
 def _taken_up(folder: Path, manifest: Manifest, text_at: TextAt, family: Family) -> Recording:

@@ -15,8 +15,10 @@ import json
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,10 @@ from ..errors import DummyForcingError, OutputError, PlanError, shown
 from ..files import json_text, make_folder, output_error, write_atomic
 from ..geometry import LatentShape, Span
 from ..kv.plan import HeadPlan
+from ..kv.scoring import HeadScores
 from ..loops.run import ChunkResult, Made, MemoryLog
 from ..models.denoiser import ModelGeometry
-from ..reading import parse_json, read_text
+from ..reading import MOST_TEXT_BYTES, parse_json, read_text
 from .features import FEATURES, FeatureWriter, key_of, read_features
 from .need import Room
 from .pictures import read_picture, write_picture
@@ -369,9 +372,12 @@ class Recording(Take):
         data = save(own, {"chunk": json.dumps(told)})  # which refuses tensors that share memory
         record, still = self._writer.append(data), () if chunk.still is None else (chunk.still[0],)
         file, window = self.folder / LATENTS, len(chunk.window)
+        before = self.entries[-1] if self.entries else None
         self.entries.append(Entry(chunk.span, log, record, file, heard, window, still))
         if self._room is not None:
             self._room.took(len(data))
+        if told_of := happened(chunk, self.entries[-1], before):
+            self.note("decided", told_of)
 
     def add_picture(self, chunk: int, frame: np.ndarray) -> None:
         """Keeps frame (H, W, 3) uint8 as the picture of a chunk that is there."""
@@ -379,7 +385,8 @@ class Recording(Take):
 
     def note(self, event: str, more: Mapping[str, Any] | None = None) -> None:
         """One line of the event log: what happened behind the chunks that are there, and what more is to be said."""
-        line = json_text({"chunk": len(self.entries), "event": event, **(more or {})})
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        line = json_text({"chunk": len(self.entries), "time": now, "event": event, **(more or {})})
         path = self.folder / EVENTS
         _check_files(self.folder)
         try:
@@ -395,6 +402,40 @@ class Recording(Take):
         self.manifest = replace(self.manifest, finished=True)
         self.manifest.write(self.folder)
         self.note("finished")
+
+
+def happened(chunk: ChunkResult, entry: Entry, before: Entry | None) -> dict[str, Any]:
+    """What was decided in a chunk, for the event log; nothing in most."""
+    log, told = entry.log, dict[str, Any]()
+    said, last = (one.heard[0] if one is not None and one.heard else None for one in (entry, before))
+    if said is not None and (last is None or (said.text, said.features) != (last.text, last.features)):
+        told["prompt"] = said.text or said.features
+    if before is None or before.log.plan != log.plan:
+        roles = Counter(role for row in log.plan.roles for role in row)
+        told["heads"] = dict(sorted(roles.items()))
+    if log.recached:
+        told["recached"] = True
+    if chunk.banked and (before is None or set(before.log.marked[-1:]) != set(log.marked[-1:])):
+        told["banked"] = list(chunk.banked)
+    if chunk.scores is not None:  # (layers, heads, regions or options)
+        seen = chunk.scores.mass if isinstance(chunk.scores, HeadScores) else chunk.scores.change
+        told["scores"] = [[[round(x, 4) for x in head] for head in layer] for layer in seen.tolist()]
+    return told
+
+
+def events_of(folder: Path) -> list[dict[str, Any]]:
+    """The event log, without lines that are none; nothing of one that is too long to be ours."""
+    path, found = folder / EVENTS, list[dict[str, Any]]()
+    _check_files(folder)
+    if not path.exists() or path.stat().st_size > MOST_TEXT_BYTES:
+        return found
+    for line in path.read_bytes().splitlines():
+        try:
+            event = parse_json(line.decode("utf-8"))
+        except ValueError:
+            continue
+        found += [event] if isinstance(event, dict) else []
+    return found
 
 
 def glance(folder: Path) -> tuple[Manifest, int]:

@@ -1,6 +1,5 @@
 """What lies in a take: as a LATENT, as videos, as words."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -17,8 +16,7 @@ from ...dummyforcing_core.errors import DummyForcingError, shown
 from ...dummyforcing_core.geometry import TEMPORAL, LatentShape, pixel_frames
 from ...dummyforcing_core.models.families import DEMO
 from ...dummyforcing_core.rates import clock, rate_of
-from ...dummyforcing_core.reading import MOST_TEXT_BYTES
-from ...dummyforcing_core.takes.take import EVENTS, Take
+from ...dummyforcing_core.takes.take import Take, events_of
 from .demo import DemoLatents
 from .files import Destination, OutputFile
 from .mapped import MappedLatents
@@ -52,7 +50,7 @@ def decode_take(name: str, vae: Any, fps: float, to: Destination) -> list[Output
 def videos_of(take: Take) -> list[Path]:
     """What the newest run has written of it to the output folder, as far as it is there."""
     root = Path(folder_paths.get_output_directory()).resolve()
-    for event in reversed(_events(take)):
+    for event in reversed(events_of(take.folder)):
         files = event.get("files")
         if event.get("event") == VIDEO and isinstance(files, list):
             paths = [(root / str(name)).resolve() for name in files]
@@ -112,17 +110,3 @@ def _shape(take: Take) -> LatentShape:
 def _shown(take: Take, shape: LatentShape) -> Shown:
     """What its video shows."""
     return Shown(size_of_take(take), frames_of_take(take), (shape.frames, shape.height, shape.width))
-
-
-def _events(take: Take) -> list[dict]:
-    path = take.folder / EVENTS
-    if not path.exists() or path.stat().st_size > MOST_TEXT_BYTES:
-        return []
-    found = []
-    for line in path.read_bytes().splitlines():
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        found += [event] if isinstance(event, dict) else []
-    return found

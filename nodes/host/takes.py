@@ -18,7 +18,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfyui_version import __version__ as host_version
 
 from ...dummyforcing_core.clips.render import device_name
-from ...dummyforcing_core.clips.take_of import ClipShape, TakeAt, open_take, taken_up
+from ...dummyforcing_core.clips.take_of import ClipShape, TakeAt, open_take, owned_take, taken_up
 from ...dummyforcing_core.errors import DummyForcingError, OutputError, shown
 from ...dummyforcing_core.files import make_folder, output_error
 from ...dummyforcing_core.loops.table import loop_of
@@ -160,7 +160,7 @@ def run_take(asked: TakeAsked, job: ClipJob, seed: int, words: PromptWords, pref
     where = _where(asked, prefix)
     with contextlib.ExitStack() as stack:
         stack.callback(_drop_empty, where.folder)  # behind the lock in it
-        stack.enter_context(owned(where.folder))
+        stack.enter_context(owned_take(where.folder))
         take = _opened(where, job, seed, words)
         _made_now.add(take.folder.name)
         stack.callback(_made_now.discard, take.folder.name)

@@ -273,8 +273,27 @@ def test_a_folder_of_clips_may_keep_takes(run, tiny_demo, tmp_path: Path) -> Non
 
 def test_events_tell_the_story(run, base: Path) -> None:
     assert run("take", "continue", base / "one", "--frames", "69").code == 0
-    told = [json.loads(line)["event"] for line in (base / "one" / EVENTS).read_text().splitlines()]
-    assert told == ["begun", "finished", "lengthened", "taken up", "finished"]
+    events = [json.loads(line) for line in (base / "one" / EVENTS).read_text().splitlines()]
+    told = [event["event"] for event in events]
+    assert told == ["begun", "decided", "finished", "lengthened", "taken up", "finished"]
+    assert all(event["time"] for event in events)
+    assert events[1]["prompt"] == PROMPT and events[1]["heads"] == {"window": 4}, "2 layers of 2 heads"
+    assert events[0]["by"]["process"] == events[4]["by"]["process"]
+
+
+def test_events_tell_of_switches_plans_scores_and_what_is_banked(run, base: Path) -> None:
+    (base / "s.txt").write_text(MANY)
+    words = ("--schedule", str(base / "s.txt"), "--frames", "93")
+    for policy in ("dummy", "head_forcing"):
+        take = base / policy
+        assert run("generate", *words, "--policy", policy, "--take", take, "--out", base / "x.mp4").code == 0
+        events = [json.loads(line) for line in (take / EVENTS).read_text().splitlines()]
+        decided = [event for event in events if event["event"] == "decided"]
+        assert [event["prompt"] for event in decided if "prompt" in event] == ["a red circle", "a green circle"]
+        scored = [event["scores"] for event in decided if "scores" in event]
+        assert scored and all(len(layers) == 2 and len(layers[0]) == 2 for layers in scored)
+        assert len([event for event in decided if "heads" in event]) >= 2, "as it begins, and once heads are seen"
+        assert any("banked" in event for event in decided) == (policy == "head_forcing")
 
 
 def test_a_vbench_folder_may_keep_takes(run, tiny_demo, tmp_path: Path) -> None:

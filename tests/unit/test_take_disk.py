@@ -143,7 +143,7 @@ def test_two_runs_of_one_take(run, tiny_demo, tmp_path: Path) -> None:
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         result = generate(run, tmp_path / "take", tmp_path / "clip.mp4")
-        assert result.code == 2 and "got another run that is writing it" in result.err
+        assert result.code == 2 and "got another run that is writing it, process 7 on box, since now;" in result.err
         assert result.err.count("error:") == 1 and not (tmp_path / "take" / MANIFEST).exists()
         assert run("take", "prune", tmp_path / "take", "--all", "--yes").code == 2
     finally:
@@ -151,12 +151,13 @@ def test_two_runs_of_one_take(run, tiny_demo, tmp_path: Path) -> None:
     assert generate(run, tmp_path / "take", tmp_path / "clip.mp4").code == 0
 
 
-HOLD = """
+HOLD = r"""
 import sys
 from pathlib import Path
 from dummyforcing_core.ownership import owned
 folder = Path(sys.argv[1])
 folder.mkdir()
+(folder / "events.jsonl").write_text('{"time": "now", "by": {"process": 7, "on": "box"}}\n[\n{"event": "decided"}\n')
 with owned(folder):
     print("held", flush=True)
     sys.stdin.readline()
