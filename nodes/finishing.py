@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from comfy_api.latest import InputImpl, io, ui
+from comfy_api.latest import io
 
 from ..dummyforcing_core.clips.encoding import DEFAULT_CODEC, DEFAULT_CRF, Encoding
 from ..dummyforcing_core.rates import OWN_RATE
-from .host.files import Destination, OutputFile
+from .host.files import Destination
 from .host.sound import add_sound_to
 from .host.upscaling import AS_MODEL, SHORT_SIDES, upscale
+from .results import video_written
 from .schema import LOOK, encoding_inputs, schema
 
 
@@ -54,7 +55,7 @@ class UpscaleVideo(io.ComfyNode):
         crf: int = DEFAULT_CRF,
     ) -> io.NodeOutput:
         to = Destination(OWN_RATE, filename_prefix, Encoding(codec, crf), cls.hidden)
-        return _written(upscale(video, upscale_model, size, window, to))
+        return video_written(upscale(video, upscale_model, size, window, to))
 
 
 class AddAudio(io.ComfyNode):
@@ -80,9 +81,4 @@ class AddAudio(io.ComfyNode):
 
     @classmethod
     def execute(cls, video: Any, audio: dict, filename_prefix: str) -> io.NodeOutput:
-        return _written(add_sound_to(video, audio, filename_prefix))
-
-
-def _written(file: OutputFile) -> io.NodeOutput:
-    saved = [ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output)]
-    return io.NodeOutput(InputImpl.VideoFromFile(str(file.path)), ui=ui.PreviewVideo(saved))
+        return video_written(add_sound_to(video, audio, filename_prefix))

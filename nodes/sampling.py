@@ -15,6 +15,7 @@ from .host.live import early_ends
 from .host.notes import NO_VAE, check_pixels_unused
 from .host.streaming import decode_clip, empty_clip, sample_clip
 from .host.takes import NEW_PART, OFF, WHOLE, TakeAsked, settle, take_mark
+from .results import videos_written
 from .schema import LOOK, RATE_STEP, SAMPLE, encoding_inputs, schema
 from .take_inputs import take_inputs
 
@@ -227,7 +228,4 @@ class StreamingDecode(io.ComfyNode):
         crf: int = DEFAULT_CRF,
     ) -> io.NodeOutput:
         to = Destination(rate_of(fps), filename_prefix, Encoding(codec, crf), cls.hidden)
-        files = decode_clip(latent, vae, to)
-        shown = [ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output) for file in files]
-        videos = [InputImpl.VideoFromFile(str(file.path)) for file in files]
-        return io.NodeOutput(videos, ui=ui.PreviewVideo(shown))
+        return videos_written(decode_clip(latent, vae, to))

@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from comfy_api.latest import InputImpl, io, ui
+from comfy_api.latest import InputImpl, io
 
 from ..dummyforcing_core.clips.encoding import DEFAULT_CODEC, DEFAULT_CRF, Encoding
 from ..dummyforcing_core.rates import OWN_RATE
 from .host.files import Destination
 from .host.take_read import decode_take, latent_of, report_of, schedule_of, videos_of
 from .host.takes import read_take, take_state
+from .results import videos_written
 from .schema import LOAD, LOOK, RATE_STEP, encoding_inputs, schema
 
 NO_VIDEO = "take {name} has no video in the output folder: Decode Take makes one"
@@ -102,7 +103,4 @@ class DecodeTake(io.ComfyNode):
         crf: int = DEFAULT_CRF,
     ) -> io.NodeOutput:
         to = Destination(OWN_RATE, filename_prefix, Encoding(codec, crf), cls.hidden)
-        files = decode_take(take, vae, fps, to)
-        saved = [ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output) for file in files]
-        videos = [InputImpl.VideoFromFile(str(file.path)) for file in files]
-        return io.NodeOutput(videos, ui=ui.PreviewVideo(saved))
+        return videos_written(decode_take(take, vae, fps, to))

@@ -457,3 +457,36 @@ def test_a_branch_with_another_policy_reads_the_shared_chunks_anew(
     assert "another policy than" in branch.outputs[2]
     again = take(windowed, "go on", branch.outputs[4], frames=18)
     assert torch.equal(again.outputs[0]["samples"][:, :, :FRAMES], ours)
+
+
+def test_a_draft_without_pixels_is_decoded_as_if_at_once(
+    take: Any, stream: Any, canvas: Any, call: Any, ar_model: Any, tiny_vae: Any
+) -> None:
+    model = ar_model()
+    whole = stream(model, latent=canvas(FRAMES), vae=tiny_vae, crf=0)
+    draft = take(model, "new", "draft")
+    final = call("DummyForcingDecodeTake", take=draft.outputs[4], vae=tiny_vae, crf=0)
+    assert frames(final.outputs[0][0].get_stream_source()) == frames_of(whole)
+
+
+def test_a_kept_clips_latents_do_not_pile_up(
+    take: Any, stream: Any, ar_model: Any, canvas: Any, part: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks in memory, of a clip of twenty: a few with a take, all of them without."""
+    import gc
+
+    view = part("nodes.host.live").LiveView
+    real, alive = view.chunk, []
+
+    def chunk(self: Any, result: Any, pixels: Any) -> None:
+        real(self, result, pixels)
+        gc.collect()
+        shape = tuple(result.latent.shape)
+        alive.append(sum(isinstance(one, torch.Tensor) and tuple(one.shape) == shape for one in gc.get_objects()))
+
+    monkeypatch.setattr(view, "chunk", chunk)
+    take(ar_model(), "new", "flat", frames=60)
+    kept, _ = alive[:], alive.clear()
+    stream(ar_model(), latent=canvas(60))
+    assert len(kept) == len(alive) == 20
+    assert max(kept[5:]) <= kept[4] + 1 and alive[-1] >= alive[4] + 14
