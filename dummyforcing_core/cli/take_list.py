@@ -26,7 +26,7 @@ def _lines(folder: Path) -> Iterator[str]:
     for take in found:
         when = datetime.fromtimestamp(_written(take)).strftime("%Y-%m-%d %H:%M")
         try:
-            yield f"{take}  {when}  {state_of_take(Take(take))}"
+            yield f"{take}  {when}  {state_of_take(Take(take, check=False))}"
         except OutputError as error:
             yield f"{take}  {error}"
     if (folder / MANIFEST).exists():

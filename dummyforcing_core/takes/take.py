@@ -165,15 +165,16 @@ class Entry:
 class Take:
     """The chunks of a take that are there, to be read; `Recording` appends to it.
 
+    check -- whether every byte is; without it a record counts that lies in the file, until it is read
     fresh -- of so many of its first chunks the memory was another's: a parent's under another policy, other weights
     """
 
-    def __init__(self, folder: Path, depth: int = 0):
+    def __init__(self, folder: Path, depth: int = 0, check: bool = True):
         _check_files(folder)
         self.folder, self.manifest, self.fresh = folder, Manifest.read(folder), 0
         parent = self.manifest.parent
-        self.entries: list[Entry] = [] if parent is None else self._shared(*parent, depth)
-        found = scan(folder / LATENTS) if (folder / LATENTS).exists() else Scanned((), 0, 0)
+        self.entries: list[Entry] = [] if parent is None else self._shared(*parent, depth, check)
+        found = scan(folder / LATENTS, check) if (folder / LATENTS).exists() else Scanned((), 0, 0)
         self.torn = found.torn
         for record in found.records:
             self.entries.append(self._entry(record))
@@ -240,13 +241,13 @@ class Take:
     def _key_of_chunk(self, chunk: int) -> str:
         return key_of(self.latent(self.spans[chunk])) if 0 <= chunk < len(self.entries) else ""
 
-    def _shared(self, name: str, chunks: int, depth: int) -> list[Entry]:
+    def _shared(self, name: str, chunks: int, depth: int, check: bool) -> list[Entry]:
         """The chunks of the take that this one branched from, which lies beside it."""
         if depth == MOST_BRANCHES:
             raise OutputError(
                 f"expected at most {MOST_BRANCHES} branches in a row, got more at {shown(self.folder, 200)}"
             )
-        parent = Take(self.folder.parent / name, depth + 1)
+        parent = Take(self.folder.parent / name, depth + 1, check)
         there, here = parent.manifest.shape, self.manifest.shape
         if len(parent.entries) < chunks or replace(there, frames=1) != replace(here, frames=1):
             raise OutputError(

@@ -490,3 +490,26 @@ def test_a_kept_clips_latents_do_not_pile_up(
     stream(ar_model(), latent=canvas(60))
     assert len(kept) == len(alive) == 20
     assert max(kept[5:]) <= kept[4] + 1 and alive[-1] >= alive[4] + 14
+
+
+@pytest.mark.parametrize("vae", [False, True])
+@pytest.mark.parametrize(
+    "family", ["causal_forcing_2step", "causvid", "krea_realtime", "rolling_forcing", "causal_forcing_long"]
+)
+def test_every_loop_goes_on_bit_for_bit(
+    call: Any, stream: Any, canvas: Any, files: Path, tiny_vae: Any, base: Path, crash_after: Any, family: str,
+    vae: bool, conditioning: Any, part: Any,
+) -> None:  # fmt: skip
+    """Stills that are encoded, windows that are begun, memories that are made anew; a switch in the middle."""
+    model = call("DummyForcingLoadARModel", model="self_forcing_tiny.safetensors", family=family).outputs[0]
+    text = part("nodes.host.prompts").joined(conditioning(1), conditioning(2), 1.5)
+    inputs = {"latent": canvas(24), "conditioning": text, **({"vae": tiny_vae} if vae else {})}
+    whole = stream(model, **inputs)
+    for after in (2, 6):
+        before = names(base)
+        crash_after(after, lambda: stream(model, take="new", take_name=family, **inputs))
+        (name,) = names(base) - before
+        done = stream(model, take="go on", take_name=name, **inputs)
+        assert torch.equal(done.outputs[0]["samples"], whole.outputs[0]["samples"])
+        if vae:
+            assert frames_of(done) == frames_of(whole)
