@@ -26,6 +26,11 @@ NAMESPACE = uuid.UUID("6f3f2f0e-9a53-4d37-9a3b-3f2b8f6c1f10")
 CLASSIC_SOCKET, CLASSIC_WIDGET, CLASSIC_REST = 20, 24, 14
 SOCKET, WIDGET, REST = 24, 32, 24
 BADGE, FOOTER = 28, 28  # the line with the pack's name; the buttons that show advanced widgets, or a missing file
+# What web/takes.js hides of a sampler whose take is this.
+HIDDEN = {
+    "off": ("take_name", "from_chunk", "take_video", "snapshot_every"),
+    "new": ("from_chunk", "take_video"),
+}
 NOTE_PROPERTIES = {"dummyforcing": "note"}  # by which web/notes.js knows it
 NOTE_HEIGHT = 200  # at least; it is as high as the rows
 GROUP_COLOURS = ("#3f789e", "#6a8f5a", "#a1663c", "#b58b2a", "#8a5aa8")
@@ -115,7 +120,7 @@ class Graph:
         if unknown := inputs.keys() - names.keys():
             raise GraphError(f"{node_type} has no input {sorted(unknown)}; it has {list(names)}")
         values = {one.name: inputs.get(one.name, one.default) for one in known.inputs if one.widget}
-        place = Place(_height(known, bool(files)) + room, grows=room > 0)
+        place = Place(_height(known, values, bool(files)) + room, grows=room > 0)
         node = Node(len(self._nodes) + 1, node_type, known, values, files or [], place, title)
         for name, value in inputs.items():
             if not isinstance(value, Wire):
@@ -193,10 +198,12 @@ def _saved_inputs(known: NodeType) -> list[Input]:
     return [one for one in known.inputs if one.type != EDITOR]
 
 
-def _height(known: NodeType, files: bool) -> int:
+def _height(known: NodeType, values: dict[str, Any], files: bool) -> int:
     """Pixels without the title, enough for both canvases; views of text, which have no default, take their `room`."""
     rows = max(sum(not one.widget for one in known.inputs), len(known.outputs))
+    gone = HIDDEN.get(values.get("take"), ()) if "take_name" in values else ()
     widgets = [one for one in known.inputs if one.widget and (one.type != EDITOR or one.default is not None)]
+    widgets = [one for one in widgets if one.name not in gone]
     shown = [one for one in widgets if not one.advanced and one.name != "control"]  # which is a button in a seed's row
     classic = rows * CLASSIC_SOCKET + len(widgets) * CLASSIC_WIDGET + CLASSIC_REST
     more = known.ours * BADGE + (files or len(shown) < len(widgets)) * FOOTER

@@ -39,6 +39,32 @@ function set(node, name, value) {
   node.setDirtyCanvas?.(true, true);
 }
 
+// What of a sampler's take is asked for in each of its modes; the rest is hidden, and keeps its values.
+const ASKED = {
+  take_name: (mode) => mode !== OFF,
+  from_chunk: (mode) => mode === "branch",
+  take_video: (mode) => mode === GO_ON || mode === "branch",
+  snapshot_every: (mode) => mode !== OFF,
+  dummyforcing_takes: (mode) => mode === GO_ON || mode === "branch",
+};
+
+function showAsked(node) {
+  const mode = widget(node, "take")?.value ?? OFF;
+  for (const [name, asked] of Object.entries(ASKED)) {
+    const one = widget(node, name);
+    if (one) one.hidden = one.options.hidden = !asked(mode);
+  }
+}
+
+// A node that somebody has made taller stays so, by as much.
+function showAskedAndFit(node) {
+  const before = node.computeSize()[1];
+  showAsked(node);
+  const after = node.computeSize()[1];
+  if (!LiteGraph.vueNodesMode) node.setSize([node.size[0], Math.max(node.size[1] + after - before, after)]);
+  node.setDirtyCanvas?.(true, true);
+}
+
 app.registerExtension({
   name: "dummyforcing.takes",
   nodeCreated(node) {
@@ -48,6 +74,19 @@ app.registerExtension({
     button.serialize = false; // neither in the prompt nor in the saved workflow
     button.label = text("choose_take");
     button.tooltip = text("choose_take_tooltip");
+    const mode = name === "take_name" ? widget(node, "take") : undefined;
+    if (!mode) return;
+    const before = mode.callback;
+    mode.callback = function () {
+      const answer = before?.apply(this, arguments);
+      showAskedAndFit(node);
+      return answer;
+    };
+    showAskedAndFit(node);
+  },
+  // Its widgets have the saved values now, and it has the saved size.
+  loadedGraphNode(node) {
+    if (NAMES[node.comfyClass] === "take_name") showAsked(node);
   },
 });
 

@@ -149,3 +149,52 @@ def pick(page: ComfyPage, node: int, name: str, nodes_2: bool, tmp_path: Path) -
     entry.wait_for()
     page.screenshot(tmp_path / "list.png")
     entry.click()
+
+
+SHOWN = """(id) => {
+    const node = app.graph.getNodeById(id);
+    const names = ["take", "take_name", "from_chunk", "take_video", "snapshot_every", "dummyforcing_takes"];
+    const seen = node.widgets.filter((w) => names.includes(w.name) && node.isWidgetVisible(w)).map((w) => w.name);
+    return {seen, height: node.size[1], needed: node.computeSize()[1], saved: node.serialize().widgets_values};
+}"""
+ASKED = {
+    "off": {"take"},
+    "new": {"take", "take_name", "snapshot_every"},
+    "go on": {"take", "take_name", "take_video", "snapshot_every", "dummyforcing_takes"},
+    "branch": {"take", "take_name", "from_chunk", "take_video", "snapshot_every", "dummyforcing_takes"},
+}
+
+
+@BOTH_LOOKS
+def test_only_what_a_mode_asks_for_is_shown(page: ComfyPage, tmp_path: Path, nodes_2: bool) -> None:
+    page.use_nodes_2(nodes_2)
+    node = build(page, 1.0)
+    first = page.page.evaluate(SHOWN, node)
+    for mode in ("off", "new", "go on", "branch", "new", "off"):
+        set_mode(page, node, mode)
+        now = page.page.evaluate(SHOWN, node)
+        assert set(now["seen"]) == ASKED[mode]
+        assert len(now["saved"]) == len(first["saved"])
+        if not nodes_2:
+            assert now["height"] >= now["needed"]
+        else:
+            page.frames(20)
+            labels = page.node_element(node).inner_text()
+            assert ("take_name" in labels) == (mode != "off"), labels
+        page.fit()
+        page.screenshot(tmp_path / f"{mode.replace(' ', '_')}.png")
+    assert abs(page.page.evaluate(SHOWN, node)["height"] - first["height"]) < 8
+    assert page.errors == []
+
+
+def set_mode(page: ComfyPage, node: int, mode: str) -> None:
+    """As the page's own combo does."""
+    page.page.evaluate(
+        """([id, mode]) => {
+            const node = app.graph.getNodeById(id), take = node.widgets.find((w) => w.name === "take");
+            take.value = mode;
+            take.callback?.(mode);
+        }""",
+        [node, mode],
+    )
+    page.frames(20)
