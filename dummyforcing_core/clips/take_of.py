@@ -88,8 +88,12 @@ def open_take(
 
 @contextlib.contextmanager
 def owned_take(folder: Path) -> Iterator[None]:
-    """Owns a take's folder while the block runs. NameTaken says who has it, as far as its event log tells."""
+    """Owns a take's folder while the block runs; a new one in which no take was begun is gone then.
+
+    NameTaken says who has it, as far as its event log tells.
+    """
     with contextlib.ExitStack() as stack:
+        stack.callback(_drop_empty, folder)  # behind the lock in it
         try:
             stack.enter_context(owned(folder))
         except NameTaken as error:
@@ -99,6 +103,11 @@ def owned_take(folder: Path) -> Iterator[None]:
                 "it, or choose another name"
             ) from error
         yield
+
+
+def _drop_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _holder(folder: Path) -> str:

@@ -159,7 +159,6 @@ def run_take(asked: TakeAsked, job: ClipJob, seed: int, words: PromptWords, pref
         return
     where = _where(asked, prefix)
     with contextlib.ExitStack() as stack:
-        stack.callback(_drop_empty, where.folder)  # behind the lock in it
         stack.enter_context(owned_take(where.folder))
         take = _opened(where, job, seed, words)
         _made_now.add(take.folder.name)
@@ -172,12 +171,6 @@ def run_take(asked: TakeAsked, job: ClipJob, seed: int, words: PromptWords, pref
         except Exception as error:
             _ended(take, shown(error, 200))
             raise
-
-
-def _drop_empty(folder: Path) -> None:
-    """A new folder in which no take was begun goes again."""
-    with contextlib.suppress(OSError):
-        folder.rmdir()
 
 
 def _ended(take: Recording, why: str) -> None:

@@ -248,7 +248,9 @@ def test_files_of_a_call_are_found_from_anywhere(run, base: Path, monkeypatch: p
     ],
 )
 def test_what_cannot_be_done_is_one_line(run, base: Path, words: tuple[str, ...], said: str) -> None:
+    before = sorted(base.rglob("*"))
     result = run("take", *(word.format(one=base / "one", new=base / "new") for word in words))
+    assert sorted(base.rglob("*")) == before, "a take that could not be begun leaves nothing"
     assert result.code == 2 and said in result.err and result.err.count("\n") == 1
 
 
