@@ -11,7 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from ..errors import DummyForcingError, shown
+from ..errors import DummyForcingError, OutputError, shown
 from ..files import real_path
 from ..geometry import LatentShape, Span, pixel_frames
 from ..loops.table import loop_of
@@ -66,24 +66,34 @@ def open_take(
     left_out = (*MACHINE, *OPEN) if loop_of(family).still_frames(family) else (*MACHINE, *OPEN, *SHOWN)
     alike = {name: value for name, value in conditions.items() if name not in left_out}
     machine = {name: conditions.get(name) for name in MACHINE}
-    parent, told = (
-        _parent(where),
-        {"conditions": dict(conditions), "by": {"process": os.getpid(), "on": platform.node()}},
-    )
+    told = {"conditions": dict(conditions), "by": {"process": os.getpid(), "on": platform.node()}}
+    parent = _parent(where)
     manifest = Manifest(alike, machine, clip.latents, parent=parent, shown_frames=clip.frames, call=where.call)
     if os.path.lexists(where.folder / MANIFEST):
         take, event = _taken_up(where.folder, manifest, text_at, family), "taken up"
     else:
-        if where.parent is not None:
-            _check_branch(where, manifest, text_at, family)
-        _room(where.folder, clip, where.chunks, family).state()  # what will not fit is not begun
-        take, event = Recording.begin(where.folder, manifest), "begun"
+        take, event = _begun(where, manifest, text_at, family, _room(where.folder, clip, where.chunks, family)), "begun"
     room = _room(where.folder, clip, len(take.entries), family)
     take.watch(room)
     if event == "taken up" and len(take.entries) < len(clip.spans):
         room.state()
     take.note(event, told)
     return take
+
+
+def _begun(where: TakeAt, manifest: Manifest, text_at: TextAt, family: Family, room: Room) -> Recording:
+    """A new take; a branch of one that nobody prunes meanwhile."""
+    with contextlib.ExitStack() as stack:
+        if where.parent is not None:
+            try:
+                stack.enter_context(owned_take(where.parent))
+            except NameTaken:
+                raise
+            except OutputError:  # where nothing can be written, nothing is pruned either
+                pass
+            _check_branch(where, manifest, text_at, family)
+        room.state()  # what will not fit is not begun
+        return Recording.begin(where.folder, manifest)
 
 
 @contextlib.contextmanager
