@@ -22,7 +22,7 @@ from ...dummyforcing_core.rates import OWN_RATE, seconds_text
 from ...dummyforcing_core.schedule import Schedule
 from .decoder import check_vae, streams
 from .denoiser import check_shape, geometry_of
-from .memory import Needs, check_fits, check_main_memory, fits_together, needs_of
+from .memory import Needs, check_fits, fits_together, needs_of
 from .patches import check_patches
 from .prompt_words import PromptWords
 from .settings import family_of, settings_of
@@ -163,7 +163,6 @@ def _made(latent: dict, fps: Fraction, family: Family, schedule: Schedule) -> tu
     frames = loop_of(family).made_frames(family, schedule, shown.latent_frames)
     shape = LatentShape(batch, channels, frames, made_side(height), made_side(width))
     check_shape(shape, family)
-    check_main_memory(shape)
     return shown, shape
 
 

@@ -91,14 +91,17 @@ def check_fits(
     )
 
 
-def check_main_memory(shape: LatentShape) -> None:
-    """DummyForcingError for latents of which main memory cannot hold a clip, its canvas and what is joined of it."""
-    needed = 3 * 4 * shape.batch * shape.channels * shape.frames * shape.height * shape.width
+CANVAS, JOINED = 1, 3  # times a clip's latents: the canvas alone, or with the clip and what is joined of it
+
+
+def check_main_memory(shape: LatentShape, times: int = CANVAS) -> None:
+    """DummyForcingError for latents that main memory cannot hold so many times."""
+    needed = times * 4 * shape.batch * shape.channels * shape.frames * shape.height * shape.width
     there = comfy.model_management.get_total_memory(torch.device("cpu"))
     if needed > there:
         raise DummyForcingError(
             f"the latents of this clip would take {needed / GIB:.1f} GiB, this machine has {there / GIB:.1f} GiB of "
-            "memory; make it shorter or smaller, or the batch smaller"
+            f"memory; make it shorter or smaller, or the batch smaller{', or keep it as a take' * (times > CANVAS)}"
         )
 
 

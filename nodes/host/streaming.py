@@ -30,7 +30,7 @@ from .clip_output import ClipOutput
 from .files import Destination, OutputFile
 from .kept import KeptClip, kept_clip
 from .live import LiveView, live_view, remember_early_end
-from .memory import check_main_memory
+from .memory import CANVAS, JOINED, check_main_memory
 from .notes import notes_of, told
 from .preview import preview_for
 from .prompt_words import PromptWords, words_of
@@ -38,7 +38,7 @@ from .remembered import RememberedFrames
 from .session import Session, Task, with_session
 from .shown import Shown, shown_of, with_shown
 from .stills import host_stills
-from .takes import NO_TAKE, TakeAsked, unfinished_note
+from .takes import NO_TAKE, OFF, TakeAsked, unfinished_note
 
 
 def empty_clip(size: tuple[int, int], seconds: float, batch: int) -> dict[str, Any]:
@@ -70,6 +70,7 @@ class Sampled:
 def sample_clip(job: ClipJob, seed: int, to: Destination, asked: TakeAsked = NO_TAKE) -> Sampled:
     """One clip, streamed; `asked`: the take that it is kept in, or goes on from."""
     began = time.perf_counter()
+    check_main_memory(job.shape, JOINED if asked.mode == OFF else CANVAS)
     logging.info("Dummy Forcing: predicted memory: %s", job.needs)
     left = unfinished_note(asked)
     known = [*left, *notes_of(job, to.hidden.prompt, to.node)]

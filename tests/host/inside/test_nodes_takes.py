@@ -513,3 +513,23 @@ def test_every_loop_goes_on_bit_for_bit(
         assert torch.equal(done.outputs[0]["samples"], whole.outputs[0]["samples"])
         if vae:
             assert frames_of(done) == frames_of(whole)
+
+
+def test_a_kept_clip_may_be_longer_than_main_memory_holds_thrice(
+    take: Any, stream: Any, ar_model: Any, canvas: Any, part: Any, refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management as management
+
+    memory, model = part("nodes.host.memory"), ar_model()
+    check, real = memory.check_main_memory, management.get_total_memory
+    clip_bytes = 4 * 16 * FRAMES * 8 * 8
+
+    def small(shape: Any, times: int = memory.CANVAS) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(management, "get_total_memory", lambda device: 2 * clip_bytes)
+            check(shape, times)
+
+    monkeypatch.setattr(part("nodes.host.streaming"), "check_main_memory", small)
+    refused(lambda: stream(model, latent=canvas(FRAMES)), "would take", "or keep it as a take")
+    assert take(model, "new", "large").outputs[0]["samples"].shape[2] == FRAMES
+    assert management.get_total_memory is real
