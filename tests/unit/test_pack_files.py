@@ -61,6 +61,7 @@ class TestRegistry:
             "comfy",
             "comfy_api",
             "comfy_execution",
+            "comfy_extras",
             "comfyui_version",
             "folder_paths",
             "server",

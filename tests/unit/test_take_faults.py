@@ -30,7 +30,7 @@ def died_everywhere(folder: Path, stride: int) -> dict:
 
 
 def test_dying_at_some_points(tiny_demo, tmp_path: Path) -> None:
-    assert died_everywhere(tmp_path, 9)["differing"] == []
+    assert died_everywhere(tmp_path, 14)["differing"] == []
 
 
 @pytest.mark.proof
