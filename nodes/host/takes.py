@@ -70,9 +70,9 @@ def takes_folder() -> Path:
 
 
 def take_names() -> list[str]:
-    """Of all takes, the newest first."""
+    """Of all takes, the newest first. Folders named as ours never are do not count: a page would read them as HTML."""
     with contextlib.suppress(OSError):
-        found = [path.parent for path in takes_folder().glob(f"*/{MANIFEST}")]
+        found = [path.parent for path in takes_folder().glob(f"*/{MANIFEST}") if _is_plain(path.parent.name)]
         return [path.name for path in sorted(found, key=_changed, reverse=True)]
     return []
 
@@ -219,11 +219,15 @@ def _new_folder(base: str) -> Path:
     return path
 
 
+def _is_plain(name: str) -> bool:
+    odd = re.search(r'[*?<>:"|/\\\x00-\x1f\x7f]', name)
+    return not odd and bool(name.strip(". ")) and name[0] != "." and len(os.fsencode(name)) <= LONGEST_NAME
+
+
 def _plain(name: str) -> str:
     """A name that is one folder on every system; DummyForcingError for any other."""
     plain = name.strip()
-    odd = re.search(r'[*?<>:"|/\\\x00-\x1f\x7f]', plain)
-    if odd or not plain.strip(". ") or plain[0] == "." or len(os.fsencode(plain)) > LONGEST_NAME:
+    if not _is_plain(plain):
         raise DummyForcingError(
             f"expected a plain name for a take, got {shown(repr(name))}; write e.g. story_00001, without folders"
         )

@@ -533,3 +533,13 @@ def test_a_kept_clip_may_be_longer_than_main_memory_holds_thrice(
     refused(lambda: stream(model, latent=canvas(FRAMES)), "would take", "or keep it as a take")
     assert take(model, "new", "large").outputs[0]["samples"].shape[2] == FRAMES
     assert management.get_total_memory is real
+
+
+def test_a_folder_of_another_name_is_no_take_of_ours(take: Any, ar_model: Any, base: Path, part: Any) -> None:
+    """The page's menu would take it for HTML."""
+    there = folder(base, take(ar_model(), "new", "plain"))
+    odd = there.with_name("<img src=x onerror=alert(1)>")
+    odd.mkdir()
+    (odd / "take.json").write_bytes((there / "take.json").read_bytes())
+    names_there = part("nodes.host.takes").take_names()
+    assert there.name in names_there and odd.name not in names_there
