@@ -191,6 +191,11 @@ def _check_branch(where: TakeAt, manifest: Manifest, text_at: TextAt, family: Fa
             stacklevel=4,
         )
     there = shared_chunks(parent, family)
+    if not there:
+        raise DummyForcingError(
+            f"expected a take with a whole chunk to branch behind, got {shown(where.parent, 200)}, which has none; "
+            "make it longer first"
+        )
     if not 1 <= where.chunks <= there:
         raise DummyForcingError(
             f"expected to branch behind 1 to {there} whole chunks of {shown(where.parent, 200)}, got {where.chunks}; "
