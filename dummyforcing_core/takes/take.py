@@ -39,7 +39,7 @@ from ..models.denoiser import ModelGeometry
 from ..reading import MOST_TEXT_BYTES, parse_json, read_text
 from .features import FEATURES, FeatureWriter, key_of, read_features
 from .need import Room
-from .pictures import read_picture, write_picture
+from .pictures import PICTURES, read_picture, write_picture
 from .records import MAGIC, Record, RecordWriter, Scanned, payload, scan, sync_folder
 from .snapshot import read_snapshot
 
@@ -302,6 +302,7 @@ class Recording(Take):
 
     def __init__(self, folder: Path):
         super().__init__(folder)
+        _sweep(folder)
         self._writer, self._features = RecordWriter(folder / LATENTS), FeatureWriter(folder)
         if self.torn:
             warnings.warn(
@@ -478,6 +479,16 @@ def _check_files(folder: Path) -> None:
             raise OutputError(
                 f"expected a file of a take, got {shown(path, 200)}, which is a link or no file; remove it"
             )
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what killed runs had begun to write beside the files that they were to replace."""
+    pictures = folder / PICTURES
+    for place, name in ((folder, MANIFEST), (pictures, "*.jpg")):
+        for path in () if pictures.is_symlink() else place.glob(f"{name}.*.tmp"):
+            if re.fullmatch(r".+\.[0-9]+\.tmp", path.name):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 def _check_tensors(header: Mapping[str, Any]) -> None:
