@@ -27,7 +27,7 @@ def killed(folder: Path, kills: int, seed: int) -> dict:
 def test_a_dozen_kills(tmp_path: Path) -> None:
     found = killed(tmp_path, 12, 0)
     assert found["landed"] == 12 and found["differing"] == [], found
-    assert len(found["at"]) >= 4, found  # spread over the takes
+    assert len(found["at"]) >= 3, found  # spread over the takes
 
 
 @pytest.mark.proof
