@@ -38,10 +38,12 @@ def _letter(letter: str) -> str:
     return json.dumps(letter)[1:-1] if is_threat(letter) else letter
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomic(path: str | os.PathLike[str], data: bytes, lasting: bool = False) -> None:
     """Writes a small file (a picture, a report) whole or not at all; OutputError if it cannot be written.
 
     Links are followed; a device or a pipe is written to.
+
+    lasting -- nor is it empty if the power goes: its bytes are on the disk before they have the name
     """
     try:
         if is_device(path):
@@ -50,7 +52,11 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         target = real_path(path)
         unfinished = target.with_name(f"{target.name}.{os.getpid()}.tmp")
         try:
-            unfinished.write_bytes(data)
+            with unfinished.open("wb") as file:
+                file.write(data)
+                if lasting:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(unfinished, target)
         finally:
             with contextlib.suppress(OSError):

@@ -190,8 +190,11 @@ def _fill(
 
     take, text_at = record.take, partial(prompt_at, clip.script)
     if take is not None:
-        for span in take.spans:
-            write(decoded(take.latent(span, device)))
+        for entry in take.entries:
+            write(frames := decoded(take.latent(entry.span, device)))
+            # A run may have been killed behind the chunk and before its picture; a parent's are the parent's.
+            if len(frames) and entry.file.parent == take.folder and take.picture(entry.span.chunk) is None:
+                take.add_picture(entry.span.chunk, frames[-1])
         prompts = prompts_behind(take, run.prompts, text_at)
         run = replace(run, made=take.made(device), prompts=prompts)
     for chunk, diffuse_ms in _timed(sample(replace(run, still=stills)), device):

@@ -11,6 +11,7 @@
 A chunk counts once its record is on the disk. Whoever writes owns the folder (ownership.py).
 """
 
+import contextlib
 import json
 import os
 import re
@@ -29,7 +30,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import DummyForcingError, OutputError, PlanError, shown
-from ..files import json_text, make_folder, output_error, write_atomic
+from ..files import json_text, make_folder, output_error, real_path, write_atomic
 from ..geometry import LatentShape, Span
 from ..kv.plan import HeadPlan
 from ..kv.scoring import HeadScores
@@ -38,7 +39,7 @@ from ..models.denoiser import ModelGeometry
 from ..reading import MOST_TEXT_BYTES, parse_json, read_text
 from .features import FEATURES, FeatureWriter, key_of, read_features
 from .need import Room
-from .pictures import read_picture, write_picture
+from .pictures import PICTURES, read_picture, write_picture
 from .records import MAGIC, Record, RecordWriter, Scanned, payload, scan, sync_folder
 from .snapshot import read_snapshot
 
@@ -85,10 +86,8 @@ class Manifest:
             "shown frames": self.shown_frames,
             "call": None if self.call is None else dict(self.call),
         }
-        write_atomic(folder / MANIFEST, json_text(document, indent=1).encode("utf-8"))
+        write_atomic(folder / MANIFEST, json_text(document, indent=1).encode("utf-8"), lasting=True)
         try:
-            with (folder / MANIFEST).open("rb+") as file:
-                os.fsync(file.fileno())
             sync_folder(folder)
         except OSError as error:
             raise output_error(folder, error) from error
@@ -303,6 +302,7 @@ class Recording(Take):
 
     def __init__(self, folder: Path):
         super().__init__(folder)
+        _sweep(folder)
         self._writer, self._features = RecordWriter(folder / LATENTS), FeatureWriter(folder)
         if self.torn:
             warnings.warn(
@@ -327,6 +327,9 @@ class Recording(Take):
                 "give the manifest back, or choose another folder"
             )
         manifest.write(folder)
+        for parent in real_path(folder).parents:  # the folder's own name, and those that were made with it
+            with contextlib.suppress(OSError):  # of one that may only be entered
+                sync_folder(parent)
         return cls(folder)
 
     def retell(self, shown_frames: int | None, call: Mapping[str, Any] | None) -> None:
@@ -476,6 +479,16 @@ def _check_files(folder: Path) -> None:
             raise OutputError(
                 f"expected a file of a take, got {shown(path, 200)}, which is a link or no file; remove it"
             )
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what killed runs had begun to write beside the files that they were to replace."""
+    pictures = folder / PICTURES
+    for place, name in ((folder, MANIFEST), (pictures, "*.jpg")):
+        for path in () if pictures.is_symlink() else place.glob(f"{name}.*.tmp"):
+            if re.fullmatch(r".+\.[0-9]+\.tmp", path.name):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 def _check_tensors(header: Mapping[str, Any]) -> None:

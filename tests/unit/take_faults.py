@@ -1,6 +1,9 @@
 """A clip that dies at the n-th write, flush, sync, rename or removal of a file, in a child of this process.
 
-python -m tests.unit.take_faults FOLDER --stride 7      # prints one JSON line: points, died, differing
+python -m tests.unit.take_faults FOLDER --model FILE               # at every point, in every way; one JSON line
+python -m tests.unit.take_faults FOLDER --model FILE --stride 7    # at some, each in one of the ways
+
+It is killed there, or half of a write is done, or the power goes (power_cuts.py), or it is killed and so is the next.
 """
 
 import argparse
@@ -9,6 +12,7 @@ import contextlib
 import io
 import json
 import os
+import random
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -20,30 +24,48 @@ from safetensors.torch import load_file
 
 from dummyforcing_core.__main__ import main
 from dummyforcing_core.models import checkpoints
+from dummyforcing_core.takes.take import Recording, Take
+from tests.unit.power_cuts import KINDS, Disk
 
 DIED = 77
+WAYS = ("killed", "torn", *KINDS, "twice")
 CLIP = ("--prompt", "a red circle", "--frames", "33", "--policy", "window", "--crf", "40", "--snapshot-every", "2")
 CALLS = ("fsync", "replace", "rename", "unlink", "mkdir", "rmdir", "link", "truncate", "ftruncate")
 
 
 class Points:
-    """Counts what changes files; at point `last` the process ends at once, before it, or with half of a write done."""
+    """Counts what changes files; at point `last` the process ends at once, before it, in one of the ways.
 
-    def __init__(self, last: int | None, torn: bool):
-        self.count, self._last, self._torn = 0, last, torn
+    added -- chunks of which the take said that they are on the disk
+    """
+
+    def __init__(self, folder: Path, last: int | None, way: str):
+        self.count, self.added, self._last, self._way = 0, 0, last, way
+        self._disk, self._told = Disk(folder / "take"), folder / "added"
 
     def here(self, half: Callable[[], object] = lambda: None) -> None:
         self.count += 1
-        if self.count == self._last:
-            if self._torn:
-                half()
-            os._exit(DIED)
+        if self.count != self._last:
+            return
+        if self._way == "torn":
+            half()
+        if self._way in KINDS:
+            self._disk.cut(self._way)
+        self._told.write_text(str(self.added), encoding="utf-8")
+        os._exit(DIED)
 
     def install(self) -> None:
+        os.fsync = self._disk.watched(os.fsync)
         for name in CALLS:
             setattr(os, name, self._counted(getattr(os, name)))
-        opened = io.open
+        opened, add = io.open, Recording.add
         builtins.open = io.open = lambda file, mode="r", *args, **more: self._file(opened, file, mode, *args, **more)
+
+        def added(take: Recording, *args: Any) -> None:
+            add(take, *args)
+            self.added = len(take.entries)
+
+        Recording.add = added
 
     def _counted(self, call: Callable) -> Callable:
         def counted(*args: Any, **more: Any) -> Any:
@@ -109,11 +131,11 @@ def forked(work: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def dying(folder: Path, last: int | None, torn: bool, told: Path | None = None) -> int:
+def dying(folder: Path, last: int | None, way: str, told: Path | None = None) -> int:
     """Makes the clip in a child that dies at this point; its exit code."""
 
     def work() -> int:
-        points = Points(last, torn)
+        points = Points(folder, last, way)
         points.install()
         code = generate(folder)
         if told is not None:
@@ -123,26 +145,54 @@ def dying(folder: Path, last: int | None, torn: bool, told: Path | None = None) 
     return forked(work)
 
 
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def wrong(there: Path, whole: Path) -> str:
+    """Goes on with a clip that died; what of it came out otherwise than that of one that did not."""
+    added, take = int((there / "added").read_text()), there / "take"
+    try:
+        chunks = len(Take(take).entries) if (take / "take.json").exists() else 0
+    except Exception as error:
+        return f"cannot be opened: {error}"
+    if chunks < added:
+        return f"{added} chunks were on the disk, {chunks} are there"
+    code = forked(lambda: generate(there))
+    if code:
+        return f"exit {code}"
+    ours, theirs = (load_file(folder / "clip.safetensors")["latent"] for folder in (there, whole))
+    if not torch.equal(ours, theirs) or (there / "clip.mp4").read_bytes() != (whole / "clip.mp4").read_bytes():
+        return "other latents or another video"
+    if Take(take).missing or not Take(take).manifest.finished:
+        return "a take that is not whole"
+    more = names(take) ^ names(whole / "take")
+    return f"files {sorted(more)}" if more else ""
+
+
 def run(folder: Path, stride: int) -> dict[str, Any]:
-    """Dies at every `stride`-th point, each time in another way, and goes on; what of it came out otherwise."""
+    """Dies at every `stride`-th point and goes on; what of it came out otherwise."""
     whole, count = folder / "whole", folder / "count"
     whole.mkdir()
     assert forked(lambda: generate(whole)) == 0  # nothing of the shim, and all is imported and compiled by now
     (folder / "counted").mkdir()
-    assert dying(folder / "counted", None, False, count) == 0
-    points, died, differing = int(count.read_text()), 0, list[str]()
-    latents, video = load_file(whole / "clip.safetensors")["latent"], (whole / "clip.mp4").read_bytes()
-    for last in range(1, points, stride):
-        for torn in (False, True):
-            there = folder / "cut"
-            there.mkdir()
-            died += dying(there, last, torn) == DIED
-            code = forked(lambda there=there: generate(there))
-            ours = load_file(there / "clip.safetensors")["latent"] if code == 0 else torch.empty(0)
-            if not torch.equal(ours, latents) or (there / "clip.mp4").read_bytes() != video:
-                differing.append(f"point {last}{', torn' if torn else ''}: exit {code}")
-            shutil.rmtree(there)
-    return {"points": points, "tried": len(range(1, points, stride)) * 2, "died": died, "differing": differing}
+    assert dying(folder / "counted", None, "", count) == 0
+    points, died, again, differing = int(count.read_text()), 0, 0, list[str]()
+    tried = [
+        (last, way)
+        for number, last in enumerate(range(1, points + 1, stride))
+        for way in (WAYS if stride == 1 else WAYS[number % len(WAYS) :][:1])
+    ]
+    for last, way in tried:
+        there = folder / "cut"
+        there.mkdir()
+        died += dying(there, last, way) == DIED
+        if way == "twice":  # where it dies again depends on the point alone
+            again += dying(there, random.Random(last).randint(1, points // 4), way) == DIED
+        if found := wrong(there, whole):
+            differing.append(f"point {last}, {way}: {found}")
+        shutil.rmtree(there)
+    return {"points": points, "tried": len(tried), "died": died, "died again": again, "differing": differing}
 
 
 def command(words: Sequence[str]) -> int:

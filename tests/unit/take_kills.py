@@ -1,6 +1,8 @@
 """Children that record takes over all families' loops and are killed at random moments until each take is finished.
 
-python -m tests.unit.take_kills FOLDER --kills 200 --seed 0     # prints one JSON line: landed, takes, differing
+python -m tests.unit.take_kills FOLDER --kills 200 --seed 0     # prints one JSON line: landed, takes, at, differing
+
+at -- how many kills landed behind so many chunks
 """
 
 import argparse
@@ -12,6 +14,7 @@ import signal
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,26 +66,32 @@ def latents(folder: Path) -> torch.Tensor:
     return torch.cat([take.latent(span) for span in take.spans], dim=2)
 
 
-def killed(folder: Path, run: Run, seconds: float, moments: random.Random, most: int) -> int:
-    """Goes on with a take and is killed, again and again, until it is finished; how many kills landed."""
-    landed = 0
+def chunks_at(folder: Path) -> int:
+    return len(Take(folder).entries) if (folder / MANIFEST).exists() else 0
+
+
+def killed(folder: Path, run: Run, seconds: float, moments: random.Random, most: int) -> list[int]:
+    """Goes on with a take and is killed, again and again, until it is finished; how many chunks were there each time.
+
+    A kill lands if the child is still at work: one that has ended by itself must have ended well.
+    """
+    landed: list[int] = []
     while not (folder / MANIFEST).exists() or not Manifest.read(folder).finished:
         pid = child(lambda: record(folder, run))
-        if landed < most:
+        if len(landed) < most:
             time.sleep(moments.uniform(0, seconds))
-            if os.waitpid(pid, os.WNOHANG)[0] == 0:
-                os.kill(pid, signal.SIGKILL)
-                landed += 1
-            else:
-                continue
-        assert os.waitpid(pid, 0)[1] in (0, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)  # of a child that was not waited for: its number is nobody else's
+        status = os.waitpid(pid, 0)[1]
+        assert status in (0, signal.SIGKILL), f"exit {os.waitstatus_to_exitcode(status)}"
+        if status:
+            landed.append(chunks_at(folder))
     return landed
 
 
 def run_all(folder: Path, kills: int, seed: int) -> dict[str, Any]:
-    moments, landed, takes, differing = random.Random(seed), 0, 0, list[str]()
+    moments, landed, takes, differing = random.Random(seed), list[int](), 0, list[str]()
     whole: dict[int, tuple[Run, torch.Tensor, float]] = {}
-    while landed < kills:
+    while len(landed) < kills:
         number = takes % len(CASES)
         loop, policy, kind = CASES[number]
         if number not in whole:
@@ -91,12 +100,13 @@ def run_all(folder: Path, kills: int, seed: int) -> dict[str, Any]:
             whole[number] = run, latents(folder / f"whole {number}"), time.monotonic() - began
         run, expected, seconds = whole[number]
         there = folder / "killed"
-        landed += killed(there, run, 1.2 * seconds, moments, min(KILLS_EACH, kills - landed))
+        landed += killed(there, run, 1.2 * seconds, moments, min(KILLS_EACH, kills - len(landed)))
         if not torch.equal(latents(there), expected) or Take(there).missing:
             differing.append(f"take {takes}: {CASES[number]}")
         shutil.rmtree(there)
         takes += 1
-    return {"landed": landed, "takes": takes, "differing": differing}
+    at = dict(sorted(Counter(landed).items()))
+    return {"landed": len(landed), "takes": takes, "at": at, "differing": differing}
 
 
 def command(words: Sequence[str]) -> int:

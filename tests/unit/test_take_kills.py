@@ -27,10 +27,12 @@ def killed(folder: Path, kills: int, seed: int) -> dict:
 def test_a_dozen_kills(tmp_path: Path) -> None:
     found = killed(tmp_path, 12, 0)
     assert found["landed"] == 12 and found["differing"] == [], found
+    assert len(found["at"]) >= 3, found  # spread over the takes
 
 
 @pytest.mark.proof
 def test_two_hundred_kills(tmp_path: Path) -> None:
     found = killed(tmp_path, 200, 1)
     assert found["landed"] == 200 and found["differing"] == [], found
-    print(f"\n{found['landed']} kills in {found['takes']} takes")
+    assert {*"0123456"} <= set(found["at"]), found  # before the first chunk, behind each, and behind the last
+    print(f"\n{found['landed']} kills in {found['takes']} takes, behind chunks {found['at']}")
