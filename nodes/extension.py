@@ -5,7 +5,6 @@ from comfy_api.latest import ComfyExtension, io
 from .compare_clips import CompareClips
 from .conditioning import PromptAt, PromptSchedule
 from .demo import LoadDemoModel
-from .finishing import AddAudio, UpscaleVideo
 from .head_profiles import LoadHeadProfile, ProfileHeads, SaveHeadProfile
 from .host.files import add_profile_folder
 from .host.live import add_routes
@@ -34,8 +33,6 @@ NODES: list[type[io.ComfyNode]] = [
     StreamingDecode,
     LoadTake,
     DecodeTake,
-    UpscaleVideo,
-    AddAudio,
     CompareClips,
 ]
 

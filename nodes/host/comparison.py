@@ -1,20 +1,22 @@
 """Two VIDEOs of the host's side by side, moment by moment."""
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import folder_paths
 import numpy as np
 
 from ...dummyforcing_core.clips.encoding import Encoding
 from ...dummyforcing_core.clips.video import VideoWriter, read_frames
 from ...dummyforcing_core.clips.video_metrics import VideoMetrics, metrics_table
+from ...dummyforcing_core.errors import OutputError
 from ...dummyforcing_core.evaluation.comparison import joined_frames
-from ...dummyforcing_core.rates import rate_text, seconds_text
+from ...dummyforcing_core.rates import OWN_RATE, rate_of, rate_text, seconds_text
 from .files import OutputFile
-from .given_video import on_disk, rate_of_video
 from .notes import told
 
 
@@ -25,8 +27,8 @@ def compare(
 
     They are compared by time: of two rates the higher is the file's, and the other clip's frames are shown longer.
     """
-    with on_disk(first) as left, on_disk(second) as right:
-        sides = _Side(left, rate_of_video(first)), _Side(right, rate_of_video(second))
+    with _on_disk(first) as left, _on_disk(second) as right:
+        sides = _Side(left, _rate(first)), _Side(right, _rate(second))
         fps = max(side.fps for side in sides)
         difference: list[float] = []
         file = writer = None
@@ -88,3 +90,30 @@ def _unequal(first: _Side, second: _Side) -> Iterator[str]:
     if first.size != second.size and first.size and second.size:
         sizes = ["{}x{}".format(*size) for size in (first.size, second.size)]
         yield f"note: the clips are {sizes[0]} and {sizes[1]} pixels: there is no difference; make both one size"
+
+
+def _rate(video: Any) -> Fraction:
+    """Of a VIDEO; the models' own where it tells none, or one that no video has."""
+    try:
+        return rate_of(video.get_frame_rate())
+    except (AttributeError, OutputError):
+        return OWN_RATE
+
+
+@contextlib.contextmanager
+def _on_disk(video: Any) -> Iterator[Path]:
+    source = video.get_stream_source() if hasattr(video, "get_stream_source") else None
+    trimmed = hasattr(video, "get_active_trim_window") and any(video.get_active_trim_window())
+    if isinstance(source, str) and not trimmed:
+        yield Path(source)
+        return
+    with tempfile.TemporaryDirectory(dir=_temp()) as folder:
+        path = Path(folder) / "clip.mp4"
+        video.save_to(str(path))
+        yield path
+
+
+def _temp() -> str:
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder)

@@ -20,19 +20,7 @@ NODE_IDS = {
     )
 }  # fmt: skip
 """Saved workflows know nodes by these: none may ever be renamed or dropped. Add a new node's when it is released."""
-STOCK_SOCKETS = {
-    "MODEL",
-    "CLIP",
-    "VAE",
-    "CONDITIONING",
-    "LATENT",
-    "IMAGE",
-    "VIDEO",
-    "AUDIO",
-    "UPSCALE_MODEL",
-    "SAMPLER",
-    "SIGMAS",
-}
+STOCK_SOCKETS = {"MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "IMAGE", "VIDEO", "SAMPLER", "SIGMAS"}
 CATEGORIES = {f"Dummy Forcing/{task}" for task in ("load", "prompts", "memory", "sample", "look")}
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
