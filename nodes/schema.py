@@ -1,4 +1,4 @@
-"""Schemas that older hosts accept too, the categories of our nodes by task, and the socket type of our own."""
+"""Schemas that older hosts accept too, the categories of our nodes by task, and sockets without a name in the host."""
 
 from dataclasses import fields
 from typing import Any
@@ -11,6 +11,7 @@ LOAD, PROMPTS, MEMORY, SAMPLE, LOOK = (
     f"Dummy Forcing/{task}" for task in ("load", "prompts", "memory", "sample", "look")
 )
 HeadProfileType = io.Custom("DummyForcingHeadProfile")
+InterpolationModelType = io.Custom("INTERP_MODEL")  # as the host's node names it
 
 
 def schema(**values: Any) -> io.Schema:

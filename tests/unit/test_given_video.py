@@ -78,7 +78,8 @@ def test_every_frame_once_at_the_rate_of_the_file(tmp_path, rate):
     [
         ("b-frames.mkv", "libx264", "yuv420p"), ("clip.mp4", "libsvtav1", "yuv420p"),
         ("ten.mp4", "libx264", "yuv420p10le"), ("alpha.webm", "libvpx-vp9", "yuva420p"), ("grey.mkv", "ffv1", "gray"),
-        ("still.avi", "mjpeg", "yuvj420p"), ("clip.mov", "prores_ks", "yuv422p10le"), ("clip.ts", "libx264", "yuv420p"), ("rgb.mkv", "libx264rgb", "rgb24"),
+        ("still.avi", "mjpeg", "yuvj420p"), ("clip.mov", "prores_ks", "yuv422p10le"), ("clip.ts", "libx264", "yuv420p"),
+        ("rgb.mkv", "libx264rgb", "rgb24"),
     ],
 )  # fmt: skip
 def test_codecs_containers_and_kinds_of_pixels(tmp_path, name, codec, pixels):
