@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from stock_nodes import known, stock_nodes
-from tiny_image_models import INTERPOLATOR, UPSCALER, write_interpolator, write_upscaler
+from tiny_models import INTERPOLATOR, UPSCALER, write_interpolator, write_upscaler
 
 Interrupted = comfy.model_management.InterruptProcessingException
 WIDTH, HEIGHT, FRAMES = 64, 48, 21  # RIFE pads by reflection, to 64: it takes no less than half of that
