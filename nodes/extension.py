@@ -2,17 +2,20 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .audio import AddAudio
 from .compare_clips import CompareClips
 from .conditioning import PromptAt, PromptSchedule
 from .demo import LoadDemoModel
 from .head_profiles import LoadHeadProfile, ProfileHeads, SaveHeadProfile
 from .host.files import add_profile_folder
 from .host.live import add_routes
+from .interpolate import InterpolateVideo
 from .load_ar_model import LoadARModel
 from .long_memory import ApplyHeadBudget, ApplyHeadForcing
 from .policies import ApplyCacheWindow, ApplyDummyForcing, TeaCacheAR
 from .sampling import ClipSize, SamplerStreaming, StreamingDecode, StreamingSampler
 from .takes import DecodeTake, LoadTake
+from .upscale import UpscaleVideo
 
 NODES: list[type[io.ComfyNode]] = [
     LoadARModel,
@@ -34,6 +37,9 @@ NODES: list[type[io.ComfyNode]] = [
     LoadTake,
     DecodeTake,
     CompareClips,
+    UpscaleVideo,
+    InterpolateVideo,
+    AddAudio,
 ]
 
 

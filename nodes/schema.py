@@ -1,4 +1,4 @@
-"""Schemas that older hosts accept too, the categories of our nodes by task, and the socket type of our own."""
+"""Schemas that older hosts accept too, the categories of our nodes by task, and sockets without a name in the host."""
 
 from dataclasses import fields
 from typing import Any
@@ -12,6 +12,7 @@ LOAD, PROMPTS, MEMORY, SAMPLE, LOOK = (
 )
 RATE_STEP = 0.001  # the page shows, and keeps, as many digits as the step of an arrow has: 23.976
 HeadProfileType = io.Custom("DummyForcingHeadProfile")
+InterpolationModelType = io.Custom("INTERP_MODEL")  # as the host's node names it
 
 
 def schema(**values: Any) -> io.Schema:

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import OutputError
+from ..errors import OutputError, shown
 from ..files import advice_on, output_error
 from ..rates import rate_of, rate_text
 from ..reading import unreadable
 from .colours import CHROMA_IN_THE_MIDDLE, tag, to_rgb, to_yuv
 from .encoding import DEFAULT_ENCODING, Encoding, import_av
 from .mp4 import Fragments, make_plain
+from .sound import Sound
 
 
 class VideoWriter:
@@ -94,16 +95,23 @@ class VideoWriter:
         self._append(packets)
         self.frames_written += len(frames)
 
-    def finish(self) -> None:
-        """Close a clip that is whole and put its index in front; a closed one is left as it is.
+    def finish(self, sound: Sound | None = None) -> None:
+        """Close a clip that is whole, put its index in front and `sound` under it; a closed one is left as it is.
 
-        If that cannot be done, on a full disk say, the file stays as it grew, and a warning says so.
+        If that cannot be done, on a full disk say, the file stays as it grew, and a warning says so; one that only
+        its sound does not let be done is made without, and a warning says that.
         """
         if self._closed:
             return
         self.close()
         if not self.frames_written:
             return
+        if sound is not None:
+            try:
+                make_plain(self.path, self.frames_written, self.fps, self._metadata, sound)
+                return
+            except (OSError, ValueError, self._av.error.FFmpegError) as error:
+                warnings.warn(f"the video has no sound: it could not be taken over ({shown(error)})", stacklevel=2)
         try:
             make_plain(self.path, self.frames_written, self.fps, self._metadata)
         except (OSError, self._av.error.FFmpegError) as error:
@@ -222,30 +230,35 @@ def read_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
 
     Only one frame is held at a time. A file that cannot be read is an OutputError.
     """
-    with _opened(path) as container:
+    with opened(path) as container:
         for frame in container.decode(video=0):
             yield to_rgb(frame)
 
 
 def frame_count(path: str | os.PathLike[str]) -> int:
     """Frames of a video file, counted without decoding them. OutputError if it cannot be read."""
-    with _opened(path) as container:
+    with opened(path) as container:
         return sum(1 for packet in container.demux(video=0) if packet.size)
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """A container with a video in it; OutputError, also for what fails while it is read."""
+def opened(source: str | os.PathLike[str] | io.BytesIO) -> Iterator[Any]:
+    """A container with a video in it, of a file or of one in memory; OutputError, also for what fails while it is
+    read."""
     av = import_av()
-    if why := unreadable(path):
-        raise OutputError(f"cannot read {path}: {why}")
+    in_memory = isinstance(source, io.BytesIO)
+    name = "the video in memory" if in_memory else shown(source, 200)
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
+    elif why := unreadable(source):
+        raise OutputError(f"cannot read {name}: {why}")
     try:
-        with av.open(str(path)) as container:
+        with av.open(source if in_memory else str(source)) as container:
             if not container.streams.video:
-                raise OutputError(f"cannot read {path}: there is no video in it; give another file")
+                raise OutputError(f"cannot read {name}: there is no video in it; give another file")
             yield container
     except (OSError, av.error.FFmpegError) as error:
-        raise OutputError(f"cannot read {path}: {error.strerror or error}; give another file") from error
+        raise OutputError(f"cannot read {name}: {error.strerror or error}; give another file") from error
 
 
 def clip_bytes(frames: np.ndarray, fps: Fraction | int, longest_px: int = 512) -> bytes:

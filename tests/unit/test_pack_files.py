@@ -56,7 +56,17 @@ class TestRegistry:
     def test_the_host_has_all_that_is_imported(self) -> None:
         """So requirements.txt asks for nothing. The names are those of ComfyUI 0.27's own requirements."""
         host = {"torch", "numpy", "einops", "safetensors", "PIL", "av", "tqdm", "aiohttp", "transformers", "filelock"}
-        host |= {"sentencepiece", "comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "latent_preview"}
+        host |= {
+            "sentencepiece",
+            "comfy",
+            "comfy_extras",
+            "comfy_api",
+            "comfy_execution",
+            "comfyui_version",
+            "folder_paths",
+            "server",
+            "latent_preview",
+        }
         optional = {"flash_attn", "flash_attn_interface", "triton", "ftfy"}  # each behind a check of its own
         found: dict[str, Path] = {}
         for path in [

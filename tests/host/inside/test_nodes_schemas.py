@@ -16,11 +16,13 @@ NODE_IDS = {
     for name in (
         "LoadARModel", "LoadDemoModel", "ClipSize", "ProfileHeads", "SaveHeadProfile", "LoadHeadProfile",
         "ApplyDummyForcing", "ApplyCacheWindow", "TeaCache", "PromptSchedule", "PromptAt", "StreamingSampler",
-        "Sampler", "StreamingDecode", "CompareClips",
+        "Sampler", "StreamingDecode", "CompareClips", "UpscaleVideo", "InterpolateVideo", "AddAudio",
     )
 }  # fmt: skip
 """Saved workflows know nodes by these: none may ever be renamed or dropped. Add a new node's when it is released."""
-STOCK_SOCKETS = {"MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "IMAGE", "VIDEO", "SAMPLER", "SIGMAS"}
+STOCK_SOCKETS = {"MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "IMAGE", "VIDEO", "SAMPLER", "SIGMAS"} | {
+    "AUDIO", "UPSCALE_MODEL", "INTERP_MODEL"
+}  # fmt: skip
 CATEGORIES = {f"Dummy Forcing/{task}" for task in ("load", "prompts", "memory", "sample", "look")}
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 

@@ -1,4 +1,5 @@
-"""Random weight files in the layouts that ComfyUI recognises: a small Wan2.1 T2V transformer and Wan2.1 VAE.
+"""Random weight files in the layouts that ComfyUI recognises: a small Wan2.1 T2V transformer, Wan2.1 VAE, an upscaler
+and RIFE.
 
 Written from tensor names and shapes alone, so they are an oracle for our own modules as well as the host's.  Runs in
 the test interpreter and in the host's: torch and safetensors are all it imports.
@@ -23,9 +24,11 @@ HEAD_DIM = 128
 TEXT_DIM = 4096
 """Width of umT5-XXL's output; WanModel's first text layer."""
 WAN_FILE, CAUSAL_WAN_FILE, VAE_FILE = "tiny_wan.safetensors", "tiny_causal_wan.safetensors", "tiny_wan_vae.safetensors"
+UPSCALER, INTERPOLATOR = "tiny_2x.safetensors", "tiny_rife.safetensors"
 
 _VAE_MULTIPLIERS, _VAE_TEMPORAL_DOWN, _LATENT_CHANNELS = (1, 2, 4, 4), (False, True, True), 16
 _RESIDUALS_PER_LEVEL = 2
+_PICTURE_CHANNELS, _RIFE_HEAD = 4, 4
 
 
 def wan_shapes(heads: int = 2, layers: int = 2, ffn_dim: int = 512, text_dim: int = TEXT_DIM) -> Shapes:
@@ -90,6 +93,31 @@ def vae_shapes(dim: int = 8) -> Shapes:
     yield from _head("decoder.head", dim, 3)
 
 
+def upscaler_shapes(scale: int) -> Shapes:
+    """Of a Real-ESRGAN Compact network: it adds a correction to the nearest pixels."""
+    yield from _flat_conv("body.0", 3, _PICTURE_CHANNELS)
+    yield "body.1.weight", (_PICTURE_CHANNELS,)
+    yield from _flat_conv("body.2", _PICTURE_CHANNELS, _PICTURE_CHANNELS)
+    yield "body.3.weight", (_PICTURE_CHANNELS,)
+    yield from _flat_conv("body.4", _PICTURE_CHANNELS, 3 * scale**2)
+
+
+def interpolator_shapes() -> Shapes:
+    """Of RIFE 4, five blocks."""
+    yield from _flat_conv("encode.cnn0", 3, 16)
+    yield from _flat_conv("encode.cnn1", 16, 16)
+    yield from _flat_conv("encode.cnn2", 16, 16)
+    yield from _turned("encode.cnn3", 16, _RIFE_HEAD)
+    for block in range(5):
+        name, given = f"blocks.{block}", 2 * _RIFE_HEAD + (20 if block else 7)
+        yield from _flat_conv(f"{name}.conv0.0.0", given, _PICTURE_CHANNELS)
+        yield from _flat_conv(f"{name}.conv0.1.0", _PICTURE_CHANNELS, 2 * _PICTURE_CHANNELS)
+        for layer in range(8):
+            yield from _flat_conv(f"{name}.convblock.{layer}.conv", 2 * _PICTURE_CHANNELS, 2 * _PICTURE_CHANNELS)
+            yield f"{name}.convblock.{layer}.beta", (1, 2 * _PICTURE_CHANNELS, 1, 1)
+        yield from _turned(f"{name}.lastconv.0", 2 * _PICTURE_CHANNELS, 4 * 13)
+
+
 def random_weights(shapes: Shapes, seed: int) -> dict[str, Tensor]:
     """Seeded float32 weights that keep activations near unit size: norms at 1, the rest scaled by fan-in."""
     generator = torch.Generator().manual_seed(seed)
@@ -115,6 +143,19 @@ def write_vae(path: Path, seed: int = 1, dim: int = 8) -> Path:
     return _write(path, random_weights(vae_shapes(dim), seed), None)
 
 
+def write_upscaler(path: Path, scale: int = 2) -> Path:
+    """Its picture differs from nearest pixels by a few levels."""
+    weights = random_weights(upscaler_shapes(scale), seed=5)
+    weights["body.4.weight"] *= 0.05
+    weights["body.4.bias"] *= 0
+    return _write(path, weights, None)
+
+
+def write_interpolator(path: Path) -> Path:
+    """RIFE's file."""
+    return _write(path, random_weights(interpolator_shapes(), seed=6), None)
+
+
 def write_all(models: Path) -> None:
     """The three files under a ComfyUI ``models`` folder, by the names at the top of this file."""
     write_wan(models / "diffusion_models" / WAN_FILE, causal=False)
@@ -135,6 +176,15 @@ def _linear(name: str, inside: int, outside: int) -> Shapes:
 
 def _conv(name: str, inside: int, outside: int, kernel: tuple[int, ...]) -> Shapes:
     yield f"{name}.weight", (outside, inside, *kernel)
+    yield f"{name}.bias", (outside,)
+
+
+def _flat_conv(name: str, inside: int, outside: int) -> Shapes:
+    yield from _conv(name, inside, outside, (3, 3))
+
+
+def _turned(name: str, inside: int, outside: int) -> Shapes:
+    yield f"{name}.weight", (inside, outside, 4, 4)
     yield f"{name}.bias", (outside,)
 
 
