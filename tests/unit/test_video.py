@@ -293,13 +293,12 @@ def test_write_atomic_keeps_the_old_file_when_the_new_one_fails(tmp_path, monkey
     target = tmp_path / "report.json"
     write_atomic(target, b"old")
 
-    def full(self, data):
-        open(self, "wb").close()
+    def full(number: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(video.Path, "write_bytes", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OutputError, match="disk is full"):
-        write_atomic(target, b"new")
+        write_atomic(target, b"new", lasting=True)
     monkeypatch.undo()
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
