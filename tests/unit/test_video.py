@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dummyforcing_core.clips import video
 from dummyforcing_core.clips.video import VideoWriter, read_frames
 from dummyforcing_core.errors import OutputError
 from dummyforcing_core.files import write_atomic
