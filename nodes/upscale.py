@@ -34,7 +34,7 @@ class UpscaleVideo(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "window",
-                    default=8,
+                    default=4,
                     min=1,
                     max=1024,
                     advanced=True,

@@ -138,10 +138,10 @@ def _copy(source: Any, file: Any, frames: int, rate: Fraction, metadata: Mapping
 
 
 def lay_under(source: Any, path: Path, sound: Sound, metadata: Mapping[str, str]) -> None:
-    """Writes the video of an open container, whatever made it, to a new plain mp4, with `sound` for its length.
+    """Writes the video of an open container, whatever made it, to a plain mp4, with `sound` for its length.
 
     The video's packets are copied. ValueError for a codec that no mp4 holds, FFmpegError for a source that cannot be
-    read, OutputError for a disk that refuses; then there is no new file.
+    read, OutputError for a disk that refuses; then there is no file.
     """
     av, video = import_av(), source.streams.video[0]
     times = _times_of(source, video)
@@ -149,7 +149,7 @@ def lay_under(source: Any, path: Path, sound: Sound, metadata: Mapping[str, str]
     tags = {key: value for key, value in source.metadata.items() if key not in _MUXERS_OWN} | dict(metadata)
     options = _plain_options(times.frames, seconds, tags, sound)
     try:
-        with open(path, "xb") as file:
+        with open(path, "wb") as file:
             quiet = _Quiet(file)
             try:
                 with av.open(quiet, "w", format="mp4", options=options) as plain:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dummyforcing_core.clips.given_video import GivenVideo
+from dummyforcing_core.clips.video import VideoWriter
 from dummyforcing_core.errors import OutputError
 
 av = pytest.importorskip("av")
@@ -83,11 +84,17 @@ def test_every_frame_once_at_the_rate_of_the_file(tmp_path, rate):
     ],
 )  # fmt: skip
 def test_codecs_containers_and_kinds_of_pixels(tmp_path, name, codec, pixels):
-    video = GivenVideo(make(tmp_path / name, codec=codec, pixels=pixels, rate=Fraction(24)))
+    video = GivenVideo(make(tmp_path / name, codec=codec, pixels=pixels, rate=Fraction(25)))
     frames = list(video.frames())
     assert [number_of(frame) for frame in frames] == [*range(FRAMES)]
-    assert frames[0].shape == (HEIGHT, WIDTH, 3) and frames[0].dtype == np.uint8 and video.fps == 24
+    assert frames[0].shape == (HEIGHT, WIDTH, 3) and frames[0].dtype == np.uint8 and video.fps == 25
     assert abs(video.count - FRAMES) <= 2
+
+
+def test_a_gif(tmp_path):
+    video = GivenVideo(make(tmp_path / "a.gif", codec="gif", pixels="rgb8", rate=Fraction(25)))
+    means = [float(frame[-HEIGHT // 3 :, -WIDTH // 3 :].mean()) for frame in video.frames()]
+    assert video.fps == 25 and means == pytest.approx([10 * number + 20 for number in range(FRAMES)], abs=20)
 
 
 @pytest.mark.parametrize(("start", "seconds", "first", "last"), [(0.5, 0, 8, 19), (0.5, 0.25, 8, 11), (0, 0.25, 0, 3)])
@@ -111,6 +118,16 @@ def test_a_phones_video_stands_upright(tmp_path):
     frame = next(video.frames())
     assert video.size == (HEIGHT, WIDTH) and frame.shape == (WIDTH, HEIGHT, 3)
     np.testing.assert_array_equal(frame, np.rot90(flat, -1))  # its corner is at the top right
+
+
+def test_what_is_left_of_a_cancelled_run(tmp_path):
+    writer = VideoWriter(tmp_path / "clip.part.mp4", WIDTH, HEIGHT, Fraction(24000, 1001))
+    for number in range(FRAMES):
+        writer.write(numbered(number)[None])
+    writer.close()
+    video = GivenVideo(tmp_path / "clip.part.mp4")
+    assert [number_of(frame) for frame in video.frames()] == [*range(FRAMES)]
+    assert video.fps == Fraction(24000, 1001) and video.count >= 1
 
 
 def test_uneven_times_are_told(tmp_path):

@@ -209,6 +209,16 @@ def test_the_packets_of_the_video_stay_as_they_are(tmp_path, name, codec, pixels
         assert container.metadata["prompt"] == "{}"
 
 
+@pytest.mark.parametrize("rate", ["24000/1001", "30000/1001", "12.5", "60"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_the_rate_stays_exact(tmp_path, name, rate):
+    source = make(tmp_path / name, rate=Fraction(rate))
+    with opened(source) as container:
+        lay_under(container, tmp_path / "b.mp4", Samples(clicks(1, []), RATE), {})
+    video = GivenVideo(tmp_path / "b.mp4")
+    assert video.fps == Fraction(rate) and len(list(video.frames())) == FRAMES
+
+
 def test_uneven_times_stay_uneven(tmp_path):
     times = [*range(0, 400, 40), *range(1400, 1800, 40)]
     source = make(tmp_path / "a.mkv", times)
