@@ -124,7 +124,7 @@ def _check(args: argparse.Namespace) -> int:
     take = Take(args.folder)
     take.read_all()
     damage = f"; damaged: {take.missing}, `take resume` makes them anew" if take.missing else "; whole"
-    tell(f"{args.folder}: {state_of_take(take)}{damage}")
+    tell(f"{shown(args.folder, 500)}: {state_of_take(take)}{damage}")
     return 1 if take.missing else 0
 
 

@@ -1,5 +1,6 @@
 """`take list`: the takes in a folder, a line each."""
 
+import contextlib
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -26,15 +27,20 @@ def _lines(folder: Path) -> Iterator[str]:
     for take in found:
         when = datetime.fromtimestamp(_written(take)).strftime("%Y-%m-%d %H:%M")
         try:
-            yield f"{take}  {when}  {state_of_take(Take(take, check=False))}"
+            yield f"{shown(take, 500)}  {when}  {state_of_take(Take(take, check=False))}"
         except OutputError as error:
-            yield f"{take}  {error}"
+            yield f"{shown(take, 500)}  {error}"
     if (folder / MANIFEST).exists():
-        yield f"{folder} is a take itself: see `take show`"
+        yield f"{shown(folder, 500)} is a take itself: see `take show`"
     elif not found:
-        yield f"no takes in {folder}"
+        yield f"no takes in {shown(folder, 500)}"
 
 
 def _written(folder: Path) -> float:
-    """When a file of it was last written."""
-    return max((path.stat().st_mtime for path in folder.iterdir() if path.is_file()), default=0.0)
+    """When a file of it was last written; 0 where nobody may look."""
+    times = [0.0]
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):  # gone by now: half a manifest is, once it is whole
+                times += [path.stat().st_mtime] if path.is_file() else []
+    return max(times)

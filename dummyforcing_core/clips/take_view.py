@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import OutputError
+from ..errors import OutputError, shown
 from ..files import write_atomic
 from ..geometry import SPATIAL, pixel_frames, screen_size
 from ..rates import OWN_RATE, clock, rate_of
@@ -68,7 +68,7 @@ def state_of_take(take: Take) -> str:
     done = "finished" if take.manifest.finished else "unfinished, `take resume` goes on"
     size = (take.folder / LATENTS).stat().st_size if (take.folder / LATENTS).exists() else 0
     there, whole = second_of(take, take.frames), second_of(take, take.manifest.shape.frames)
-    parent = "" if take.manifest.parent is None else f", a branch of {take.manifest.parent[0]}"
+    parent = "" if take.manifest.parent is None else f", a branch of {shown(take.manifest.parent[0], 255)}"
     return f"{len(take.entries)} chunks, {there} of {whole}, {size / 2**10:,.0f} KiB, {done}{parent}"
 
 

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import re
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -140,7 +141,7 @@ class Heard:
             raise ValueError(f"a prompt of {shown(repr(frame))}")
         if not re.fullmatch(r"([0-9a-f]{16})?", features):
             raise ValueError(f"features {shown(repr(features))}")
-        return cls(frame, text, features)
+        return cls(frame, sys.intern(text), sys.intern(features))  # held once: most chunks have those of the one before
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ class Take:
     def __init__(self, folder: Path, depth: int = 0, check: bool = True):
         _check_files(folder)
         self.folder, self.manifest, self.fresh = folder, Manifest.read(folder), 0
+        self._file = folder / LATENTS
         parent = self.manifest.parent
         self.entries: list[Entry] = [] if parent is None else self._shared(*parent, depth, check)
         found = scan(folder / LATENTS, check) if (folder / LATENTS).exists() else Scanned((), 0, 0)
@@ -257,6 +259,14 @@ class Take:
         self.fresh = chunks if {*others}.difference(NO_MEMORY) else min(parent.fresh, chunks)
         return parent.entries[:chunks]
 
+    def _log(self, log: MemoryLog) -> MemoryLog:
+        """The same decisions; what is as in the chunk before is held once for both."""
+        if not self.entries:
+            return log
+        last = self.entries[-1].log
+        plan, marked = last.plan if last.plan == log.plan else log.plan, log.marked
+        return replace(log, plan=plan, marked=last.marked if last.marked == marked else marked)
+
     def _tensors(self, entry: Entry) -> dict[str, Tensor]:
         try:
             found: dict[str, Tensor] = load(payload(entry.file, entry.record))
@@ -285,7 +295,7 @@ class Take:
             marked = tuple(frozenset(frames) for frames in told["marked"])
             if not all(type(frame) is int and 0 <= frame < clip.frames for frames in marked for frame in frames):
                 raise ValueError("marks of frames that there are not")
-            log = MemoryLog(plan, told["observed"] is True, told["recached"] is True, marked)
+            log = self._log(MemoryLog(plan, told["observed"] is True, told["recached"] is True, marked))
             heard = tuple(Heard.of_json(*one) for one in told.get("heard", ()))
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, PlanError) as error:
             raise OutputError(
@@ -294,7 +304,7 @@ class Take:
             ) from error
         windows, stills = (_numbered(header, kind) for kind in ("window", "still"))
         frames = tuple(int(name.split(".")[1]) for name in stills)
-        return Entry(span, log, record, self.folder / LATENTS, heard, len(windows), frames)
+        return Entry(span, log, record, self._file, heard, len(windows), frames)
 
 
 class Recording(Take):
@@ -358,7 +368,10 @@ class Recording(Take):
         texts, and what a text encoder made of these, (B or 1, S, text_dim)
         """
         assert chunk.log is not None
-        log, heard = chunk.log, tuple(Heard(frame, text, self._features.add(x)) for frame, text, x in prompts)
+        log, heard = (
+            self._log(chunk.log),
+            tuple(Heard(frame, text, self._features.add(x)) for frame, text, x in prompts),
+        )
         same = bool(self.entries) and self.entries[-1].log.plan == log.plan
         told = {
             "stop": chunk.span.stop,
@@ -375,9 +388,8 @@ class Recording(Take):
         own = {name: x.cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
         data = save(own, {"chunk": json.dumps(told)})  # which refuses tensors that share memory
         record, still = self._writer.append(data), () if chunk.still is None else (chunk.still[0],)
-        file, window = self.folder / LATENTS, len(chunk.window)
         before = self.entries[-1] if self.entries else None
-        self.entries.append(Entry(chunk.span, log, record, file, heard, window, still))
+        self.entries.append(Entry(chunk.span, log, record, self._file, heard, len(chunk.window), still))
         if self._room is not None:
             self._room.took(len(data))
         if told_of := happened(chunk, self.entries[-1], before):

@@ -1,6 +1,7 @@
 """`take resume`, `continue`, `branch`, `decode`, `show --sheet`, `prune`, and takes of a folder of clips."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -155,6 +156,15 @@ def test_list_says_of_each_how_far_it_is_and_whose_branch(run, base: Path) -> No
     assert "3 chunks" in told["one"] and "unfinished" in told["one"]
     assert "finished, a branch of one" in told["two"]
     assert run("take", "list", base / "nowhere").code == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such names there")
+def test_a_take_is_one_line_whatever_its_name(run, base: Path) -> None:
+    strange = base / "two\nlines"
+    (base / "one").rename(strange)
+    for words in (("list", base), ("check", strange)):
+        (line,) = run("take", *words).out.splitlines()
+        assert "two lines" in line and "4 chunks" in line
 
 
 def test_prune_says_first_and_keeps_what_branches_need(run, base: Path) -> None:

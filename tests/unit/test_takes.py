@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from dummyforcing_core.loops.run import Run
 from dummyforcing_core.loops.table import sample
 from dummyforcing_core.noise import SeededNoise
 from dummyforcing_core.policies import Policy
+from dummyforcing_core.takes.prompts import prompts_of
 from dummyforcing_core.takes.records import RecordWriter
 from dummyforcing_core.takes.take import EVENTS, LATENTS, MANIFEST, Manifest, Recording, Take, check_same
 from tests.property.test_policy_matrix import FAMILIES, POLICY_CASES, VARIANTS, clip
@@ -347,3 +349,20 @@ def test_a_rate_that_is_none_is_shown_at_once(run, tmp_path: Path) -> None:
     Manifest({"fps": "1e99999999", "a\nb": 1}, {}, LatentShape(1, 16, 9, 4, 4)).write(tmp_path)
     result = run("take", "show", tmp_path)
     assert result.code == 0 and "0 chunks" in result.out
+
+
+def test_what_is_the_same_in_many_chunks_is_held_once(tmp_path: Path) -> None:
+    """Else a take of ten thousand chunks would hold its longest prompt and its marks ten thousand times."""
+    run = clip(POLICY_CASES["head_forcing again"], FAMILIES["chunks"], VARIANTS["a prompt switch"], frames=30)
+    grown = Recording.begin(tmp_path, manifest(run))
+    for chunk in sample(run):
+        grown.add(chunk, prompts_of(run, chunk, lambda frame: "a red circle " * 9))
+    for take in (grown, Take(tmp_path)):
+        shared = 0
+        for one, other in pairwise(take.entries):
+            assert one.log.plan is other.log.plan or one.log.plan != other.log.plan
+            assert one.log.marked is other.log.marked or one.log.marked != other.log.marked
+            shared += one.log.marked is other.log.marked
+        assert shared > 2
+    texts = [one.text for entry in Take(tmp_path).entries for one in entry.heard]
+    assert len(texts) == 10 and len({id(text) for text in texts}) == 1
