@@ -38,10 +38,11 @@ def _letter(letter: str) -> str:
     return json.dumps(letter)[1:-1] if is_threat(letter) else letter
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomic(path: str | os.PathLike[str], data: bytes, sync: bool = False) -> None:
     """Writes a small file (a picture, a report) whole or not at all; OutputError if it cannot be written.
 
     Links are followed; a device or a pipe is written to.
+    sync -- its bytes are on the disk before it has its name, or a power cut could leave the name with nothing behind it
     """
     try:
         if is_device(path):
@@ -50,7 +51,11 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         target = real_path(path)
         unfinished = target.with_name(f"{target.name}.{os.getpid()}.tmp")
         try:
-            unfinished.write_bytes(data)
+            with unfinished.open("wb") as file:
+                file.write(data)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(unfinished, target)
         finally:
             with contextlib.suppress(OSError):

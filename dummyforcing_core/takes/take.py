@@ -85,10 +85,8 @@ class Manifest:
             "shown frames": self.shown_frames,
             "call": None if self.call is None else dict(self.call),
         }
-        write_atomic(folder / MANIFEST, json_text(document, indent=1).encode("utf-8"))
+        write_atomic(folder / MANIFEST, json_text(document, indent=1).encode("utf-8"), sync=True)
         try:
-            with (folder / MANIFEST).open("rb+") as file:
-                os.fsync(file.fileno())
             sync_folder(folder)
         except OSError as error:
             raise output_error(folder, error) from error
