@@ -11,6 +11,7 @@
 A chunk counts once its record is on the disk. Whoever writes owns the folder (ownership.py).
 """
 
+import contextlib
 import json
 import os
 import re
@@ -29,7 +30,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import DummyForcingError, OutputError, PlanError, shown
-from ..files import json_text, make_folder, output_error, write_atomic
+from ..files import json_text, make_folder, output_error, real_path, write_atomic
 from ..geometry import LatentShape, Span
 from ..kv.plan import HeadPlan
 from ..kv.scoring import HeadScores
@@ -325,6 +326,9 @@ class Recording(Take):
                 "give the manifest back, or choose another folder"
             )
         manifest.write(folder)
+        for above in real_path(folder).parents:  # any may be new: a power cut must not take the folder itself
+            with contextlib.suppress(OSError):  # one that may not be listed was there before
+                sync_folder(above)
         return cls(folder)
 
     def retell(self, shown_frames: int | None, call: Mapping[str, Any] | None) -> None:
