@@ -393,7 +393,10 @@ class Recording(Take):
         path = self.folder / EVENTS
         _check_files(self.folder)
         try:
-            with path.open("ab") as file:
+            with path.open("a+b") as file:
+                if end := file.seek(0, os.SEEK_END):
+                    file.seek(end - 1)
+                    line = line if file.read(1) == b"\n" else f"\n{line}"  # behind one that was torn
                 file.write(line.encode("utf-8"))
                 file.flush()
                 os.fsync(file.fileno())
