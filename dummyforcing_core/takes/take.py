@@ -405,9 +405,9 @@ class Recording(Take):
 
     def finish(self) -> None:
         """All chunks are there."""
+        self.note("finished")  # first: who dies in between says so twice, and not never
         self.manifest = replace(self.manifest, finished=True)
         self.manifest.write(self.folder)
-        self.note("finished")
 
 
 def happened(chunk: ChunkResult, entry: Entry, before: Entry | None) -> dict[str, Any]:
