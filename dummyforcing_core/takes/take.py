@@ -39,9 +39,9 @@ from ..models.denoiser import ModelGeometry
 from ..reading import MOST_TEXT_BYTES, parse_json, read_text
 from .features import FEATURES, FeatureWriter, key_of, read_features
 from .need import Room
-from .pictures import read_picture, write_picture
+from .pictures import PICTURES, read_picture, write_picture
 from .records import MAGIC, Record, RecordWriter, Scanned, payload, scan, sync_folder
-from .snapshot import read_snapshot
+from .snapshot import PART, read_snapshot
 
 FORMAT, VERSION = "dummyforcing.take", 1
 MANIFEST, LATENTS, EVENTS = "take.json", "latents.take", "events.jsonl"
@@ -302,6 +302,7 @@ class Recording(Take):
 
     def __init__(self, folder: Path):
         super().__init__(folder)
+        _drop_unfinished(folder)
         self._writer, self._features = RecordWriter(folder / LATENTS), FeatureWriter(folder)
         if self.torn:
             warnings.warn(
@@ -481,6 +482,17 @@ def _check_files(folder: Path) -> None:
             raise OutputError(
                 f"expected a file of a take, got {shown(path, 200)}, which is a link or no file; remove it"
             )
+
+
+def _drop_unfinished(folder: Path) -> None:
+    """Takes away what killed runs left on the way to files of a take, which is owned; links are left alone."""
+    left, pictures = [folder / PART, *folder.glob(f"{MANIFEST}.*.tmp")], folder / PICTURES
+    if not pictures.is_symlink():
+        left += pictures.glob("*.jpg.*.tmp")
+    for path in left:
+        with contextlib.suppress(OSError):
+            if path.is_file() and not path.is_symlink():
+                path.unlink()
 
 
 def _check_tensors(header: Mapping[str, Any]) -> None:
