@@ -1,4 +1,5 @@
-"""SIGKILL at random moments, over all families' loops: every take comes to the bits of one that nobody killed."""
+"""SIGKILL at random moments, over all families' loops: every take comes to the bits of one that nobody killed, and no
+chunk that was there is made anew."""
 
 import json
 import os
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.property.test_policy_matrix import FAMILIES
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no fork, no SIGKILL")
 
@@ -26,11 +29,14 @@ def killed(folder: Path, kills: int, seed: int) -> dict:
 
 def test_a_dozen_kills(tmp_path: Path) -> None:
     found = killed(tmp_path, 12, 0)
-    assert found["landed"] == 12 and found["differing"] == [], found
+    assert found["kills"] == 12 and found["wrong"] == [], found
+    assert set(found["landed"]) == set(FAMILIES) and found["far"].get("midway"), found
 
 
 @pytest.mark.proof
 def test_two_hundred_kills(tmp_path: Path) -> None:
     found = killed(tmp_path, 200, 1)
-    assert found["landed"] == 200 and found["differing"] == [], found
-    print(f"\n{found['landed']} kills in {found['takes']} takes")
+    assert found["kills"] == 200 and found["wrong"] == [], found
+    assert min(found["landed"].values()) >= 20 and set(found["landed"]) == set(FAMILIES), found
+    assert found["far"]["midway"] >= 50, found
+    print(f"\n{found}")
