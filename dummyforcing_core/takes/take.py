@@ -310,6 +310,10 @@ class Recording(Take):
                 stacklevel=3,
             )
         self.torn = 0
+        if lost := self.missing:
+            warnings.warn(f"the take {folder} lacks {lost}: they are made anew", stacklevel=3)
+            self.manifest = replace(self.manifest, finished=False)
+            self.manifest.write(folder)
         self._room: Room | None = None
 
     def watch(self, room: Room) -> None:
