@@ -34,7 +34,7 @@ from ..files import json_text, make_folder, output_error, real_path, write_atomi
 from ..geometry import LatentShape, Span
 from ..kv.plan import HeadPlan
 from ..kv.scoring import HeadScores
-from ..loops.run import ChunkResult, Made, MemoryLog
+from ..loops.run import ChunkResult, Made, MemoryLog, StoredKV
 from ..models.denoiser import ModelGeometry
 from ..reading import MOST_TEXT_BYTES, parse_json, read_text
 from .features import FEATURES, FeatureWriter, key_of, read_features
@@ -215,8 +215,20 @@ class Take:
             tensors = self._tensors(entry) if entry.stills or entry is self.entries[-1] else {}
             window = tuple(tensors[name].to(device) for name in _numbered(tensors, "window"))
             stills |= {frame: tensors[f"still.{frame}"].to(device) for frame in entry.stills}
-        log, stored = tuple(entry.log for entry in self.entries), read_snapshot(self.folder, self._key_of_chunk)
-        return Made(lambda span: self.latent(span, device), log, window, stills, stored, self.fresh)
+        log = tuple(entry.log for entry in self.entries)
+        return Made(lambda span: self.latent(span, device), log, window, stills, self.stored(), self.fresh)
+
+    def stored(self) -> StoredKV | None:
+        """The snapshot, if there is one that fits; a line says why one does not."""
+        return read_snapshot(self.folder, self._key_of_chunk)
+
+    @property
+    def mute(self) -> list[int]:
+        """First latent frames of own chunks whose text features are lost or damaged."""
+        own = [one for entry in self.entries if entry.file.parent == self.folder for one in entry.heard]
+        keys = {one.features for one in own if one.features}
+        lost = {key for key in keys if read_features(self.folder, key) is None}
+        return sorted({one.frame for one in own if one.features in lost})
 
     def read_all(self) -> None:
         """Reads every tensor; OutputError for one that cannot be."""
@@ -386,6 +398,10 @@ class Recording(Take):
             self._room.took(len(data))
         if told_of := happened(chunk, self.entries[-1], before):
             self.note("decided", told_of)
+
+    def add_features(self, features: Tensor) -> None:
+        """Gives back those of a chunk that is there, if they were lost."""
+        self._features.add(features)
 
     def add_picture(self, chunk: int, frame: np.ndarray) -> None:
         """Keeps frame (H, W, 3) uint8 as the picture of a chunk that is there."""
