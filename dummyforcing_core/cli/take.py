@@ -123,9 +123,13 @@ def _list(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     take = Take(args.folder)
     take.read_all()
-    damage = f"; damaged: {take.missing}, `take resume` makes them anew" if take.missing else "; whole"
-    tell(f"{shown(args.folder, 500)}: {state_of_take(take)}{damage}")
-    return 1 if take.missing else 0
+    take.stored()  # warns of one that is damaged, which no clip depends on
+    mute = take.mute
+    lost = [take.missing, f"text features of chunks from latent frame {mute[0]} on" if mute else ""]
+    damaged = " and ".join(filter(None, lost))
+    whole = f"; damaged: {damaged}, `take resume` makes them anew" if damaged else "; whole"
+    tell(f"{shown(args.folder, 500)}: {state_of_take(take)}{whole}")
+    return 1 if damaged else 0
 
 
 def _add_sheet(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from ..errors import DummyForcingError, shown
 from ..loops.run import ChunkResult, Run
 from ..prompts import Prompts
 from .features import Keys
-from .take import Entry, Heard, Take
+from .take import Entry, Heard, Recording, Take
 
 TextAt = Callable[[int], str]  # the prompt of the chunk that begins with this latent frame, "" where nobody knows it
 
@@ -61,7 +61,11 @@ def prompts_behind(take: Take, prompts: Prompts, text_at: TextAt) -> Prompts:
     keys, own = Keys(), dict[int, Tensor]()
     for entry, one in _heard(take, len(take.entries)):
         asked = prompts.at(one.frame)
-        if not one.features or id(asked) in own or keys(asked) == one.features:
+        if not one.features or id(asked) in own:
+            continue
+        if keys(asked) == one.features:
+            if isinstance(take, Recording) and entry.file.parent == take.folder:
+                take.add_features(asked)  # which may have been lost
             continue
         there = take.features(entry, one) if one.text and text_at(one.frame) == one.text else None
         if there is None or there.shape[1:] != asked.shape[1:]:

@@ -35,14 +35,14 @@ from ..files import json_text, make_folder, output_error, real_path, write_atomi
 from ..geometry import LatentShape, Span
 from ..kv.plan import HeadPlan
 from ..kv.scoring import HeadScores
-from ..loops.run import ChunkResult, Made, MemoryLog
+from ..loops.run import ChunkResult, Made, MemoryLog, StoredKV
 from ..models.denoiser import ModelGeometry
 from ..reading import MOST_TEXT_BYTES, parse_json, read_text
 from .features import FEATURES, FeatureWriter, key_of, read_features
 from .need import Room
 from .pictures import PICTURES, read_picture, write_picture
 from .records import MAGIC, Record, RecordWriter, Scanned, payload, scan, sync_folder
-from .snapshot import read_snapshot
+from .snapshot import PART, read_snapshot
 
 FORMAT, VERSION = "dummyforcing.take", 1
 MANIFEST, LATENTS, EVENTS = "take.json", "latents.take", "events.jsonl"
@@ -217,8 +217,20 @@ class Take:
             tensors = self._tensors(entry) if entry.stills or entry is self.entries[-1] else {}
             window = tuple(tensors[name].to(device) for name in _numbered(tensors, "window"))
             stills |= {frame: tensors[f"still.{frame}"].to(device) for frame in entry.stills}
-        log, stored = tuple(entry.log for entry in self.entries), read_snapshot(self.folder, self._key_of_chunk)
-        return Made(lambda span: self.latent(span, device), log, window, stills, stored, self.fresh)
+        log = tuple(entry.log for entry in self.entries)
+        return Made(lambda span: self.latent(span, device), log, window, stills, self.stored(), self.fresh)
+
+    def stored(self) -> StoredKV | None:
+        """The snapshot, if there is one that fits; a line says why one does not."""
+        return read_snapshot(self.folder, self._key_of_chunk)
+
+    @property
+    def mute(self) -> list[int]:
+        """First latent frames of own chunks whose text features are lost or damaged."""
+        own = [one for entry in self.entries if entry.file.parent == self.folder for one in entry.heard]
+        keys = {one.features for one in own if one.features}
+        lost = {key for key in keys if read_features(self.folder, key) is None}
+        return sorted({one.frame for one in own if one.features in lost})
 
     def read_all(self) -> None:
         """Reads every tensor; OutputError for one that cannot be."""
@@ -312,7 +324,7 @@ class Recording(Take):
 
     def __init__(self, folder: Path):
         super().__init__(folder)
-        _sweep(folder)
+        _drop_unfinished(folder)
         self._writer, self._features = RecordWriter(folder / LATENTS), FeatureWriter(folder)
         if self.torn:
             warnings.warn(
@@ -320,6 +332,10 @@ class Recording(Take):
                 stacklevel=3,
             )
         self.torn = 0
+        if lost := self.missing:
+            warnings.warn(f"the take {folder} lacks {lost}: they are made anew", stacklevel=3)
+            self.manifest = replace(self.manifest, finished=False)
+            self.manifest.write(folder)
         self._room: Room | None = None
 
     def watch(self, room: Room) -> None:
@@ -395,6 +411,10 @@ class Recording(Take):
         if told_of := happened(chunk, self.entries[-1], before):
             self.note("decided", told_of)
 
+    def add_features(self, features: Tensor) -> None:
+        """Gives back those of a chunk that is there, if they were lost."""
+        self._features.add(features)
+
     def add_picture(self, chunk: int, frame: np.ndarray) -> None:
         """Keeps frame (H, W, 3) uint8 as the picture of a chunk that is there."""
         write_picture(self.folder, chunk, frame)
@@ -406,7 +426,10 @@ class Recording(Take):
         path = self.folder / EVENTS
         _check_files(self.folder)
         try:
-            with path.open("ab") as file:
+            with path.open("a+b") as file:
+                if end := file.seek(0, os.SEEK_END):
+                    file.seek(end - 1)
+                    line = line if file.read(1) == b"\n" else f"\n{line}"  # behind one that was torn
                 file.write(line.encode("utf-8"))
                 file.flush()
                 os.fsync(file.fileno())
@@ -415,9 +438,9 @@ class Recording(Take):
 
     def finish(self) -> None:
         """All chunks are there."""
+        self.note("finished")  # first: who dies in between says so twice, and not never
         self.manifest = replace(self.manifest, finished=True)
         self.manifest.write(self.folder)
-        self.note("finished")
 
 
 def happened(chunk: ChunkResult, entry: Entry, before: Entry | None) -> dict[str, Any]:
@@ -493,14 +516,15 @@ def _check_files(folder: Path) -> None:
             )
 
 
-def _sweep(folder: Path) -> None:
-    """Removes what killed runs had begun to write beside the files that they were to replace."""
-    pictures = folder / PICTURES
-    for place, name in ((folder, MANIFEST), (pictures, "*.jpg")):
-        for path in () if pictures.is_symlink() else place.glob(f"{name}.*.tmp"):
-            if re.fullmatch(r".+\.[0-9]+\.tmp", path.name):
-                with contextlib.suppress(OSError):
-                    path.unlink()
+def _drop_unfinished(folder: Path) -> None:
+    """Takes away what killed runs left on the way to files of a take, which is owned; links are left alone."""
+    left, pictures = [folder / PART, *folder.glob(f"{MANIFEST}.*.tmp")], folder / PICTURES
+    if not pictures.is_symlink():
+        left += pictures.glob("*.jpg.*.tmp")
+    for path in left:
+        with contextlib.suppress(OSError):
+            if path.is_file() and not path.is_symlink():
+                path.unlink()
 
 
 def _check_tensors(header: Mapping[str, Any]) -> None:
