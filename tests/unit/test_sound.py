@@ -17,7 +17,7 @@ from dummyforcing_core.clips.video import VideoWriter, opened, read_frames
 from dummyforcing_core.errors import OutputError
 
 from .test_finished_video import boxes
-from .test_given_video import FRAMES, make, number_of, numbered
+from .test_given_video import FRAMES, make, number_of, numbered, turn
 from .test_video import moving_square
 
 av = pytest.importorskip("av")
@@ -207,6 +207,16 @@ def test_the_packets_of_the_video_stay_as_they_are(tmp_path, name, codec, pixels
     assert (video.fps, video.count, video.sound) == (16, FRAMES, TrackOfFile(path))
     with av.open(str(path)) as container:
         assert container.metadata["prompt"] == "{}"
+
+
+def test_a_phones_video_stays_upright(tmp_path):
+    make(tmp_path / "a.mp4")
+    source = turn(tmp_path / "a.mp4")
+    with opened(source) as container:
+        lay_under(container, tmp_path / "b.mp4", Samples(clicks(1, []), RATE), {})
+    given, made = (np.stack(list(GivenVideo(path).frames())) for path in (source, tmp_path / "b.mp4"))
+    assert given.shape[1] > given.shape[2]
+    np.testing.assert_array_equal(given, made)
 
 
 @pytest.mark.parametrize("rate", ["24000/1001", "30000/1001", "12.5", "60"])

@@ -211,6 +211,20 @@ def test_odd_sides_lose_their_last_line(call: Any, upscaler: Any, base: Path, sh
         assert done.outputs[0].get_dimensions() == size and len(shown(done.outputs[0])) == 5
 
 
+def test_a_phones_video_is_upright_as_the_host_has_it(call: Any, video: Any, upscaler: Any, shown: Any) -> None:
+    given = video(3)
+    path = Path(given.get_stream_source())
+    data = path.read_bytes()
+    matrix = data.index(b"tkhd") + 44
+    quarter = [0, 1 << 16, 0, (1 << 32) - (1 << 16), 0, 0, 0, 0, 1 << 30]
+    turned = b"".join(value.to_bytes(4, "big") for value in quarter)
+    path.write_bytes(data[:matrix] + turned + data[matrix + len(turned) :])
+    wanted = call("GetVideoComponents", video=given).outputs[0].numpy() * 255
+    got = shown(call("DummyForcingUpscaleVideo", video=given, upscale_model=upscaler, crf=2).outputs[0])
+    assert wanted.shape == (3, WIDTH, HEIGHT, 3) and got.shape == (3, 2 * WIDTH, 2 * HEIGHT, 3)
+    assert np.abs(got[:, ::2, ::2].astype(np.float32) - wanted).mean() < 8 < np.abs(wanted - wanted[:, ::-1]).mean()
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_frames_in_memory(call: Any, upscaler: Any, shown: Any, channels: int) -> None:
     images = moving()[..., :1].repeat(1, 1, 1, channels)
