@@ -32,8 +32,8 @@ class GivenVideo:
     """
 
     def __init__(self, source: str | os.PathLike[str] | io.BytesIO, start: float = 0, seconds: float = 0) -> None:
-        self._source, self._start = source, Fraction(start)
-        self._end = self._start + Fraction(seconds) if seconds else None
+        self._source, self._start = source, float(start)
+        self._end = self._start + seconds if seconds else None
         with opened(source) as container:
             stream = container.streams.video[0]
             self.fps = rate_of(stream.average_rate or stream.guessed_rate or 0)
@@ -42,7 +42,7 @@ class GivenVideo:
             first = next(self._decoded(container), None)
             if first is None:
                 raise OutputError(f"cannot read {self._name}: there are no frames in it{self._stretch}; give another")
-            self._began = _time_of(first) or self._start
+            self._began = _time_of(first) or Fraction(self._start)
             self._transfer = int(getattr(first, "color_trc", 0) or 0)
             height, width = _upright(first).shape[:2]
             self.size = width, height
@@ -87,12 +87,12 @@ class GivenVideo:
     def _stretch(self) -> str:
         if not self._start and self._end is None:
             return ""
-        until = "" if self._end is None else f" to {float(self._end):g} s"
-        return f" from {float(self._start):g}{until or ' s on'}"
+        until = "" if self._end is None else f" to {self._end:g} s"
+        return f" from {self._start:g}{until or ' s on'}"
 
     def _estimate(self, container: Any, stream: Any) -> int:
         """Frames, by what the file says of its length; at least 1."""
-        length = Fraction(container.duration or 0, 1_000_000)
+        length = (container.duration or 0) / 1_000_000
         if not self._start and self._end is None and stream.frames:
             return int(stream.frames)
         end = length if self._end is None else min(length or self._end, self._end)
@@ -101,6 +101,7 @@ class GivenVideo:
     def _decoded(self, container: Any) -> Iterator[Any]:
         """The frames of the stretch as PyAV has them."""
         stream = container.streams.video[0]
+        # In floats, as the host counts: 0.293 as a Fraction is below 293 of 1000 ticks, and one frame more would be in.
         first = int(self._start / stream.time_base)
         last = None if self._end is None else int(self._end / stream.time_base)
         if first:
