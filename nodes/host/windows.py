@@ -1,6 +1,7 @@
 """A VIDEO of the host's through one of its own image nodes, a few frames at a time: read, made, written."""
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -102,13 +103,8 @@ def write_windows(given: Frames, work: Work, to: Destination, window: int) -> Ou
         raise DummyForcingError(f"expected a window of at least 1 frame, got {window}; give e.g. 8")
     bar = comfy.utils.ProgressBar(given.count, node_id=to.hidden.unique_id)
     with told() as notes, _growing(work.size, to) as (file, video):
-        done = 0
-        for frames, fresh in _windows(given.frames(), window, work.again[0]):
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            with cancellable(work.network), _counting(bar, done, fresh):
-                made = work.make(frames)
-            begun = work.again[1] if done else 0
-            video.write(np.stack([_pixels(frame, work.size) for frame in made[begun:]]))
+        done, windows = 0, _Windows(given.frames(), window, work.again[0])
+        while fresh := _one_window(windows, work, video, bar, done):
             done += fresh
             bar.update_absolute(done, max(done, given.count))
         bar.update_absolute(done, done)
@@ -131,18 +127,36 @@ def _growing(size: Size, to: Destination) -> Iterator[tuple[OutputFile, VideoWri
         raise
 
 
-def _windows(frames: Iterable[Tensor], window: int, again: int) -> Iterator[tuple[Tensor, int]]:
-    """Frames `window` at a time, each behind the last `again` of those before; and how many of them are new."""
-    held: list[Tensor] = []
-    fresh = 0
-    for frame in frames:
-        held.append(frame)
-        fresh += 1
-        if fresh == window:
-            yield torch.stack(held), fresh
-            held, fresh = held[len(held) - again :], 0
+class _Windows:
+    """Frames `size` at a time, each time behind the last `again` of those before. Only these are held in between."""
+
+    def __init__(self, frames: Iterable[Tensor], size: int, again: int):
+        self._frames, self._size, self._again = iter(frames), size, again
+        self._last: list[Tensor] = []
+
+    def read(self) -> tuple[Tensor, int]:
+        """The next ones, and how many of them are new; 0 at the end."""
+        fresh = list(itertools.islice(self._frames, self._size))
+        if not fresh:
+            return torch.empty(0), 0
+        held = [*self._last, *fresh]
+        self._last = held[len(held) - self._again :]
+        return torch.stack(held), len(fresh)
+
+
+def _one_window(windows: _Windows, work: Work, video: VideoWriter, bar: Any, done: int) -> int:
+    """The next window read, made and written; how many of its frames were new, 0 at the end.
+
+    A call per window: what is made, often gigabytes, is gone before the next is.
+    """
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    frames, fresh = windows.read()
     if fresh:
-        yield torch.stack(held), fresh
+        with cancellable(work.network), _counting(bar, done, fresh):
+            made = work.make(frames)
+        begun = work.again[1] if done else 0
+        video.write(np.stack([_pixels(frame, work.size) for frame in made[begun:]]))
+    return fresh
 
 
 @contextlib.contextmanager

@@ -136,9 +136,9 @@ def test_windows_change_no_byte(call: Any, video: Any, upscaler: Any, window: in
 def test_memory_does_not_grow_with_the_length(
     call: Any, video: Any, upscaler: Any, part: Any, monkeypatch: Any
 ) -> None:
-    """Frames that live when a window is written are counted, read ones and made ones, and so are bytes."""
+    """What lives when a window is made, and when it is written, is counted, read and made, and so are bytes."""
     windows, node = part("nodes.host.windows"), part("nodes.upscale")
-    alive, held, writing = weakref.WeakSet(), [], windows.VideoWriter.write
+    alive, making, held, writing = weakref.WeakSet(), [], [], windows.VideoWriter.write
     reading, working = node.frames_of, node.upscaling
 
     def noted(frame: Any) -> Any:
@@ -157,7 +157,13 @@ def test_memory_does_not_grow_with_the_length(
 
     def watched(*given: Any) -> Any:
         work = working(*given)
-        return replace(work, make=lambda frames: noted(work.make(noted(frames))))
+
+        def make(frames: torch.Tensor) -> torch.Tensor:
+            noted(frames)
+            making.append(len(alive))
+            return noted(work.make(frames))
+
+        return replace(work, make=make)
 
     monkeypatch.setattr(windows.VideoWriter, "write", counted)
 
@@ -171,11 +177,12 @@ def test_memory_does_not_grow_with_the_length(
     for frames in (40, 400):
         given, before = video(frames, width=128, height=96), resident()
         held.clear()
+        making.clear()
         call("DummyForcingUpscaleVideo", video=given, upscale_model=upscaler, window=4)
         grown.append(resident() - before)
-        seen.append(max(held))
-        assert len(held) == frames // 4
-    assert 4 < seen[0] == seen[1] <= 4 + 1 + 2, "a window's frames, the newest once more, what is made of them"
+        seen.append((max(making), max(held)))
+        assert len(held) == len(making) == frames // 4
+    assert seen[0] == seen[1] == (1, 2), "a window, and what is made of it: none of those before, no frame twice"
     assert grown[1] < 400 * (2 * 128) * (2 * 96) * 3, "the upscaled clip lies in memory"
 
 
@@ -248,6 +255,30 @@ def test_a_slice_of_a_file_and_of_a_slice(call: Any, video: Any, upscaler: Any, 
         assert np.abs(got - wanted).mean(axis=(1, 2, 3)).max() < 8
         assert done.get_frame_rate() == fps
         assert streams(done)["audio"] == pytest.approx(len(got) / fps, abs=0.05)
+
+
+@pytest.mark.parametrize(("start", "duration"), [(0.293, 0.5), (0.3, 0.3), (0.334, 0.6), (-0.5, 0.2), (1 / 3, 2 / 3)])
+@pytest.mark.parametrize("name", ["ntsc.mkv", "film.webm", "old.avi"])
+def test_a_slice_has_the_frames_that_the_hosts_nodes_see(
+    part: Any, tmp_path: Path, name: str, start: float, duration: float
+) -> None:
+    """Ticks of a millisecond or of a whole frame: where a slice begins and ends is a matter of the last digit."""
+    from comfy_api.latest import InputImpl
+
+    rate, codec = {"ntsc.mkv": (Fraction(24000, 1001), "libx264"), "film.webm": (Fraction(16), "libvpx-vp9"),
+                   "old.avi": (Fraction(10), "mpeg4")}[name]  # fmt: skip
+    with av.open(str(tmp_path / name), "w") as file:
+        stream = file.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for number in range(48):
+            grey = np.full((HEIGHT, WIDTH, 3), 5 * number, np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        file.mux(stream.encode(None))
+    cut = InputImpl.VideoFromFile(str(tmp_path / name), start_time=start, duration=duration)
+    wanted = cut.get_components().images[:, HEIGHT // 2, WIDTH // 2, 0]
+    got = torch.stack(list(part("nodes.host.windows").frames_of(cut).frames()))[:, HEIGHT // 2, WIDTH // 2, 0]
+    assert 0 < len(wanted) < 30
+    torch.testing.assert_close(got, wanted, rtol=0, atol=0.01)
 
 
 def test_a_slice_of_frames_in_memory(call: Any, upscaler: Any, shown: Any) -> None:
