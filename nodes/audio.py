@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from comfy_api.latest import InputImpl, io, ui
+from comfy_api.latest import io
 
 from ..dummyforcing_core.clips.encoding import Encoding
 from .host.files import Destination
 from .host.sound import with_sound
 from .host.windows import frames_of
+from .results import video_written
 from .schema import LOOK, schema
 
 
@@ -37,5 +38,4 @@ class AddAudio(io.ComfyNode):
     def execute(cls, video: Any, audio: dict, filename_prefix: str) -> io.NodeOutput:
         given = frames_of(video)
         file = with_sound(video, given, audio, Destination(given.fps, filename_prefix, Encoding(), cls.hidden))
-        shown = [ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output)]
-        return io.NodeOutput(InputImpl.VideoFromFile(str(file.path)), ui=ui.PreviewVideo(shown))
+        return video_written(file)

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from comfy_api.latest import InputImpl, io, ui
+from comfy_api.latest import io
 
 from ..dummyforcing_core.clips.encoding import DEFAULT_CODEC, DEFAULT_CRF, Encoding
 from .host.files import Destination
 from .host.stock_models import interpolating
 from .host.windows import frames_of, write_windows
+from .results import video_written
 from .schema import LOOK, InterpolationModelType, encoding_inputs, schema
 
 
@@ -59,5 +60,4 @@ class InterpolateVideo(io.ComfyNode):
         given = frames_of(video)
         work, fps = interpolating(given, interp_model, multiplier)
         file = write_windows(given, work, Destination(fps, filename_prefix, Encoding(codec, crf), cls.hidden), window)
-        shown = [ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output)]
-        return io.NodeOutput(InputImpl.VideoFromFile(str(file.path)), ui=ui.PreviewVideo(shown))
+        return video_written(file)

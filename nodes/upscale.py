@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from comfy_api.latest import InputImpl, io, ui
+from comfy_api.latest import io
 
 from ..dummyforcing_core.clips.encoding import DEFAULT_CODEC, DEFAULT_CRF, Encoding
 from .host.files import Destination
 from .host.stock_models import upscaling
 from .host.windows import frames_of, write_windows
+from .results import video_written
 from .schema import LOOK, encoding_inputs, schema
 
 
@@ -64,5 +65,4 @@ class UpscaleVideo(io.ComfyNode):
         given = frames_of(video)
         to = Destination(given.fps, filename_prefix, Encoding(codec, crf), cls.hidden)
         file = write_windows(given, upscaling(given, upscale_model, shorter_side), to, window)
-        shown = [ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output)]
-        return io.NodeOutput(InputImpl.VideoFromFile(str(file.path)), ui=ui.PreviewVideo(shown))
+        return video_written(file)
