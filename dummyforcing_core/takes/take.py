@@ -64,6 +64,7 @@ class Manifest:
     shown_frames -- pixel frames that its video shows; None: all that are made
     call -- how it was asked for, for whoever asked; None where nobody said
     parent -- the name of the take beside it whose first chunks are this one's too, and how many they are
+    parent_key -- of the last of their latents, by which another take of that name is found out; "" in older manifests
     """
 
     conditions: Mapping[str, Any]
@@ -73,6 +74,7 @@ class Manifest:
     parent: tuple[str, int] | None = None
     shown_frames: int | None = None
     call: Mapping[str, Any] | None = None
+    parent_key: str = ""
 
     def write(self, folder: Path) -> None:
         """Replaces the folder's manifest, whole, on the disk when this returns."""
@@ -84,6 +86,7 @@ class Manifest:
             "latents": [self.shape.batch, self.shape.channels, self.shape.frames, self.shape.height, self.shape.width],
             "finished": self.finished,
             "parent": None if self.parent is None else list(self.parent),
+            "parent key": self.parent_key,
             "shown frames": self.shown_frames,
             "call": None if self.call is None else dict(self.call),
         }
@@ -116,8 +119,10 @@ class Manifest:
             if shown_frames is not None and (type(shown_frames) is not int or shown_frames < 1):
                 raise ValueError("shown frames")
             call = None if document.get("call") is None else dict(document["call"])
-            done = document["finished"] is True
-            return cls(conditions, machine, LatentShape(*sizes), done, parent, shown_frames, call)
+            done, key = document["finished"] is True, document.get("parent key", "")
+            if not isinstance(key, str):
+                raise ValueError("parent key")
+            return cls(conditions, machine, LatentShape(*sizes), done, parent, shown_frames, call, key)
         except (ValueError, TypeError, KeyError) as error:
             raise OutputError(
                 f"expected a take, {FORMAT!r} of version {VERSION}, got {shown(path, 200)} "
@@ -240,6 +245,10 @@ class Take:
                     f"chunk {entry.span.chunk} of the take {shown(self.folder, 200)} is not finite; make it anew"
                 )
 
+    def key_behind(self, chunks: int) -> str:
+        """A key of the last of the first so many chunks, whose bits depend on all before; "" for none."""
+        return self._key_of_chunk(chunks - 1)
+
     def check_run(self, spans: Sequence[Span], model: ModelGeometry) -> None:
         """OutputError unless the chunks are the first of these, and their plans are for this model."""
         for entry, span in zip(self.entries, spans, strict=False):
@@ -260,12 +269,24 @@ class Take:
             raise OutputError(
                 f"expected at most {MOST_BRANCHES} branches in a row, got more at {shown(self.folder, 200)}"
             )
-        parent = Take(self.folder.parent / name, depth + 1, check)
+        beside = real_path(self.folder).parent / name
+        if not os.path.lexists(beside / MANIFEST):
+            raise OutputError(
+                f"expected the take {shown(beside, 200)}, from which {shown(self.folder, 200)} branched, got none; "
+                "give it back"
+            )
+        parent = Take(beside, depth + 1, check)
         there, here = parent.manifest.shape, self.manifest.shape
         if len(parent.entries) < chunks or replace(there, frames=1) != replace(here, frames=1):
             raise OutputError(
                 f"expected {chunks} chunks of {here} in {shown(parent.folder, 200)}, from which "
                 f"{shown(self.folder, 200)} branched, got {len(parent.entries)} of {there}; give them back"
+            )
+        key = self.manifest.parent_key
+        if check and key and key != parent.key_behind(chunks):
+            raise OutputError(
+                f"expected the take from which {shown(self.folder, 200)} branched at {shown(beside, 200)}, got another "
+                "of that name; give it back"
             )
         others = [name for name in differing(parent.manifest.conditions, self.manifest.conditions) if name in FREE]
         self.fresh = chunks if {*others}.difference(NO_MEMORY) else min(parent.fresh, chunks)
@@ -352,10 +373,14 @@ class Recording(Take):
                 f"expected a folder without a take, got {shown(folder, 200)}, which holds {LATENTS} and no {MANIFEST}; "
                 "give the manifest back, or choose another folder"
             )
+        if manifest.parent is not None:
+            name, chunks = manifest.parent
+            parent = Take(real_path(folder).parent / name, check=False)
+            manifest = replace(manifest, parent_key=parent.key_behind(chunks))
         manifest.write(folder)
-        for parent in real_path(folder).parents:  # the folder's own name, and those that were made with it
+        for above in real_path(folder).parents:  # the folder's own name, and those that were made with it
             with contextlib.suppress(OSError):  # of one that may only be entered
-                sync_folder(parent)
+                sync_folder(above)
         return cls(folder)
 
     def retell(self, shown_frames: int | None, call: Mapping[str, Any] | None) -> None:
@@ -373,7 +398,10 @@ class Recording(Take):
         parent = self.manifest.parent
         if parent is not None:  # of whose chunks some may be among those that are dropped
             parent = parent[0], min(parent[1], chunks)
-        self.manifest = replace(self.manifest, shape=shape, finished=False, parent=parent)
+        key = self.manifest.parent_key
+        if parent != self.manifest.parent and parent is not None:
+            key = self.key_behind(parent[1])
+        self.manifest = replace(self.manifest, shape=shape, finished=False, parent=parent, parent_key=key)
         self.manifest.write(self.folder)
         self.note("lengthened", {"frames": shape.frames, "dropped": dropped})
 

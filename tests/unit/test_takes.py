@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -366,3 +367,31 @@ def test_what_is_the_same_in_many_chunks_is_held_once(tmp_path: Path) -> None:
         assert shared > 2
     texts = [one.text for entry in Take(tmp_path).entries for one in entry.heard]
     assert len(texts) == 10 and len({id(text) for text in texts}) == 1
+
+
+def test_another_take_in_the_parents_place_is_found_out(tmp_path: Path) -> None:
+    run = clip(*(CASES[0][0], FAMILIES["chunks"], VARIANTS["plain"]))
+    recorded(tmp_path / "parent", run)
+    Recording.begin(tmp_path / "branch", replace(manifest(run), parent=("parent", 2)))
+    Recording.begin(tmp_path / "branch of it", replace(manifest(run), parent=("branch", 1)))
+    (tmp_path / "parent").rename(tmp_path / "moved")
+    for name in ("branch", "branch of it"):
+        with pytest.raises(OutputError, match=r"from which .*branch.* branched, got none; give it back"):
+            Take(tmp_path / name)
+    recorded(tmp_path / "parent", replace(run, noise=SeededNoise(7, run.shape, 3)))
+    for name in ("branch", "branch of it"):
+        with pytest.raises(OutputError, match="got another of that name; give it back"):
+            Take(tmp_path / name)
+    shutil.rmtree(tmp_path / "parent")
+    (tmp_path / "moved").rename(tmp_path / "parent")
+    assert [len(Take(tmp_path / name).entries) for name in ("branch", "branch of it")] == [2, 1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_branch_that_is_reached_by_a_link_finds_its_parent(tmp_path: Path) -> None:
+    run = clip(*(CASES[0][0], FAMILIES["chunks"], VARIANTS["plain"]))
+    (tmp_path / "takes").mkdir()
+    recorded(tmp_path / "takes" / "parent", run, 3)
+    Recording.begin(tmp_path / "takes" / "branch", replace(manifest(run), parent=("parent", 2)))
+    (tmp_path / "link").symlink_to(tmp_path / "takes" / "branch")
+    assert len(Take(tmp_path / "link").entries) == 2
